@@ -1,0 +1,56 @@
+# Two commands are all one needs: `make demo` and `make test`. Each sets .venv up where it is missing.
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DO_NOT_TRACK := 1
+
+.PHONY: help demo test test-slow lint format up down constraints clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
+
+demo: .venv/.hm3 ## make the embedded family, search it, show and register its front
+	hm3 run --profile tiny
+
+test: .venv/.hm3-dev ## the tests
+	pytest -m "not slow"
+
+test-slow: .venv/.hm3-dev ## all tests, with the full counts of kills and fuzzed inputs
+	pytest
+
+lint: .venv/.hm3-dev ## ruff and mypy --strict
+	ruff check .
+	ruff format --check .
+	mypy
+
+format: .venv/.hm3-dev ## let ruff mend what it can
+	ruff check --fix .
+	ruff format .
+
+up: .venv/.hm3 ## local Prefect and MLflow servers
+	hm3 up
+
+down: .venv/.hm3 ## stop them
+	hm3 down
+
+.venv/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "hm3 needs Python 3.11 or newer; name one with PYTHON=…"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/.hm3: .venv/pyvenv.cfg pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/.hm3-dev: .venv/pyvenv.cfg pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@ .venv/.hm3
+
+constraints: ## resolve anew and pin everything (downloads; uv resolves in seconds where pip takes minutes)
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet uv 'torch==2.13.0'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python 'torch==2.13.0' --editable '.[dev]'
+	{ sed -n 1p constraints.txt; $(BIN)/uv pip freeze --python $(BIN)/python --exclude-editable | grep -vE '^uv==' | sed 's/+cpu$$//'; } > constraints.new
+	mv constraints.new constraints.txt
+
+clean: ## remove the environment and everything computed
+	rm -rf .venv .hm3 runs .dvc/cache .dvc/tmp
