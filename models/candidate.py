@@ -1,0 +1,55 @@
+"""A candidate: a host and an inference path over the models of a pool."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+SourceLayer = tuple[str, int]
+"""Layer ``l`` of model ``m`` of the pool: ``(m, l)``."""
+
+
+@dataclass(frozen=True, order=True)
+class Candidate:
+    """One model that can be scored: the layers a token passes, between the host's embedding and its final norm and head.
+
+    A plain model or merge recipe is the identity path over itself.
+    """
+
+    host: str
+    path: tuple[SourceLayer, ...]
+
+    @classmethod
+    def identity(cls, model: str, layers: int) -> Candidate:
+        """All ``layers`` layers of one model in their own order."""
+        return cls(model, tuple((model, layer) for layer in range(layers)))
+
+    @property
+    def depth(self) -> int:
+        """Number of layers that a token passes, T."""
+        return len(self.path)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The pool models that it uses, host first, each once."""
+        return tuple(dict.fromkeys((self.host, *(model for model, _ in self.path))))
+
+    def is_identity(self, layers: int) -> bool:
+        """Whether it is a plain model of ``layers`` layers."""
+        return self == Candidate.identity(self.host, layers)
+
+    def to_json(self) -> str:
+        """Canonical text, the same for equal candidates."""
+        return json.dumps({"host": self.host, "path": [list(step) for step in self.path]}, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Candidate:
+        """Inverse of :meth:`to_json`."""
+        data = json.loads(text)
+        return cls(data["host"], tuple((str(model), int(layer)) for model, layer in data["path"]))
+
+    @property
+    def id(self) -> str:
+        """A short name that depends on host and path alone."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:10]

@@ -1,0 +1,333 @@
+"""Models as named tensors: safetensors folders that are read one tensor at a time, and written one shard at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from models.architecture import Architecture, architecture_of, is_tied
+from models.errors import BadInput
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates",
+    "generation_config.json",
+)
+"""What is copied beside the weights, where it is there."""
+
+
+class Source(Protocol):
+    """A model as named tensors, read one at a time."""
+
+    config: dict[str, Any]
+
+    def names(self) -> list[str]:
+        """Names of its tensors, sorted. A head that is tied to the embedding is absent."""
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor, floating point, in the stored dtype."""
+
+    def digest(self, group: str) -> str:
+        """Hex sha256 of the content of one tensor group (``layer.3``, ``ends``), whatever the layer's index."""
+
+
+class Checkpoint:
+    """A Hugging Face folder with safetensors, one file or several, read through memory maps."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the config and the index.
+
+        Raises:
+            BadInput: there is no such folder, config or safetensors file, or the architecture is unknown.
+        """
+        self.path = path
+        self.config: dict[str, Any] = _read_json(path, "config.json")
+        self.architecture: Architecture = architecture_of(self.config, f"{path}: config.json")
+        self._maps: dict[str, Any] = {}
+        self._digests: dict[str, str] = {}
+        files = _tensor_files(self)
+        tied = self.architecture.head if is_tied(self.config) else None
+        self._files = {
+            name: file for name, file in files.items() if name != tied and not self.architecture.is_buffer(name)
+        }
+
+    def __repr__(self) -> str:
+        return f"Checkpoint({str(self.path)!r})"
+
+    def names(self) -> list[str]:
+        """Names of its tensors, sorted. A head that is tied to the embedding is absent."""
+        return sorted(self._files)
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor as it lies in the file: a view of the memory map, so never write into it."""
+        tensor: Tensor = self.map(self._files[name]).get_tensor(name)
+        return tensor
+
+    def digest(self, group: str) -> str:
+        """Hex sha256 over names inside the block, dtypes, shapes and bytes of a group's tensors."""
+        if group not in self._digests:
+            digest = hashlib.sha256()
+            for name in self.names():
+                if self.architecture.group(name) == group:
+                    tensor = self.tensor(name).contiguous()
+                    digest.update(f"{self.architecture.split(name)[1]} {tensor.dtype} {list(tensor.shape)}\n".encode())
+                    digest.update(tensor.view(torch.uint8).numpy().data)
+            self._digests[group] = digest.hexdigest()
+        return self._digests[group]
+
+    def map(self, file: str) -> Any:
+        """The memory map of one file.
+
+        Raises:
+            BadInput: it is missing, or no whole safetensors file.
+        """
+        if file not in self._maps:
+            try:
+                self._maps[file] = safe_open(self.path / file, framework="pt")
+            except FileNotFoundError:
+                raise BadInput(f"{self.path}: {file}: missing; fetch or copy the checkpoint again") from None
+            except (SafetensorError, OSError) as error:
+                reason = " ".join(str(error).split())
+                raise BadInput(
+                    f"{self.path}: {file}: truncated or no safetensors file ({reason}); fetch or copy it again"
+                ) from None
+        return self._maps[file]
+
+    def release(self) -> None:
+        """Let the memory maps go, and with them the pages that count as resident; reading opens them again."""
+        self._maps.clear()
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint of which every file could be opened and no tensor is missing.
+
+    Raises:
+        BadInput: files or tensors are missing, truncated, pickled, quantised or unknown to the architecture.
+    """
+    source = Checkpoint(path)
+    architecture = source.architecture
+    layers = range(architecture.layers(source.config))
+    names = set(source.names())
+    inner = {part for index, part in map(architecture.split, names) if index == 0}
+    wanted = {architecture.join(layer, part) for layer in layers for part in inner}
+    wanted |= {architecture.embedding, architecture.norm}
+    wanted |= set() if is_tied(source.config) else {architecture.head}
+    if not inner or wanted - names:
+        missing = min(wanted - names, default=architecture.join(0, "…"))
+        raise BadInput(f"{path}: {missing}: tensor is missing; fetch or copy the checkpoint again")
+    if names - wanted:
+        raise BadInput(f"{path}: {min(names - wanted)}: tensor is unknown to {source.config['architectures'][0]}")
+    for name, file in source._files.items():
+        if (stored := source.map(file).get_slice(name).get_dtype()) not in ("F64", "F32", "F16", "BF16"):
+            raise BadInput(f"{path}: {name}: stored as {stored}; merging needs a checkpoint that is not quantised")
+    return source
+
+
+def check_finite(source: Source, label: str) -> None:
+    """Read every tensor and refuse what is no number.
+
+    Raises:
+        BadInput: a tensor holds NaN or infinity.
+    """
+    for name in source.names():
+        require_finite(source.tensor(name), f"{label}: {name}")
+
+
+def require_finite(tensor: Tensor, label: str) -> Tensor:
+    """The tensor itself.
+
+    Raises:
+        BadInput: it holds NaN or infinity.
+    """
+    if not bool(torch.isfinite(tensor).all()):
+        raise BadInput(f"{label}: holds NaN or Inf; this checkpoint is broken, take another one")
+    return tensor
+
+
+def check_same_sizes(base: Source, other: Source, label: str) -> None:
+    """Refuse a model whose blocks and ends don't fit the base's; it may have another number of layers.
+
+    Raises:
+        BadInput: another architecture, width, vocabulary or head.
+    """
+    architecture = architecture_of(base.config)
+    ours, theirs = base.config["architectures"][0], (other.config.get("architectures") or ["none"])[0]
+    if theirs != ours:
+        raise BadInput(f"{label}: config.json: architectures: {theirs}, but the base is a {ours}")
+    for key in architecture.sizes:
+        if other.config.get(key) != base.config.get(key):
+            raise BadInput(
+                f"{label}: config.json: {key}: {other.config.get(key)}, but the base has {base.config.get(key)};"
+                " only fine-tunes of one base can be merged"
+            )
+    if is_tied(other.config) != is_tied(base.config):
+        raise BadInput(
+            f"{label}: config.json: tie_word_embeddings: {is_tied(other.config)}, unlike the base;"
+            " save the model with the base's setting"
+        )
+
+
+def check_compatible(base: Source, other: Source, label: str) -> None:
+    """Refuse a model that is no fine-tune of the base.
+
+    Raises:
+        BadInput: another architecture, width, vocabulary, head, number of layers or set of tensors.
+    """
+    check_same_sizes(base, other, label)
+    architecture = architecture_of(base.config)
+    ours, theirs = architecture.layers(base.config), architecture.layers(other.config)
+    if ours != theirs:
+        raise BadInput(f"{label}: config.json: {architecture.layer_count}: {theirs}, but the base has {ours}")
+    if difference := set(base.names()) ^ set(other.names()):
+        raise BadInput(f"{label}: {min(difference)}: tensor is in one of base and model only")
+
+
+def write_checkpoint(
+    out: Path,
+    config: dict[str, Any],
+    tensors: Iterable[tuple[str, Tensor]],
+    *,
+    tokenizer_from: Path,
+    extra: Mapping[str, str] | None = None,
+    shard_bytes: int = 2**29,
+) -> None:
+    """Stream tensors into a Hugging Face folder, which appears under its name when it is whole.
+
+    At most one shard is held in memory. The bytes depend on nothing but the arguments.
+
+    Args:
+        out: folder to make; its parents are made too.
+        config: ``config.json``; ``dtype`` is set to that of the tensors.
+        tensors: names and tensors in the order in which they are stored; a tied head is left out.
+        tokenizer_from: folder whose tokenizer, chat template and generation config are copied.
+        extra: further text files by name.
+        shard_bytes: a file holds at most so many bytes of tensors, or one tensor.
+
+    Raises:
+        BadInput: ``out`` is there already.
+    """
+    require_new(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.parent / f".{out.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        dtype = _write_shards(partial, tensors, shard_bytes)
+        described = {key: value for key, value in config.items() if key not in ("_name_or_path", "torch_dtype")}
+        _write_json(partial / "config.json", {**described, "dtype": dtype})
+        for name in TOKENIZER_FILES:
+            if (tokenizer_from / name).is_dir():
+                shutil.copytree(tokenizer_from / name, partial / name)
+            elif (tokenizer_from / name).is_file():
+                shutil.copyfile(tokenizer_from / name, partial / name)
+        for name, text in (extra or {}).items():
+            (partial / name).write_text(text, encoding="utf-8")
+        partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def require_new(out: Path) -> None:
+    """Refuse to write over something.
+
+    Raises:
+        BadInput: a file or a folder that is not empty has this name.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BadInput(f"{out}: is there already; name another folder or remove it")
+
+
+def _write_shards(folder: Path, tensors: Iterable[tuple[str, Tensor]], shard_bytes: int) -> str:
+    """Write the shards and their index; returns the widest dtype that was written."""
+    shards: list[list[str]] = []
+    shard: dict[str, Tensor] = {}
+    dtype: torch.dtype | None = None
+    total = held = 0
+
+    def flush() -> None:
+        save_file(shard, folder / f"{len(shards)}.part", metadata={"format": "pt"})
+        shards.append(list(shard))
+        shard.clear()
+
+    for name, tensor in tensors:
+        if shard and held + tensor.nbytes > shard_bytes:
+            flush()
+            held = 0
+        # a copy: the same layer may come twice, and safetensors refuses tensors that share memory
+        shard[name] = tensor.detach().to("cpu", copy=True).contiguous()
+        held += tensor.nbytes
+        total += tensor.nbytes
+        dtype = tensor.dtype if dtype is None else torch.promote_types(dtype, tensor.dtype)
+    flush()
+    if len(shards) == 1:
+        (folder / "0.part").rename(folder / WEIGHTS)
+    else:
+        files = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
+        for number, file in enumerate(files):
+            (folder / f"{number}.part").rename(folder / file)
+        weight_map = {name: file for file, names in zip(files, shards, strict=True) for name in names}
+        _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    return str(dtype).removeprefix("torch.")
+
+
+def _tensor_files(source: Checkpoint) -> dict[str, str]:
+    """File of each tensor."""
+    path = source.path
+    if (path / INDEX).is_file():
+        index: dict[str, str] = _read_json(path, INDEX).get("weight_map", {})
+        held = {(file, name) for file in sorted(set(index.values())) for name in source.map(file).keys()}  # noqa: SIM118
+        for name, file in sorted(index.items()):
+            if (file, name) not in held:
+                raise BadInput(f"{path}: {file}: lacks {name}, which {INDEX} promises; fetch the checkpoint again")
+        return index
+    if (path / WEIGHTS).is_file():
+        return dict.fromkeys(source.map(WEIGHTS).keys(), WEIGHTS)
+    pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in path.glob(pattern))
+    if pickles:
+        command = (
+            'python -c "from transformers import AutoModelForCausalLM as M; '
+            f"M.from_pretrained('{path}').save_pretrained('{path}')\""
+        )
+        raise BadInput(
+            f"{path}: {pickles[0]}: a pickled checkpoint can run code and is refused; if you trust it, run: {command}"
+        )
+    raise BadInput(f"{path}: {WEIGHTS}: no safetensors file; fetch or copy the checkpoint again")
+
+
+def _read_json(path: Path, name: str) -> dict[str, Any]:
+    if not path.is_dir():
+        raise BadInput(f"{path}: no such folder; a model is a folder with config.json and safetensors")
+    try:
+        content = json.loads((path / name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"{path}: {name}: missing; a model is a folder with config.json and safetensors") from None
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: {name}: not readable as JSON ({error}); fetch or copy it again") from None
+    if not isinstance(content, dict):
+        raise BadInput(f"{path}: {name}: holds no JSON object; fetch or copy it again")
+    return content
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

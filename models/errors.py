@@ -1,0 +1,12 @@
+"""The two ways in which hm3 stops: the caller can mend the input, or the work itself failed."""
+
+
+class BadInput(ValueError):
+    """Something that the user gave can't be used.
+
+    The message is one line that names the file, the field and the remedy. The command line prints it and exits with 2.
+    """
+
+
+class Failed(RuntimeError):
+    """The work could not be finished though the input was sound. One line; the command line exits with 1."""

@@ -1,0 +1,1 @@
+"""Merge methods, recipes, and merged models as sources of tensors."""

@@ -1,0 +1,62 @@
+"""The model card of a merged model: what was merged, how, and how to make it again. No date and no absolute path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import PurePath
+
+from models.merge.recipe import Group, Recipe, SliceSource, mergekit_level
+
+REBUILD = {
+    "exact": "mergekit (`mergekit-multi`) makes the same model from it.",
+    "in-distribution": "mergekit makes a model from it that differs by its random masks alone.",
+    "no": "mergekit lacks a method that it uses.",
+}
+
+
+def model_card(name: str, recipes: Sequence[Recipe]) -> str:
+    """Markdown with a Hugging Face header.
+
+    Args:
+        name: of the model.
+        recipes: the last makes the model, those before it are its intermediate merges.
+    """
+    methods = sorted({recipe.merge_method for recipe in recipes})
+    lines = ["---", "library_name: transformers", "tags:", "- merge", "- hm3"]
+    lines += [f"- {method.replace('_', '-')}" for method in methods]
+    lines += ["---", "", f"# {name}", "", "This model was merged from fine-tunes of one base model.", ""]
+    for recipe in recipes:
+        lines += [f"## {recipe.name or name}", "", _sentence(recipe), "", *_table(recipe), ""]
+    lines += [
+        "## Making it again",
+        "",
+        f"`recipe.yaml` holds the whole recipe: `hm3 merge recipe.yaml OUT`. {REBUILD[mergekit_level(recipes)]}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _sentence(recipe: Recipe) -> str:
+    method = recipe.method
+    base = f", base `{_shown(recipe.base_model)}`" if recipe.base_model else ""
+    settings = "".join(f", {key} {value}" for key, value in recipe.parameters.items())
+    return f"[{method.title}]({method.reference}){base}{settings}."
+
+
+def _table(recipe: Recipe) -> list[str]:
+    rows = [_row(group, number) for group in recipe.groups for number in range(len(group.sources))]
+    return ["| model | layers | settings |", "|---|---|---|", *rows]
+
+
+def _row(group: Group, number: int) -> str:
+    source = group.sources[number]
+    layers = "all"
+    if isinstance(source, SliceSource):
+        layers = f"{source.layers.start}–{source.layers.stop - 1}" if source.layers else "embedding, norm and head only"
+    settings = ", ".join(f"{key} {value}" for key, value in {**group.parameters, **source.parameters}.items())
+    return f"| `{_shown(source.model)}` | {layers} | {settings} |"
+
+
+def _shown(model: str) -> str:
+    """The model's name; of an absolute path only the folder."""
+    return PurePath(model).name if PurePath(model).is_absolute() else model

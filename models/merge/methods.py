@@ -1,0 +1,34 @@
+"""Every merge method there is."""
+
+from __future__ import annotations
+
+from models.errors import BadInput
+from models.merge import averaging, task_arithmetic
+from models.merge.registry import METHODS, Method, Parameter, SearchParameter
+
+__all__ = [
+    "METHODS",
+    "Method",
+    "Parameter",
+    "SearchParameter",
+    "averaging",
+    "find_method",
+    "search_space",
+    "task_arithmetic",
+]
+
+
+def find_method(name: str) -> Method:
+    """The merge method of that name.
+
+    Raises:
+        BadInput: there is none.
+    """
+    if name not in METHODS:
+        raise BadInput(f"merge_method: {name} is unknown; there are {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def search_space(name: str) -> tuple[SearchParameter, ...]:
+    """The ranges in which the recipe search looks for a method's parameters; those left out keep their defaults."""
+    return find_method(name).search

@@ -1,0 +1,256 @@
+"""Recipes: mergekit's YAML, one document or several, checked so that no key is ever ignored."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from models.errors import BadInput
+from models.merge.methods import Method, find_method
+from models.merge.settings import Settings, check, normalise
+
+UNSUPPORTED = {
+    "modules": "write `models` or `slices`",
+    "tokenizer": "write `tokenizer_source`",
+    "chat_template": "it is copied with the tokenizer; leave it out",
+}
+"""Keys of mergekit's that mean something which isn't built here, and what to write instead."""
+
+Parameters = Annotated[dict[str, Any], BeforeValidator(normalise)]
+Dtype = Literal["float32", "bfloat16", "float16", "float64"]
+Level = Literal["exact", "in-distribution", "no"]
+
+
+class Strict(BaseModel):
+    """Every block refuses keys that it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelInput(Strict):
+    """A model that takes part with all its layers."""
+
+    model: str
+    parameters: Parameters = {}
+
+
+class SliceSource(ModelInput):
+    """A model that takes part with the layers ``layer_range[0] … layer_range[1] − 1``."""
+
+    layer_range: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
+
+    @property
+    def layers(self) -> range:
+        """The layers of the model."""
+        return range(*self.layer_range)
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> SliceSource:
+        if self.layer_range[0] > self.layer_range[1]:
+            raise ValueError("layer_range: the second number is the layer after the last, so it can't be the smaller")
+        return self
+
+
+class Slice(Strict):
+    """Consecutive layers of the output, merged from equally many layers of each source."""
+
+    sources: tuple[SliceSource, ...] = Field(min_length=1)
+    base_model: str | None = None
+    parameters: Parameters = {}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Models that are merged with each other: all of a recipe's, or one slice's."""
+
+    place: str
+    sources: tuple[ModelInput, ...]
+    base: str | None
+    parameters: Settings
+
+
+class Recipe(Strict):
+    """One document."""
+
+    name: str | None = None
+    merge_method: str
+    base_model: str | None = None
+    models: tuple[ModelInput, ...] = ()
+    slices: tuple[Slice, ...] = ()
+    parameters: Parameters = {}
+    dtype: Dtype | None = None
+    out_dtype: Dtype | None = None
+    tokenizer_source: str | None = None
+
+    @property
+    def method(self) -> Method:
+        """Its merge method."""
+        return find_method(self.merge_method)
+
+    @property
+    def seed(self) -> int:
+        """Seed of its random masks."""
+        return int(self.parameters.get("seed", 0))
+
+    @property
+    def referenced(self) -> tuple[str, ...]:
+        """Every model that it names, the base first, each once."""
+        bases = (self.base_model, *(group.base for group in self.groups))
+        inputs = (source.model for group in self.groups for source in group.sources)
+        return tuple(dict.fromkeys((*(base for base in bases if base), *inputs)))
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """What is merged with each other, from the first layers to the last. ``models`` are joined by their base."""
+        if self.slices:
+            return tuple(
+                Group(f"slices.{number}.sources", one.sources, one.base_model or self.base_model, one.parameters)
+                for number, one in enumerate(self.slices)
+            )
+        alone = self.base_model is not None and self.base_model not in [one.model for one in self.models]
+        joined = (ModelInput(model=self.base_model),) if self.base_model is not None and alone else ()
+        return (Group("models", (*self.models, *joined), self.base_model, {}),)
+
+    def scopes(self, group: Group, source: ModelInput | None = None) -> tuple[Settings, ...]:
+        """Settings that hold for a model, or for what all models share, the nearest first."""
+        return (*((source.parameters,) if source else ()), group.parameters, self.parameters)
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Recipe:
+        try:
+            method = self.method
+        except BadInput as error:
+            raise ValueError(str(error)) from None
+        if bool(self.models) == bool(self.slices):
+            raise ValueError("models: give either `models` or `slices`")
+        if self.tokenizer_source not in (None, *self.referenced, *(("base",) if self.base_model else ())):
+            raise ValueError("tokenizer_source: only one of the models, or `base` for the base_model, is supported")
+        if "seed" in self.parameters:
+            _check_seed(method, self.parameters["seed"])
+        _check_settings(method, "parameters", {k: v for k, v in self.parameters.items() if k != "seed"})
+        for number, one in enumerate(self.slices):
+            _check_settings(method, f"slices.{number}.parameters", one.parameters)
+        for group in self.groups:
+            _check_inputs(method, group)
+            for number, source in enumerate(group.sources):
+                _check_settings(method, f"{group.place}.{number}.parameters", source.parameters, of_model=True)
+                missing = [
+                    parameter.name
+                    for parameter in method.parameters
+                    if parameter.required
+                    and not (parameter.scope == "expert" and source.model == group.base)
+                    and not any(parameter.name in scope for scope in self.scopes(group, source))
+                ]
+                if missing:
+                    raise ValueError(f"{group.place}: {source.model}: {missing[0]} is missing; {method.name} needs it")
+        return self
+
+
+def parse_recipes(text: str, label: str) -> list[Recipe]:
+    """Recipes of a YAML text, the last of which makes the result; it may name those before it as models.
+
+    Args:
+        text: one document or several.
+        label: name of the file for messages.
+
+    Raises:
+        BadInput: no YAML, an unknown key or method, a value out of range, or names that don't fit.
+    """
+    try:
+        documents = [document for document in yaml.safe_load_all(text) if document is not None]
+    except yaml.YAMLError as error:
+        raise BadInput(f"{label}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if not documents:
+        raise BadInput(f"{label}: holds no recipe; see `hm3 merge --help` for an example")
+    places = [label if len(documents) == 1 else f"{label}: document {number + 1}" for number in range(len(documents))]
+    recipes = [_parse(document, place) for document, place in zip(documents, places, strict=True)]
+    names = [recipe.name for recipe in recipes]
+    for number, (recipe, place) in enumerate(zip(recipes, places, strict=True)):
+        if recipe.name is None and recipe is not recipes[-1]:
+            raise BadInput(f"{place}: name: missing; only the last document goes without")
+        if recipe.name is not None and recipe.name in names[:number]:
+            raise BadInput(f"{place}: name: {recipe.name} was used before; take another")
+        if late := set(recipe.referenced) & {name for name in names[number:] if name}:
+            raise BadInput(f"{place}: {min(late)}: a recipe can only use those before it; reorder the documents")
+    return recipes
+
+
+def dump_recipes(recipes: Sequence[Recipe]) -> str:
+    """Canonical text: equal recipes give equal texts, and :func:`parse_recipes` gives them back."""
+    documents = [recipe.model_dump(mode="json", exclude_defaults=True) for recipe in recipes]
+    return yaml.safe_dump_all(documents, sort_keys=False, default_flow_style=None, allow_unicode=True, width=2**31)
+
+
+def recipe_name(recipe: Recipe) -> str:
+    """``r-`` and 8 hex digits, the same for recipes that differ in name only."""
+    text = dump_recipes([recipe.model_copy(update={"name": None})])
+    return f"r-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def mergekit_level(recipes: Sequence[Recipe]) -> Level:
+    """Whether mergekit rebuilds the same model, one with other random masks, or none."""
+    methods = [recipe.method for recipe in recipes]
+    if not all(method.in_mergekit for method in methods):
+        return "no"
+    return "in-distribution" if any(method.random for method in methods) else "exact"
+
+
+def _parse(document: Any, place: str) -> Recipe:
+    if not isinstance(document, dict):
+        raise BadInput(f"{place}: must be a mapping with merge_method and models or slices")
+    for key, remedy in UNSUPPORTED.items():
+        if key in document:
+            raise BadInput(f"{place}: {key}: isn't supported; {remedy}")
+    try:
+        return Recipe.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = "".join(f"{part}: " for part in [".".join(map(str, first["loc"]))] if part)
+        reason = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            reason = "unknown key; remove it or mend its spelling"
+        raise BadInput(f"{place}: {field}{reason}") from None
+
+
+def _check_inputs(method: Method, group: Group) -> None:
+    """Refuse models that the method can't merge with each other."""
+    models = [source.model for source in group.sources]
+    if len(set(models)) < len(models):
+        raise ValueError(f"{group.place}: names a model twice")
+    if len({len(source.layers) for source in group.sources if isinstance(source, SliceSource)}) > 1:
+        raise ValueError(f"{group.place}: layer_range: all need the same number of layers")
+    if method.needs_base and group.base is None:
+        raise ValueError(f"base_model: missing; {method.name} needs it")
+    if method.needs_base and group.base not in models:
+        raise ValueError(f"{group.place}: {method.name} needs the base_model among them")
+    if method.needs_base and len(models) < 2:
+        raise ValueError(f"{group.place}: {method.name} needs a model beside the base_model")
+    if method.max_models is not None and len(models) > method.max_models:
+        raise ValueError(f"{group.place}: {method.name} takes {method.max_models} model, not {', '.join(models)}")
+
+
+def _check_seed(method: Method, seed: Any) -> None:
+    if not method.random:
+        raise ValueError(f"parameters.seed: {method.name} draws nothing at random; remove it")
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"parameters.seed: {seed!r} must be a whole number, 0 or more")
+
+
+def _check_settings(method: Method, place: str, settings: Settings, of_model: bool = False) -> None:
+    """Refuse a setting that the method doesn't have, at a place where it would have no effect, or out of range."""
+    for name, setting in settings.items():
+        parameter = method.parameter(name)
+        if parameter is None:
+            known = ", ".join(one.name for one in method.parameters)
+            raise ValueError(f"{place}.{name}: unknown key; {method.name} has {known}{', seed' * method.random}")
+        if of_model and parameter.scope == "shared":
+            raise ValueError(f"{place}.{name}: is for the whole recipe; move it to `parameters` at the top")
+        try:
+            check(parameter, setting)
+        except ValueError as error:
+            raise ValueError(f"{place}.{name}: {error}") from None

@@ -1,0 +1,69 @@
+"""Small random models that the tests of several parts use."""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+
+def random_tokenizer(size):
+    words = {"<pad>": 0, "<s>": 1, "</s>": 2, **{f"w{i}": i for i in range(3, size)}}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = Whitespace()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<pad>"
+    )
+    fast.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    return fast
+
+
+@pytest.fixture(scope="session")
+def make_llama():
+    """Writes a random Llama of a few thousand parameters with its tokenizer to a folder, which it returns.
+
+    With ``base`` (a folder of such a model) it is a fine-tune of that: its weights plus a little noise.
+    """
+
+    def make(folder, seed=0, base=None, noise=0.02, tied=True, layers=3, vocabulary=41, dtype=torch.float32, **sizes):
+        torch.manual_seed(seed)
+        sizes = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_key_value_heads": 1} | sizes
+        config = LlamaConfig(
+            vocab_size=vocabulary,
+            num_hidden_layers=layers,
+            tie_word_embeddings=tied,
+            max_position_embeddings=64,
+            initializer_range=0.1,
+            bos_token_id=1,
+            eos_token_id=2,
+            pad_token_id=0,
+            **sizes,
+        )
+        model = LlamaForCausalLM(config) if base is None else LlamaForCausalLM.from_pretrained(base)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * noise)
+        model.to(dtype).save_pretrained(folder)
+        random_tokenizer(vocabulary).save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_family(make_llama):
+    """Writes ``base`` and fine-tunes ``a``, ``b``, … of it below a folder, and returns their folders by name."""
+
+    def make(folder, experts=2, **options):
+        family = {"base": make_llama(folder / "base", seed=0, **options)}
+        for number, name in enumerate("abcdefgh"[:experts]):
+            family[name] = make_llama(folder / name, seed=number + 1, base=family["base"], **options)
+        return family
+
+    return make

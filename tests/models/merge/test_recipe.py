@@ -1,0 +1,192 @@
+"""Recipes are mergekit's YAML, and what can't be meant is refused in one line that names file, field and remedy."""
+
+import pytest
+from pydantic import ValidationError
+
+from models.errors import BadInput
+from models.merge.recipe import Recipe, dump_recipes, mergekit_level, parse_recipes, recipe_name
+
+TIES = """
+merge_method: ties
+base_model: runs/tiny/zoo/base
+models:
+  - model: runs/tiny/zoo/math
+    parameters: {weight: 0.5, density: 1}
+  - model: runs/tiny/zoo/code
+    parameters:
+      weight: [0.2, 0.8]
+parameters: {density: [{filter: mlp, value: [0.1, 0.9]}, {value: 3e-1}], lambda: 1.2, normalize: true}
+dtype: float32
+"""
+PATH = """
+name: r-1
+merge_method: dare_ties
+base_model: zoo/base
+models:
+  - {model: zoo/math, parameters: {weight: 0.5}}
+parameters: {seed: 7, density: 0.5}
+---
+merge_method: passthrough
+slices:
+  - sources: [{model: zoo/math, layer_range: [0, 0]}]
+  - sources: [{model: r-1, layer_range: [0, 3]}]
+"""
+
+
+def test_a_dumped_recipe_reads_back_as_it_was():
+    for text in (TIES, PATH):
+        recipes = parse_recipes(text, "recipe.yaml")
+        assert parse_recipes(dump_recipes(recipes), "recipe.yaml") == recipes
+
+
+def test_a_name_depends_on_what_a_recipe_means_not_on_how_it_is_written():
+    (recipe,) = parse_recipes(TIES, "recipe.yaml")
+    respelled = (
+        TIES.replace("density: 1}", "density: 1.0}")
+        .replace("weight: 0.5, ", "")
+        .replace("density: 1.0}", "density: 1.0, weight: 5e-1}")
+    )
+    assert recipe_name(recipe) == recipe_name(parse_recipes(f"name: x\n{respelled}", "recipe.yaml")[0])
+    assert recipe_name(recipe) != recipe_name(parse_recipes(TIES.replace("1.2", "1.3"), "recipe.yaml")[0])
+    assert recipe_name(recipe).startswith("r-") and len(recipe_name(recipe)) == 10
+
+
+def test_numbers_are_floats_and_a_seed_stays_whole():
+    ties, (dare, _) = parse_recipes(TIES, "x")[0], parse_recipes(PATH, "x")
+    assert ties.models[0].parameters == {"density": 1.0, "weight": 0.5}
+    assert ties.parameters["density"] == [{"filter": "mlp", "value": [0.1, 0.9]}, {"value": 0.3}]
+    assert ties.parameters["normalize"] is True
+    assert dare.seed == 7 and "seed: 7" in dump_recipes([dare])
+
+
+def test_random_masks_make_a_recipe_in_distribution():
+    assert mergekit_level(parse_recipes(TIES, "x")) == "exact"
+    assert mergekit_level(parse_recipes(PATH, "x")) == "in-distribution"
+
+
+def test_a_recipe_made_in_code_is_checked_too():
+    with pytest.raises(ValidationError, match="unknown key"):
+        Recipe(merge_method="linear", models=[{"model": "a", "parameters": {"weights": 1}}])
+
+
+def one(text, *replace):
+    for old, new in replace:
+        assert old in text
+        text = text.replace(old, new)
+    return text
+
+
+BAD = {
+    "no YAML": ("{", "recipe.yaml: not readable as YAML"),
+    "empty": ("", "recipe.yaml: holds no recipe"),
+    "a list": ("[1]", "recipe.yaml: must be a mapping"),
+    "unknown key": (one(TIES, ("dtype", "dtypo")), "recipe.yaml: dtypo: unknown key; remove it or mend its spelling"),
+    "unknown key of a model": (
+        one(TIES, ("  - model: runs/tiny/zoo/math", "  - model: m\n    weight: 1")),
+        "recipe.yaml: models.0.weight: unknown key",
+    ),
+    "unknown parameter": (
+        one(TIES, ("lambda", "lamda")),
+        "recipe.yaml: parameters.lamda: unknown key; ties has weight, density, normalize, rescale, lambda, int8_mask",
+    ),
+    "unknown method": (one(TIES, ("ties", "tries")), "recipe.yaml: merge_method: tries is unknown; there are linear"),
+    "weight that is no number": (
+        one(TIES, ("weight: 0.5", "weight: much")),
+        "recipe.yaml: models.0.parameters: weight: 'much' must be a number",
+    ),
+    "switch as a weight": (
+        one(TIES, ("weight: 0.5", "weight: true")),
+        "models.0.parameters.weight: true must be a num",
+    ),
+    "infinite weight": (one(TIES, ("weight: 0.5", "weight: .inf")), "models.0.parameters: weight: inf must be finite"),
+    "number as a switch": (one(TIES, ("normalize: true", "normalize: 2")), "parameters.normalize: 2.0 must be true or"),
+    "density above one": (
+        one(TIES, ("density: 1}", "density: 1.5}")),
+        "recipe.yaml: models.0.parameters.density: 1.5 must lie between 0 and 1",
+    ),
+    "density below zero in a gradient": (one(TIES, ("[0.1, 0.9]", "[0.1, -0.9]")), "parameters.density: -0.9 must lie"),
+    "condition without a value": (one(TIES, ("value: 3e-1", "valu: 3e-1")), "parameters: density: a condition holds"),
+    "empty gradient": (one(TIES, ("[0.2, 0.8]", "[]")), "models.1.parameters: weight: a gradient is a list of numbers"),
+    "parameters that are a list": (one(TIES, ("{weight: 0.5, density: 1}", "[1]")), "parameters: must be a mapping"),
+    "shared parameter at one model": (
+        one(TIES, ("weight: 0.5,", "weight: 0.5, normalize: true,")),
+        "models.0.parameters.normalize: is for the whole recipe",
+    ),
+    "seed where nothing is random": (
+        one(TIES, ("lambda: 1.2", "seed: 3")),
+        "recipe.yaml: parameters.seed: ties draws nothing at random; remove it",
+    ),
+    "seed that is no whole number": (
+        one(PATH, ("seed: 7", "seed: 7.5")),
+        "parameters.seed: 7.5 must be a whole number",
+    ),
+    "missing weight": (
+        one(TIES, ("weight: 0.5, ", "")),
+        "recipe.yaml: models: runs/tiny/zoo/math: weight is missing; ties needs it",
+    ),
+    "missing base": (
+        one(TIES, ("base_model: runs/tiny/zoo/base", "")),
+        "recipe.yaml: base_model: missing; ties needs it",
+    ),
+    "a model twice": (one(TIES, ("zoo/code", "zoo/math")), "recipe.yaml: models: names a model twice"),
+    "models and slices": (
+        one(TIES, ("dtype: float32", "slices: [{sources: [{model: a, layer_range: [0, 1]}]}]")),
+        "either",
+    ),
+    "no models": ("merge_method: linear", "recipe.yaml: models: give either `models` or `slices`"),
+    "only the base": (
+        "merge_method: ties\nbase_model: a\nmodels: [{model: a}]",
+        "recipe.yaml: models: ties needs a model beside the base_model",
+    ),
+    "two models passed through": (
+        "merge_method: passthrough\nmodels: [{model: a}, {model: b}]",
+        "recipe.yaml: models: passthrough takes 1 model, not a, b",
+    ),
+    "base of an average without a weight": (
+        "merge_method: linear\nbase_model: c\nmodels: [{model: a, parameters: {weight: 1}}]",
+        "recipe.yaml: models: c: weight is missing; linear needs it",
+    ),
+    "slices of different length": (
+        "merge_method: linear\nparameters: {weight: 1}\n"
+        "slices: [{sources: [{model: a, layer_range: [0, 2]}, {model: b, layer_range: [0, 1]}]}]",
+        "recipe.yaml: slices.0.sources: layer_range: all need the same number of layers",
+    ),
+    "slice without the base": (
+        "merge_method: ties\nbase_model: c\nparameters: {weight: 1}\n"
+        "slices: [{sources: [{model: a, layer_range: [0, 2]}]}]",
+        "recipe.yaml: slices.0.sources: ties needs the base_model among them",
+    ),
+    "range that runs backwards": (
+        one(PATH, ("[0, 3]", "[3, 0]")),
+        "document 2: slices.1.sources.0: layer_range: the sec",
+    ),
+    "unknown dtype": (one(TIES, ("float32", "float31")), "recipe.yaml: dtype: Input should be 'float32'"),
+    "modules": (one(TIES, ("dtype: float32", "modules: {}")), "recipe.yaml: modules: isn't supported"),
+    "tokenizer": (
+        one(TIES, ("dtype: float32", "tokenizer: {}")),
+        "tokenizer: isn't supported; write `tokenizer_source`",
+    ),
+    "chat template": (
+        one(TIES, ("dtype: float32", "chat_template: auto")),
+        "recipe.yaml: chat_template: isn't supported",
+    ),
+    "union of tokenizers": (one(TIES, ("dtype: float32", "tokenizer_source: union")), "tokenizer_source: only one"),
+    "first document without a name": (one(PATH, ("name: r-1", "")), "recipe.yaml: document 1: name: missing"),
+    "name used twice": (
+        one(PATH, ("merge_method: pass", "name: r-1\nmerge_method: pass")),
+        "document 2: name: r-1 was used",
+    ),
+    "document that comes later": (
+        "\n---\n".join([*reversed(one(PATH, ("merge_method: pass", "name: r-2\nmerge_method: pass")).split("---"))]),
+        "recipe.yaml: document 1: r-1: a recipe can only use those before it",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_recipes_are_refused_in_one_line(case):
+    text, message = BAD[case]
+    with pytest.raises(BadInput) as caught:
+        parse_recipes(text, "recipe.yaml")
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("recipe.yaml: ") and "\n" not in str(caught.value)
