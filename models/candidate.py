@@ -12,7 +12,7 @@ SourceLayer = tuple[str, int]
 
 @dataclass(frozen=True, order=True)
 class Candidate:
-    """One model that can be scored: the layers a token passes, between the host's embedding and its final norm and head.
+    """One model that can be scored: the layers a token passes, between the embedding and the head of its host.
 
     A plain model or merge recipe is the identity path over itself.
     """

@@ -1,0 +1,97 @@
+"""Statistics of each source layer's weights: φ(θ_{m,l}) of method.md, the part of a state that a new pool shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from models.front import Array
+
+SPECTRUM = 3
+"""Leading singular values that are kept."""
+FEATURES = 3 + SPECTRUM
+"""F: relative norm of δ, cosine to the base, sign agreement, leading singular values."""
+
+
+class Source(Protocol):
+    """A model as named tensors."""
+
+    def names(self) -> list[str]:
+        """Tensor names, sorted."""
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """One tensor on the CPU."""
+
+
+def layer_statistics(
+    base: Source,
+    pool: Mapping[str, Source],
+    experts: Sequence[str],
+    layers: int,
+    group_of: Callable[[str], str],
+    on_tensor: Callable[[], None] | None = None,
+) -> Array:
+    """Statistics (M, L, F) of every layer of every model of a pool, standardised over models and layers.
+
+    In order, with δ the layer's task vector and θ₀ the base's layer: ‖δ‖/‖θ₀‖; the cosine of θ₀ + δ to θ₀; the mean
+    share of entries of δ that the other experts move in the same direction; and δ's leading singular values over its
+    Frobenius norm, averaged over its matrices, by two power iterations from a fixed start (Halko et al. 2011).
+
+    Args:
+        base: Θ₀.
+        pool: the models by name, in the order of the path space.
+        experts: names in the pool whose task vectors are compared with.
+        layers: L.
+        group_of: gives "layer.3" for the tensors of block 3.
+        on_tensor: called for every tensor name that is done.
+    """
+    square = torch.zeros(len(pool), layers, dtype=torch.float64)
+    cosine_parts = torch.zeros(len(pool), layers, 3, dtype=torch.float64)  # θ·θ₀, ‖θ‖², ‖θ₀‖²
+    agree = torch.zeros(len(pool), layers, 2, dtype=torch.float64)  # entries that agree, entries compared
+    spectrum = torch.zeros(len(pool), layers, SPECTRUM + 1, dtype=torch.float64)  # the last counts matrices
+    for name in base.names():
+        if not group_of(name).startswith("layer."):
+            continue
+        layer = int(group_of(name).removeprefix("layer."))
+        before = base.tensor(name).float()
+        deltas = {model: source.tensor(name).float() - before for model, source in pool.items()}
+        signs = {model: delta.sign() for model, delta in deltas.items()}
+        for m, (model, delta) in enumerate(deltas.items()):
+            after = before + delta
+            square[m, layer] += delta.square().sum()
+            cosine_parts[m, layer] += torch.stack([(after * before).sum(), after.square().sum(), before.square().sum()])
+            for expert in experts:
+                if expert != model:
+                    agree[m, layer, 0] += ((signs[model] == signs[expert]) & (signs[model] != 0)).sum()
+                    agree[m, layer, 1] += (signs[model] != 0).sum()
+            if delta.ndim == 2:
+                spectrum[m, layer, :SPECTRUM] += leading_singular_values(delta) / delta.norm().clamp_min(1e-30)
+                spectrum[m, layer, SPECTRUM] += 1
+        if on_tensor:
+            on_tensor()
+    dot, after_square, before_square = cosine_parts.unbind(-1)
+    statistics = torch.cat(
+        [
+            (square / before_square).sqrt()[..., None],
+            (dot / (after_square * before_square).sqrt())[..., None],
+            (agree[..., 0] / agree[..., 1].clamp_min(1))[..., None],
+            spectrum[..., :SPECTRUM] / spectrum[..., SPECTRUM:].clamp_min(1),
+        ],
+        dim=-1,
+    ).numpy()
+    spread = statistics.std(axis=(0, 1))
+    return np.asarray((statistics - statistics.mean(axis=(0, 1))) / np.where(spread > 1e-9, spread, 1.0))
+
+
+def leading_singular_values(matrix: torch.Tensor) -> torch.Tensor:
+    """The ``SPECTRUM`` greatest singular values of a matrix (m, n), greatest first; zeros where it has fewer."""
+    width = min(SPECTRUM + 5, *matrix.shape)
+    start = torch.randn(matrix.shape[1], width, generator=torch.Generator().manual_seed(0))
+    q = torch.linalg.qr(matrix @ start).Q
+    for _ in range(2):
+        q = torch.linalg.qr(matrix @ torch.linalg.qr(matrix.T @ q).Q).Q
+    values = torch.linalg.svdvals(q.T @ matrix)[:SPECTRUM]
+    return torch.nn.functional.pad(values, (0, SPECTRUM - len(values))).double()

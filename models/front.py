@@ -1,0 +1,204 @@
+"""The Pareto front in cost space: dominance, hypervolume, thinning, and the utility that chooses a member.
+
+A cost is c_k = (z*_k - f_k) / (z*_k - z^nad_k): 0 at the ideal point, 1 at the nadir point, below 0 where a candidate
+beats the best source. Ideal above nadir means that higher scores are better, ideal below nadir (``layers``) that lower
+ones are; the formula is the same.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import moocore
+import numpy as np
+import numpy.typing as npt
+from pymoo.mcdm.high_tradeoff import HighTradeoffPoints
+from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
+
+from models.errors import BadInput
+
+Array = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
+
+REFERENCE = 1.1
+"""Reference point of the hypervolume in every objective, and the cost at which scores are clipped."""
+
+RHO = 0.05
+"""Weight of the augmentation term that makes the best of a preference properly Pareto optimal."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Ideal and nadir point of every objective, fixed before a search starts (K entries each)."""
+
+    names: tuple[str, ...]
+    ideal: tuple[float, ...]
+    nadir: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for name, ideal, nadir in zip(self.names, self.ideal, self.nadir, strict=True):
+            if not np.isfinite([ideal, nadir]).all() or ideal == nadir:
+                raise BadInput(
+                    f"objective {name}: ideal {ideal:g} and nadir {nadir:g} span no range; base and experts must "
+                    "differ on it, so take another task or more items"
+                )
+
+    def relative(self, scores: npt.ArrayLike) -> Array:
+        """Costs without clipping, (N, K) from scores (N, K): what dominance is decided on."""
+        ideal, nadir = np.array(self.ideal), np.array(self.nadir)
+        return np.asarray((ideal - np.asarray(scores, dtype=np.float64)) / (ideal - nadir))
+
+    def costs(self, scores: npt.ArrayLike) -> Array:
+        """Costs (N, K) from scores (N, K), clipped at ``REFERENCE`` above and not below."""
+        return np.minimum(self.relative(scores), REFERENCE)
+
+    def standard_errors(self, scores: npt.ArrayLike, items: int) -> Array:
+        """Standard error of each cost (N, K) for scores that are means of ``items`` values in [0, 1].
+
+        Such a mean of p has a variance of at most p(1 - p) / items. ``layers`` is exact.
+        """
+        p = np.clip(np.asarray(scores, dtype=np.float64), 0, 1)
+        errors = np.sqrt(p * (1 - p) / items) / np.abs(np.array(self.ideal) - np.array(self.nadir))
+        return np.asarray(np.where(np.array([name == "layers" for name in self.names]), 0.0, errors))
+
+
+def hypervolume(costs: Array) -> float:
+    """Hypervolume of costs (N, K) as a fraction of the box between ideal and reference point.
+
+    0 is as bad as the worst source, 1 is every expert's best at once, and more is possible.
+    """
+    costs = np.asarray(costs, dtype=np.float64)
+    if costs.shape[1] == 1:  # moocore wants two objectives
+        return float(max(0.0, REFERENCE - costs.min(initial=REFERENCE)) / REFERENCE)
+    return float(moocore.hypervolume(costs, ref=np.full(costs.shape[1], REFERENCE)) / REFERENCE ** costs.shape[1])
+
+
+def nondominated(costs: Array, errors: Array | None = None) -> Indices:
+    """Indices, ascending, of the costs (N, K) that no other dominates; equal ones all stay.
+
+    With the ``errors`` (N, K) of the costs, those are dropped too that are better than another only within noise: a
+    candidate goes if one that stays is nowhere worse by more than the standard error of their difference, and
+    somewhere better by more than that. Candidates are taken by their sum of costs; the best of each objective stays.
+    """
+    front = np.sort(np.asarray(NonDominatedSorting().do(np.asarray(costs), only_non_dominated_front=True), np.int64))
+    if errors is None or len(front) == 0:
+        return front
+    kept = list(best_of_each(costs, front))
+    for i in front[np.argsort(costs[front].sum(axis=1), kind="stable")]:
+        margin = np.sqrt(errors[kept] ** 2 + errors[i] ** 2)
+        gain = costs[kept] - costs[i]  # above zero where i is the better one
+        beaten = (gain <= margin).all(axis=1) & (gain < -margin).any(axis=1)
+        if i not in kept and not beaten.any():
+            kept.append(i)
+    return np.sort(np.array(kept, dtype=np.int64))
+
+
+def best_of_each(costs: Array, among: Sequence[int] | Indices) -> list[int]:
+    """The best of every objective, each index once; ties go to the least sum of costs, then to the first."""
+    order = sorted(among, key=lambda i: (costs[i].sum(), i))
+    return list(dict.fromkeys(int(min(order, key=lambda i: costs[i, k])) for k in range(costs.shape[1])))
+
+
+def thin(costs: Array, members: int) -> Indices:
+    """Indices, ascending, of at most ``members`` of the costs (N, K).
+
+    The one with the least hypervolume contribution goes, again and again (ties: the largest sum of costs, then the
+    last). The best of each objective goes last of all.
+    """
+    costs = np.asarray(costs, dtype=np.float64)
+    protected = best_of_each(costs, range(len(costs)))
+    kept = list(range(len(costs)))
+    while len(kept) > members:
+        loss = contributions(costs[kept])
+        order = range(len(kept))
+        worst = min(order, key=lambda j: (kept[j] in protected, loss[j], -costs[kept[j]].sum(), -j))
+        del kept[worst]
+    return np.array(kept, dtype=np.int64)
+
+
+def contributions(costs: Array) -> Array:
+    """(N,) hypervolume that is lost when one of the costs (N, K) is taken away."""
+    if costs.shape[1] == 1:
+        whole = hypervolume(costs)
+        return np.array([whole - hypervolume(np.delete(costs, i, axis=0)) for i in range(len(costs))])
+    reference = np.full(costs.shape[1], REFERENCE)
+    # Dominated points get zero, but must not take from those that they repeat, as they would with the default.
+    return np.asarray(moocore.hv_contributions(costs, ref=reference, ignore_dominated=False), dtype=np.float64)
+
+
+def scalarise(costs: Array, preferences: Array, rho: float = RHO) -> Array:
+    """Augmented Tchebycheff utility -max_k λ_k c_k - ρ Σ_k λ_k c_k, element by element (method.md, section 4).
+
+    An objective of weight zero is ignored: it stays out of the maximum too, where its 0 would hide that the others are
+    better than ideal (c_k < 0).
+
+    Args:
+        costs: (..., K).
+        preferences: (..., K), broadcast against the costs.
+        rho: ρ.
+
+    Returns:
+        (...,).
+    """
+    weighted = preferences * costs
+    worst = np.where(preferences > 0, weighted, -np.inf).max(axis=-1)
+    return np.asarray(-worst - rho * weighted.sum(axis=-1))
+
+
+def utility(costs: Array, preference: Array, rho: float = RHO) -> Array:
+    """Utility of every candidate (N, K) under one preference (K,) as (N,), or under several (M, K) as (N, M)."""
+    if preference.ndim == 1:
+        return scalarise(costs, preference, rho)
+    return scalarise(costs[:, None, :], preference[None, :, :], rho)
+
+
+def own_preference(costs: Array) -> Array:
+    """The preference (N, K) under which each of the costs (N, K) lies on the Tchebycheff ray: λ_k ∝ 1 / c_k.
+
+    All its λ_k c_k are equal, so any candidate with a greater utility is better in every objective. Costs count as 0.01
+    at least, since at or beyond the ideal the ray has no direction.
+    """
+    inverse = 1 / np.maximum(costs, 0.01)
+    return np.asarray(inverse / inverse.sum(axis=1, keepdims=True))
+
+
+def serve(costs: Array, preferences: Array) -> Array:
+    """The preference (N, K), out of the given (M, K), that each member (N, K) of a front serves best.
+
+    That is where its utility leads that of the best other member by most, or trails it by least; ties go to the first.
+    """
+    u = utility(costs, preferences)  # (N, M)
+    if len(u) == 1:
+        return np.asarray(preferences[u.argmax(axis=1)])
+    best, runner_up = np.sort(u, axis=0)[::-1][:2]
+    first = np.arange(len(u))[:, None] == u.argmax(axis=0)
+    lead = u - np.where(first, runner_up, best)
+    return np.asarray(preferences[lead.argmax(axis=1)])
+
+
+def choose(costs: Array, preference: Array) -> int:
+    """The member for a preference (K,): greatest utility; ties go to the least sum of costs, then to the first."""
+    u = utility(costs, preference)
+    return int(min(range(len(costs)), key=lambda i: (-u[i], costs[i].sum(), i)))
+
+
+def balanced(costs: Array) -> int:
+    """The member for equal weights."""
+    return choose(costs, np.full(costs.shape[1], 1 / costs.shape[1]))
+
+
+def knee(costs: Array) -> int:
+    """The member that would have to give up most for a gain elsewhere (Rachmawati & Srinivasan 2009, pymoo).
+
+    Of several such the balanced one; where trade-offs do not differ there is none, and the balanced member stands in.
+    """
+    if len(np.unique(costs, axis=0)) < 3 or costs.shape[1] < 2:
+        return balanced(costs)
+    with warnings.catch_warnings():  # pymoo divides by zero where a neighbour gains nothing
+        warnings.simplefilter("ignore")
+        found = HighTradeoffPoints().do(costs)
+    if found is None:
+        return balanced(costs)
+    return int(found[balanced(costs[found])])

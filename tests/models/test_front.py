@@ -1,0 +1,185 @@
+import itertools
+
+import moocore
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from pymoo.decomposition.aasf import AASF
+from pymoo.indicators.hv import HV
+from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
+
+from models.errors import BadInput
+from models.front import (
+    REFERENCE,
+    Scale,
+    balanced,
+    choose,
+    contributions,
+    hypervolume,
+    knee,
+    nondominated,
+    own_preference,
+    serve,
+    thin,
+    utility,
+)
+
+COSTS = st.integers(1, 12).flatmap(
+    lambda n: st.integers(2, 4).flatmap(
+        lambda k: arrays(float, (n, k), elements=st.integers(-4, 22).map(lambda x: x / 20))
+    )
+)
+
+
+def dominates(a, b):
+    return (a <= b).all() and (a < b).any()
+
+
+def test_costs_run_from_ideal_to_nadir_in_either_direction():
+    scale = Scale(("math", "layers"), (0.9, 0.5), (0.1, 1.0))
+    np.testing.assert_allclose(scale.costs([[0.9, 0.5], [0.1, 1.0], [0.5, 0.75]]), [[0, 0], [1, 1], [0.5, 0.5]])
+
+
+def test_costs_are_clipped_above_and_not_below():
+    scale = Scale(("math", "layers"), (0.9, 0.5), (0.1, 1.0))
+    np.testing.assert_allclose(scale.costs([[-1.0, 0.25]]), [[1.1, -0.5]])
+    np.testing.assert_allclose(scale.relative([[-1.0, 0.25]]), [[2.375, -0.5]])
+
+
+@pytest.mark.parametrize("nadir", [0.5, float("nan")])
+def test_an_objective_without_range_is_bad_input(nadir):
+    with pytest.raises(BadInput, match="objective math"):
+        Scale(("math",), (0.5,), (nadir,))
+
+
+def test_standard_errors_are_binomial_in_cost_units_and_depth_is_exact():
+    scale = Scale(("math", "layers"), (0.9, 0.5), (0.1, 1.0))
+    np.testing.assert_allclose(scale.standard_errors([[0.5, 0.75]], 100), [[0.05 / 0.8, 0]])
+
+
+@given(COSTS)
+def test_hypervolume_equals_pymoo_and_moocore(costs):
+    reference = np.full(costs.shape[1], REFERENCE)
+    fraction = hypervolume(costs) * REFERENCE ** costs.shape[1]
+    assert fraction == pytest.approx(HV(ref_point=reference)(costs), abs=1e-12)
+    assert fraction == pytest.approx(moocore.hypervolume(costs, ref=reference), abs=1e-12)
+
+
+def test_hypervolume_of_known_points():
+    assert hypervolume(np.zeros((1, 3))) == pytest.approx(1)
+    assert hypervolume(np.full((1, 3), REFERENCE)) == 0
+    assert hypervolume(np.empty((0, 3))) == 0
+    assert hypervolume(np.array([[0.55]])) == pytest.approx(0.5)
+    assert hypervolume(np.full((1, 2), -0.1)) > 1
+
+
+@given(COSTS)
+def test_nondominated_equals_brute_force_and_pymoo(costs):
+    brute = [i for i, a in enumerate(costs) if not any(dominates(b, a) for b in costs)]
+    assert nondominated(costs).tolist() == brute
+    assert sorted(NonDominatedSorting().do(costs, only_non_dominated_front=True)) == brute
+
+
+def test_no_costs_have_an_empty_front():
+    assert len(nondominated(np.empty((0, 3)))) == 0
+
+
+@given(COSTS)
+def test_without_noise_errors_change_nothing_but_equal_costs(costs):
+    costs = np.unique(costs, axis=0)
+    assert nondominated(costs, np.zeros_like(costs)).tolist() == nondominated(costs).tolist()
+
+
+def test_a_gain_within_noise_does_not_make_a_member():
+    costs = np.array([[0.1, 0.9, 0.5], [0.9, 0.1, 0.5], [0.4, 0.4, 0.5], [0.6, 0.6, 0.49], [0.2, 0.2, 1.0]])
+    kept = nondominated(costs, np.full(costs.shape, 0.02)).tolist()
+    assert nondominated(costs).tolist() == [0, 1, 2, 3, 4]
+    assert kept == [0, 1, 2, 3, 4]  # 3 is the best of the last objective
+    costs[0, 2] = 0.4
+    assert nondominated(costs, np.full(costs.shape, 0.02)).tolist() == [0, 1, 2, 4]
+
+
+@given(COSTS)
+def test_contributions_equal_brute_force(costs):
+    brute = [hypervolume(costs) - hypervolume(np.delete(costs, i, axis=0)) for i in range(len(costs))]
+    np.testing.assert_allclose(contributions(costs) / REFERENCE ** costs.shape[1], brute, atol=1e-12)
+
+
+@given(COSTS, st.integers(1, 6))
+def test_thinning_keeps_the_best_of_each_objective(costs, members):
+    kept = thin(costs, members)
+    assert len(kept) == min(members, len(costs))
+    if members >= costs.shape[1]:
+        np.testing.assert_array_equal(costs[kept].min(axis=0), costs.min(axis=0))
+
+
+def test_thinning_to_one_less_is_the_best_subset_of_that_size():
+    costs = np.random.default_rng(0).dirichlet(np.ones(3), size=9)
+    protected = set(costs.argmin(axis=0))
+    best = max(
+        (subset for subset in itertools.combinations(range(9), 8) if protected <= set(subset)),
+        key=lambda subset: hypervolume(costs[list(subset)]),
+    )
+    assert thin(costs, 8).tolist() == list(best)
+
+
+def test_utility_against_hand_calculation():
+    costs = np.array([[0.2, 0.8], [-0.1, 0.4]])
+    # λ = (¼, ¾): max(0.05, 0.6) and max(-0.025, 0.3); sums 0.65 and 0.275
+    np.testing.assert_allclose(utility(costs, np.array([0.25, 0.75])), [-0.6 - 0.0325, -0.3 - 0.01375])
+
+
+def test_a_weight_of_zero_ignores_the_objective_even_beyond_the_ideal():
+    costs = np.array([[-0.2, 1.0], [-0.1, 0.0]])
+    np.testing.assert_allclose(utility(costs, np.array([1.0, 0.0])), [0.21, 0.105])
+
+
+@given(COSTS)
+def test_utility_equals_pymoo_where_every_weight_counts(costs):
+    weights = np.random.default_rng(0).dirichlet(np.ones(costs.shape[1]))
+    # pymoo's weights divide, ours multiply
+    oracle = AASF(rho=0.05)(costs, weights=1 / weights, ideal_point=np.zeros(costs.shape[1])).ravel()
+    np.testing.assert_allclose(utility(costs, weights), -oracle, atol=1e-9)
+
+
+@given(COSTS)
+def test_utility_under_many_preferences_is_that_under_each(costs):
+    wanted = np.random.default_rng(0).dirichlet(np.ones(costs.shape[1]), size=5)
+    table = utility(costs, wanted)
+    assert table.shape == (len(costs), 5)
+    for j, preference in enumerate(wanted):
+        np.testing.assert_array_equal(table[:, j], utility(costs, preference))
+
+
+@given(COSTS)
+@settings(max_examples=50)
+def test_the_choice_for_a_positive_preference_is_nondominated(costs):
+    for preference in np.random.default_rng(0).dirichlet(np.ones(costs.shape[1]), size=5):
+        assert choose(costs, preference) in nondominated(costs)
+
+
+@given(COSTS)
+def test_only_what_is_better_everywhere_beats_a_candidate_at_its_own_preference(costs):
+    costs = np.maximum(costs, 0.05)
+    for i, preference in enumerate(own_preference(costs)):
+        u = utility(costs, preference, rho=0)
+        for j in range(len(costs)):
+            if u[j] > u[i] + 1e-12:
+                assert (costs[j] < costs[i]).all()
+
+
+def test_each_member_is_said_to_serve_what_it_is_best_at():
+    costs = np.array([[0.0, 1.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 0.0], [0.4, 0.4, 0.4]])
+    wanted = np.array([*np.eye(3), np.full(3, 1 / 3), [0.9, 0.1, 0.0]])
+    np.testing.assert_array_equal(serve(costs, wanted), wanted[:4])
+    np.testing.assert_array_equal(serve(costs[:1], wanted), wanted[:1])
+
+
+def test_balanced_and_knee():
+    costs = np.array([[0.0, 1.0], [0.1, 0.5], [0.2, 0.2], [0.5, 0.1], [1.0, 0.0]])
+    assert balanced(costs) == 2
+    assert knee(costs) == 2
+    assert knee(costs[:1]) == 0
+    assert knee(np.repeat(costs, 3, axis=0)) in range(15)
