@@ -1,0 +1,24 @@
+"""Runs generated expressions in a separate, limited process and compares their values with the expected ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tasks.sandbox import run_expressions
+
+Attempt = tuple[str, list[dict[str, Any]], list[Any]]
+"""Program, inputs, expected values."""
+
+
+def process_results(doc: Mapping[str, str], results: Sequence[str]) -> dict[str, Attempt]:
+    """What is to be run for one item. All items are run together, because each process takes time to start."""
+    return {"pass@1": (results[0].strip(), json.loads(doc["inputs"]), json.loads(doc["outputs"]))}
+
+
+def share_passed(attempts: Sequence[Attempt]) -> float:
+    """Share of the programs that give the expected value on every input."""
+    programs, inputs, expected = zip(*attempts, strict=True)
+    values = run_expressions(programs, inputs, seconds=1.0)
+    return sum(ours == theirs for ours, theirs in zip(values, expected, strict=True)) / len(expected)

@@ -1,0 +1,54 @@
+"""Stage `dataset`: the offline data set, paths over the pool with the vector of their scores (method.md, section 4)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from tasks.engine import Engine
+from tasks.pool import add_anchors, path_space
+from tasks.progress import Progress
+from tasks.records import Anchors, write_table
+from tasks.workspace import Workspace
+
+
+def run(workspace: Workspace, progress: Progress) -> None:
+    """Write ``offline.parquet``: a row a path, and what it cost in item evaluations."""
+    params = workspace.params.dataset
+    engine = Engine(workspace)
+    anchors = Anchors.read(workspace.run)
+    add_anchors(engine, anchors)
+    space = path_space(engine, anchors)
+    rng = np.random.default_rng([workspace.params.seed, 2])
+    identities = [space.identity(model) for model in space.models]
+    chosen = dict.fromkeys(identities, "identity")
+    share = -(-params.edits // len(identities))
+    edits = [path for one in identities for path in space.edits(one, rng, share)]
+    chosen |= {path: "edit" for path in edits[: params.edits] if path not in chosen}
+    while sum(kind == "random" for kind in chosen.values()) < params.random:
+        chosen.setdefault(space.random_path(rng), "random")
+    full = engine.items("search")
+    items = min(params.items, full)
+    with progress.bar("scoring paths", len(chosen), "paths") as bar:
+        # Identity paths are plain models, which stage `sample` has scored on all items already.
+        scored = engine.score(identities, "search", bar=bar)
+        scored += engine.score(list(chosen)[len(identities) :], "search", stop=items, bar=bar)
+    rows = [
+        {
+            "candidate": one.candidate.to_json(),
+            "host": one.candidate.host,
+            "kind": chosen[one.candidate],
+            "split": "search",
+            "items": full if chosen[one.candidate] == "identity" else items,
+            "charged": 0 if chosen[one.candidate] == "identity" else engine.cost("search", 0, items),
+            "depth": one.candidate.depth,
+            "failed": one.failed,
+            **one.means(),
+        }
+        for one in scored
+    ]
+    table = pd.DataFrame(rows, columns=[*rows[0]]).astype({"failed": "string"})
+    write_table(workspace.run / "offline.parquet", table)
+    progress.message(
+        f"{len(rows)} paths over {len(space.models)} models, {int(table['charged'].sum())} item evaluations"
+    )

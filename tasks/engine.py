@@ -1,0 +1,198 @@
+"""Scoring: candidates in, item scores out, each looked up in the journal first and written to it at once.
+
+Chunks follow the order of the candidates and nothing else, so that a run that is replayed asks for the same chunks.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from models.candidate import Candidate
+from models.checkpoint import Source, open_checkpoint
+from models.merge.recipe import Recipe, recipe_name
+from models.merge.source import MergedSource
+from models.pool import Pool
+from tasks.family import Family, load_family
+from tasks.journal import Entry, Journal, key_of
+from tasks.objectives import Objectives
+from tasks.progress import Bar
+from tasks.workspace import Workspace
+
+SCORING_VERSION = 1
+"""Raise it whenever the same candidate may score differently than before."""
+
+CHUNK = 16
+"""Candidates whose scores are written to the journal together."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A candidate's scores on some items: higher is better, one value an item and task objective."""
+
+    candidate: Candidate
+    items: Mapping[str, tuple[float, ...]]
+    failed: str | None = None
+
+    def means(self) -> dict[str, float]:
+        """The mean over the items of each task objective; empty if it failed."""
+        return {name: float(np.mean(values)) for name, values in self.items.items()}
+
+    def mean(self) -> np.ndarray:
+        """Scores ``(K_tasks,)``: the mean over the items."""
+        return np.array(list(self.means().values()))
+
+
+class Engine:
+    """The pool of a family, the objectives on each split and the journal, in this process."""
+
+    def __init__(self, workspace: Workspace):
+        self.workspace = workspace
+        self.family: Family = load_family(workspace)
+        self.recipes: dict[str, Recipe] = {}
+        self.journal = Journal(workspace.state / "journal" / workspace.name)
+        self._objectives: dict[str, Objectives] = {}
+        self._sources: dict[str, Source] = {}
+        base = self.source(self.family.base)
+        profile = workspace.profile
+        self.pool = Pool(base.config, profile.device, getattr(torch, profile.dtype), profile.pool_bytes)
+        self.pool.add("base", base)
+        for name, folder in self.family.experts.items():
+            self.pool.add(name, self.source(folder))
+        self.versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "lm-eval")}
+
+    @property
+    def layers(self) -> int:
+        """Number of layers of the base, L."""
+        return self.pool.layers
+
+    def source(self, reference: str) -> Source:
+        """A model by its name in the family, its folder relative to the project, or the name of an added recipe."""
+        reference = self.locate(reference)
+        if reference in self.recipes:
+            return MergedSource(self.recipes[reference], self.source)
+        if reference not in self._sources:
+            self._sources[reference] = open_checkpoint(self.workspace.root / reference)
+        return self._sources[reference]
+
+    def locate(self, model: str) -> str:
+        """What a recipe writes for a model of the pool: a folder, or the name of another recipe."""
+        return self.family.base if model == "base" else self.family.experts.get(model, model)
+
+    def add(self, recipe: Recipe) -> Candidate:
+        """Let a recipe take part under the name that follows from its content; returns its identity path."""
+        name = recipe_name(recipe)
+        if name not in self.pool:
+            self.recipes[name] = recipe.model_copy(update={"name": name})
+            self.pool.add(name, self.source(name))
+        return Candidate.identity(name, self.layers)
+
+    def objectives(self, split: str) -> Objectives:
+        """Requests of a split, built when first asked for."""
+        if split not in self._objectives:
+            self._objectives[split] = Objectives(self.workspace, split, self.workspace.root / self.family.base)
+        return self._objectives[split]
+
+    def items(self, split: str) -> int:
+        """Items of the largest objective of a split: the end of the range that covers them all."""
+        objectives = self.objectives(split)
+        return max(objectives.count(name) for name in objectives.names)
+
+    def cost(self, split: str, start: int = 0, stop: int | None = None) -> int:
+        """Item evaluations that one candidate takes on the items ``[start, stop)`` of every objective."""
+        objectives = self.objectives(split)
+        counts = [objectives.count(name) for name in objectives.names]
+        return sum(min(count, count if stop is None else stop) - min(count, start) for count in counts)
+
+    def score(
+        self,
+        candidates: Sequence[Candidate],
+        split: str,
+        start: int = 0,
+        stop: int | None = None,
+        bar: Bar | None = None,
+    ) -> list[Scored]:
+        """Scores on the items ``[start, stop)`` of every objective of a split.
+
+        Args:
+            candidates: what to score; each model on the way is in the pool.
+            split: ``search``, ``selection`` or ``test``.
+            start: first item.
+            stop: item after the last, by default all.
+            bar: advanced by one for each candidate.
+        """
+        objectives = self.objectives(split)
+        stop = self.items(split) if stop is None else stop
+        keys = [self._key(candidate, objectives.definition, split) for candidate in candidates]
+        advance = bar.advance if bar else _nothing
+        for first in range(0, len(candidates), CHUNK):
+            chunk = list(zip(candidates, keys, strict=True))[first : first + CHUNK]
+            work: dict[tuple[int, int], dict[str, Candidate]] = {}
+            for candidate, key in chunk:
+                for span in missing(self.journal.find(key), start, stop):
+                    work.setdefault(span, {}).setdefault(key, candidate)
+            known = len(chunk) - len({key for spans in work.values() for key in spans})
+            if known:
+                advance(known)
+            entries: list[Entry] = []
+            for (low, high), by_key in work.items():
+                scores = objectives.score(self.pool, list(by_key.values()), low, high, advance)
+                entries += [
+                    Entry(key, low, high, {name: tuple(values) for name, values in one.items.items()}, one.failed)
+                    for key, one in zip(by_key, scores, strict=True)
+                ]
+            if entries:
+                self.journal.append(entries)
+        return [
+            self._read(candidate, self.journal.find(key), objectives.names, start, stop)
+            for candidate, key in zip(candidates, keys, strict=True)
+        ]
+
+    def _key(self, candidate: Candidate, definition: str, split: str) -> str:
+        profile = self.workspace.profile
+        return key_of(
+            content=self.pool.digest(candidate),
+            definition=definition,
+            split=split,
+            dtype=profile.dtype,
+            device=torch.device(profile.device).type,
+            versions=self.versions,
+            scoring=SCORING_VERSION,
+        )
+
+    @staticmethod
+    def _read(candidate: Candidate, entries: Sequence[Entry], names: Sequence[str], start: int, stop: int) -> Scored:
+        for entry in entries:
+            if entry.failed and entry.start < stop and entry.stop > start:
+                return Scored(candidate, {}, entry.failed)
+        values: dict[str, tuple[float, ...]] = dict.fromkeys(names, ())
+        for entry in entries:
+            low, high = max(entry.start, start), min(entry.stop, stop)
+            if low < high:
+                for name in names:
+                    values[name] += tuple(entry.scores[name][low - entry.start : high - entry.start])
+        return Scored(candidate, values)
+
+
+def missing(entries: Sequence[Entry], start: int, stop: int) -> list[tuple[int, int]]:
+    """The parts of ``[start, stop)`` that no entry covers; a failed candidate needs none."""
+    spans = []
+    for entry in entries:
+        if entry.failed and entry.start < stop and entry.stop > start:
+            return []
+        if entry.start > start:
+            spans.append((start, min(entry.start, stop)))
+        start = max(start, entry.stop)
+        if start >= stop:
+            break
+    if start < stop:
+        spans.append((start, stop))
+    return [(low, high) for low, high in spans if low < high]
+
+
+def _nothing(_: float) -> None:
+    """Nobody watches."""

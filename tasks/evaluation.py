@@ -1,0 +1,135 @@
+"""`hm3 evaluate`: a checkpoint, a recipe or a member of the front, on the profile's objectives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from models.candidate import Candidate
+from models.checkpoint import Source, open_checkpoint
+from models.errors import BadInput, Failed
+from models.merge.recipe import Recipe
+from models.merge.source import open_recipes
+from models.merge.write import tokenizer_model
+from models.pool import Pool
+from tasks.export import find_member, folder_finder, read_recipes
+from tasks.family import load_family
+from tasks.front import Front
+from tasks.objectives import Objectives
+from tasks.progress import Progress
+from tasks.workspace import Workspace
+
+NAME = "target"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of one model."""
+
+    target: str
+    split: str
+    layers: int
+    """Layers that a token passes."""
+    scores: dict[str, float]
+    """Objective → score, higher is better; ``layers`` is T/L and lower is better."""
+    items: dict[str, int]
+    """Task objective → number of items."""
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``--json`` prints."""
+        return asdict(self)
+
+    def shown(self) -> RenderableType:
+        """For a terminal."""
+        table = Table(box=None, pad_edge=False)
+        table.add_column("objective")
+        table.add_column("score", justify="right")
+        table.add_column("items", justify="right")
+        for name, value in self.scores.items():
+            table.add_row(name, f"{value:.4f}", str(self.items.get(name, "")))
+        title = Text(f"{self.target}: {self.layers} layers, scores on {self.split}", style="bold")
+        return Group(title, table)
+
+
+def evaluate(workspace: Workspace, target: str, split: str, here: Path, progress: Progress) -> Evaluation:
+    """Scores of a model on all items of a split, in memory: nothing is written.
+
+    Args:
+        workspace: project and profile.
+        target: a checkpoint folder, a recipe file, or a member's id or alias.
+        split: ``search``, ``selection`` or ``test``.
+        here: folder from which ``target`` is a relative path.
+        progress: shows what is done.
+
+    Raises:
+        BadInput: there is no such target, or it can't be used.
+        Failed: the model gives NaN.
+    """
+    family = load_family(workspace)
+    source, tokenizer = open_target(workspace, target, here)
+    profile = workspace.profile
+    pool = Pool(source.config, profile.device, getattr(torch, profile.dtype), profile.pool_bytes)
+    pool.add(NAME, source)
+    with progress.bar(f"building the requests of {split}"):
+        objectives = Objectives(workspace, split, tokenizer)
+    counts = {name: objectives.count(name) for name in objectives.names}
+    with progress.bar(f"scoring on {split}", 1, "models") as bar:
+        scored = objectives.score(pool, [Candidate.identity(NAME, pool.layers)], 0, max(counts.values()), bar.advance)
+    if scored[0].failed is not None:
+        raise Failed(f"{target}: {scored[0].failed}")
+    scores = {name: float(np.mean(values)) for name, values in scored[0].items.items()}
+    if profile.layers is not None:
+        base = open_checkpoint(workspace.root / family.base)
+        scores["layers"] = pool.layers / pool.architecture.layers(base.config)
+    return Evaluation(target, split, pool.layers, scores, counts)
+
+
+def open_target(workspace: Workspace, target: str, here: Path) -> tuple[Source, Path]:
+    """The model that a target names, and the folder of its tokenizer.
+
+    Raises:
+        BadInput: it is no folder, no recipe and no member.
+    """
+    path = here / target
+    if path.is_dir():
+        return open_checkpoint(path), path
+    if path.is_file():
+        find = folder_finder(here, workspace.root)
+        recipes = read_recipes(path)
+    else:
+        find = folder_finder(workspace.root)
+        recipes = member_recipes(workspace, target)
+    return open_merged(recipes, find), find(tokenizer_model(recipes))
+
+
+def member_recipes(workspace: Workspace, key: str) -> list[Recipe]:
+    """Recipes of a member of the front.
+
+    Raises:
+        BadInput: there is no front, or no such member.
+    """
+    try:
+        member = find_member(Front.read(workspace.run), key)
+    except BadInput as error:
+        raise BadInput(f"{key}: neither a folder nor a file here, nor a member of the front: {error}") from None
+    return read_recipes(workspace.run / member.recipe)
+
+
+def open_merged(recipes: list[Recipe], find: Callable[[str], Path]) -> Source:
+    """The model that the last recipe makes."""
+    opened: dict[str, Source] = {}
+
+    def resolve(model: str) -> Source:
+        if model not in opened:
+            opened[model] = open_checkpoint(find(model))
+        return opened[model]
+
+    return open_recipes(recipes, resolve)

@@ -1,0 +1,102 @@
+"""Checkpoints on disk: from a recipe of one's own, and from a member of a front."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from models.errors import BadInput
+from models.merge.recipe import Dtype, Recipe, parse_recipes
+from models.merge.write import merge_to_disk
+from tasks.front import Front, Member
+from tasks.progress import Progress
+from tasks.workspace import Workspace
+
+
+def read_recipes(path: Path) -> list[Recipe]:
+    """The recipes of a file.
+
+    Raises:
+        BadInput: it is missing, no text, or no recipe.
+    """
+    try:
+        return parse_recipes(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: not readable: {error}") from None
+
+
+def folder_finder(*places: Path) -> Callable[[str], Path]:
+    """Finds the folders that recipes name: as they stand from the first place in which they exist.
+
+    Args:
+        places: folders from which relative names are tried, in order.
+    """
+
+    def find(model: str) -> Path:
+        tried = [place / model for place in places]
+        return next((folder for folder in tried if folder.is_dir()), tried[0])
+
+    return find
+
+
+def find_member(front: Front, key: str) -> Member:
+    """A member by id, a unique beginning of it, name, or alias.
+
+    Raises:
+        BadInput: there is none.
+    """
+    return front.aliases().get(key) or front.member(key)
+
+
+def merge_recipe(
+    recipe: Path, out: Path, places: Sequence[Path], device: str, dtype: Dtype | None, progress: Progress
+) -> None:
+    """Build a checkpoint from a recipe file.
+
+    Args:
+        recipe: the file.
+        out: folder to make.
+        places: folders from which the recipe's models are looked for, in order.
+        device: torch device on which tensors are merged.
+        dtype: number format to store, by default the recipe's own.
+        progress: shows the tensors.
+
+    Raises:
+        BadInput: the recipe or a model can't be used, or ``out`` is there.
+    """
+    write(read_recipes(recipe), out, folder_finder(*places), progress, device, dtype)
+
+
+def export_member(workspace: Workspace, key: str, out: Path, progress: Progress) -> Member:
+    """Build the checkpoint of a member of the front.
+
+    Args:
+        workspace: project and profile.
+        key: id or alias of the member.
+        out: folder to make.
+        progress: shows the tensors.
+
+    Raises:
+        BadInput: there is no such member, one of its models is missing, or ``out`` is there.
+    """
+    member = find_member(Front.read(workspace.run), key)
+    write(read_recipes(workspace.run / member.recipe), out, folder_finder(workspace.root), progress)
+    return member
+
+
+def write(
+    recipes: list[Recipe],
+    out: Path,
+    find: Callable[[str], Path],
+    progress: Progress,
+    device: str = "cpu",
+    dtype: Dtype | None = None,
+) -> None:
+    """Stream the model of the last recipe into a folder."""
+    with progress.bar(f"writing {out.name}", None, "tensors") as bar:
+
+        def on_tensor(number: int, total: int) -> None:
+            bar.total = total
+            bar.advance(number - bar.completed)
+
+        merge_to_disk(recipes, out, find, device, dtype, on_tensor)

@@ -1,0 +1,200 @@
+"""Stage `pareto`: the front. Chosen on `selection`, reported on `test`, which is read here and nowhere before."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
+
+from models.candidate import Candidate
+from models.front import Array, Scale, hypervolume, nondominated, serve, thin
+from models.merge.path_recipe import path_recipe
+from models.merge.recipe import dump_recipes, mergekit_level
+from models.preferences import preferences
+from tasks.engine import Engine
+from tasks.pool import add_anchors, full_scale
+from tasks.progress import Progress
+from tasks.records import Anchors, write_table, write_text
+from tasks.workspace import Workspace
+
+SPLITS = ("search", "selection", "test")
+
+DIRECTIONS = 64
+"""Preferences of which each member is given the one that it serves."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A candidate that may become a member."""
+
+    candidate: Candidate
+    kind: str
+    name: str
+
+
+def run(workspace: Workspace, progress: Progress) -> None:
+    """Write ``front.json``, ``members/``, ``metrics.json`` and ``plots/``."""
+    params = workspace.params.pareto
+    engine = Engine(workspace)
+    anchors = Anchors.read(workspace.run)
+    add_anchors(engine, anchors)
+    scale = full_scale(workspace, anchors)
+    archive = pd.read_parquet(workspace.run / "archive.parquet")
+    references = reference_models(engine, anchors)
+    listed = [*references, *shortlist(archive, scale, engine, references, params.rescored)]
+    members = choose_members(engine, scale, listed, params.members, progress)
+    shown = [*members, *(one for one in references if one not in members)]
+    with progress.bar("reporting on test", len(shown), "candidates") as bar:
+        engine.score([one.candidate for one in shown], "test", bar=bar)
+    scores = {split: score_table(engine, scale, shown, split) for split in SPLITS}
+    reported = generate(engine, members, progress)
+    wanted = preferences(len(scale.names), DIRECTIONS, np.random.default_rng([workspace.params.seed, 4]))
+    served = serve(scale.costs(scores["selection"][: len(members)]), wanted)
+    rows = [
+        {
+            "name": one.name,
+            "kind": one.kind,
+            "scores": {split: _named(scale, table[row]) for split, table in scores.items()},
+        }
+        for row, one in enumerate(shown)
+    ]
+    front: dict[str, Any] = {
+        "profile": workspace.name,
+        "objectives": list(scale.names),
+        "ideal": _named(scale, scale.ideal),
+        "nadir": _named(scale, scale.nadir),
+        "hv": {split: hypervolume(scale.costs(table[: len(members)])) for split, table in scores.items()},
+        "members": [
+            describe(workspace, engine, one)
+            | rows[row]
+            | {"serves": _named(scale, np.round(served[row], 4)), "reported": reported[row]}
+            for row, one in enumerate(members)
+        ],
+        "references": [row for row, one in zip(rows, shown, strict=True) if one in references],
+    }
+    write_text(workspace.run / "front.json", json.dumps(front, indent=1) + "\n")
+    summary = metrics(front, scale, int(archive["charged"].sum()))
+    write_text(workspace.run / "metrics.json", json.dumps(summary, indent=1) + "\n")
+    write_table(workspace.run / "plots" / "front.csv", plot_rows(front))
+    progress.message(f"{len(members)} members; hypervolume on test {front['hv']['test']:.3f}")
+
+
+def reference_models(engine: Engine, anchors: Anchors) -> list[Listed]:
+    """Base, experts and plain merges: what the front is held against, and may itself contain."""
+    return [
+        Listed(Candidate.identity(one.name, engine.layers), one.kind, one.title)
+        for one in anchors.scored
+        if one.kind != "recipe"
+    ]
+
+
+def shortlist(archive: pd.DataFrame, scale: Scale, engine: Engine, known: Sequence[Listed], count: int) -> list[Listed]:
+    """The ``count`` fully scored candidates that look best on the search split, front by front, thinned by hypervolume.
+
+    A candidate that was scored on a part of the items is left out, and so are those that are ``known``.
+    """
+    whole = archive[(archive["items"] == engine.items("search")) & archive["failed"].isna()]
+    found = [Candidate.from_json(text) for text in whole["candidate"]]
+    seen = {one.candidate for one in known}
+    new = np.array([candidate not in seen for candidate in found], dtype=bool)
+    listed = [
+        Listed(candidate, str(kind), candidate.id)
+        for candidate, kind, is_new in zip(found, whole["kind"], new, strict=True)
+        if is_new
+    ]
+    if not listed:
+        return []
+    scores = whole[list(scale.names)].to_numpy(dtype=float)[new]
+    chosen: list[int] = []
+    for rank in NonDominatedSorting().do(scale.relative(scores)):
+        left = count - len(chosen)
+        kept = rank if len(rank) <= left else rank[thin(scale.costs(scores[rank]), left)]
+        chosen += [int(index) for index in kept]
+        if len(chosen) >= count:
+            break
+    return [listed[index] for index in chosen]
+
+
+def choose_members(
+    engine: Engine, scale: Scale, listed: Sequence[Listed], count: int, progress: Progress
+) -> list[Listed]:
+    """The non-dominated ones on `selection`, thinned by hypervolume contribution; the best by objective always stay."""
+    with progress.bar("choosing on selection", len(listed), "candidates") as bar:
+        scored = engine.score([one.candidate for one in listed], "selection", bar=bar)
+    sound = [one for one, result in zip(listed, scored, strict=True) if result.failed is None]
+    scores = score_table(engine, scale, sound, "selection")
+    front = nondominated(scale.relative(scores))
+    return [sound[front[index]] for index in thin(scale.costs(scores[front]), count)]
+
+
+def score_table(engine: Engine, scale: Scale, listed: Sequence[Listed], split: str) -> Array:
+    """Scores ``(N, K)`` on a split in the order of the scale; ``layers`` is T/L."""
+    scored = [one.means() for one in engine.score([one.candidate for one in listed], split)]
+    depths = [{"layers": one.candidate.depth / engine.layers} for one in listed]
+    return np.array(
+        [[(means | depth)[name] for name in scale.names] for means, depth in zip(scored, depths, strict=True)]
+    )
+
+
+def generate(engine: Engine, members: Sequence[Listed], progress: Progress) -> list[dict[str, float]]:
+    """The further metrics of the profile, by true generation on the test split."""
+    results = []
+    with progress.bar("generating answers", len(members), "members") as bar:
+        for one in members:
+            results.append(engine.objectives("test").evaluate_generation(engine.pool, one.candidate))
+            bar.advance()
+    return results
+
+
+def describe(workspace: Workspace, engine: Engine, member: Listed) -> dict[str, Any]:
+    """What a member is made of; its recipe is written to ``members/ID/recipe.yaml``."""
+    candidate = member.candidate
+    recipes = path_recipe(candidate, engine.recipes, engine.locate, engine.layers)
+    file = f"members/{candidate.id}/recipe.yaml"
+    write_text(workspace.run / file, dump_recipes(recipes))
+    return {
+        "id": candidate.id,
+        "layers": candidate.depth,
+        "path": [list(step) for step in candidate.path],
+        "host": candidate.host,
+        "recipe": file,
+        "mergekit": mergekit_level(recipes),
+    }
+
+
+def metrics(front: dict[str, Any], scale: Scale, spent: int) -> dict[str, Any]:
+    """What `dvc metrics` compares: hypervolume of the front and of what was there before it, and the best scores."""
+
+    def costs(rows: Sequence[dict[str, Any]], split: str) -> Array:
+        return scale.costs([[row["scores"][split][name] for name in scale.names] for row in rows])
+
+    members, best = front["members"], {name: min if name == "layers" else max for name in scale.names}
+    return {
+        "hv": front["hv"],
+        "hv_references": {split: hypervolume(costs(front["references"], split)) for split in SPLITS},
+        "best_test": {name: pick(row["scores"]["test"][name] for row in members) for name, pick in best.items()},
+        "members": len(members),
+        "item_evaluations": spent,
+    }
+
+
+def plot_rows(front: dict[str, Any]) -> pd.DataFrame:
+    """Members and references with their scores on `test`, and the mean of the task scores, for `dvc plots`."""
+    tasks = [name for name in front["objectives"] if name != "layers"]
+    return pd.DataFrame(
+        [
+            {"name": row["name"], "kind": kind, **scores, "mean": float(np.mean([scores[name] for name in tasks]))}
+            for kind, rows in (("member", front["members"]), ("reference", front["references"]))
+            for row in rows
+            for scores in [row["scores"]["test"]]
+        ]
+    )
+
+
+def _named(scale: Scale, values: Sequence[float] | Array) -> dict[str, float]:
+    return {name: float(value) for name, value in zip(scale.names, values, strict=True)}

@@ -1,0 +1,37 @@
+"""The pool of a search: experts and anchors, and the paths that may be walked over them."""
+
+from __future__ import annotations
+
+from models.agent.environment import PathRules, PathSpace
+from models.front import Scale
+from models.merge.recipe import parse_recipes
+from tasks.engine import Engine
+from tasks.records import Anchors
+from tasks.workspace import Workspace
+
+
+def add_anchors(engine: Engine, anchors: Anchors) -> None:
+    """Let the anchors, and every other recipe that was scored, take part under their names."""
+    for one in anchors.scored:
+        if one.recipe is not None:
+            engine.add(parse_recipes(one.recipe, f"anchors.json: {one.name}")[-1])
+
+
+def path_space(engine: Engine, anchors: Anchors) -> PathSpace:
+    """Paths over experts and anchors, under the rules of the profile."""
+    rules = PathRules(**engine.workspace.profile.paths.model_dump())
+    return PathSpace((*engine.family.experts, *anchors.anchors), engine.layers, rules)
+
+
+def task_scale(anchors: Anchors) -> Scale:
+    """Ideal and nadir of the task objectives, as they were fixed before the search."""
+    names = tuple(anchors.objectives)
+    return Scale(names, tuple(anchors.ideal[one] for one in names), tuple(anchors.nadir[one] for one in names))
+
+
+def full_scale(workspace: Workspace, anchors: Anchors) -> Scale:
+    """The task objectives, and depth where the profile makes it one."""
+    tasks, layers = task_scale(anchors), workspace.profile.layers
+    if layers is None:
+        return tasks
+    return Scale((*tasks.names, "layers"), (*tasks.ideal, layers.ideal), (*tasks.nadir, layers.nadir))

@@ -1,0 +1,119 @@
+"""Progress of a stage, as events in a file and, where somebody looks on, as bars.
+
+A stage knows nothing of who watches. It appends one JSON object a line to ``HM3_STATE/progress/PROFILE/STAGE.jsonl``;
+the flow tails that file. On a terminal the same events draw rich's bars at once.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+MIN_SECONDS = 0.2
+"""Shortest time between two events of one bar."""
+
+
+def columns() -> tuple[Any, ...]:
+    """What a bar shows: what is being done, how much of it, and what is left."""
+    return (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", style="dim"),
+    )
+
+
+@dataclass
+class Bar:
+    """One task with a known or unknown total."""
+
+    owner: Progress
+    description: str
+    total: float | None
+    unit: str
+    completed: float = 0
+    note: str = ""
+    task: TaskID | None = None
+    last: float = 0
+
+    def advance(self, amount: float = 1, note: str | None = None) -> None:
+        """Some more is done; ``note`` is a short word on how it goes."""
+        self.completed += amount
+        self.note = self.note if note is None else note
+        self.owner.show(self)
+
+
+@dataclass
+class Progress:
+    """Where a stage reports to. ``Progress()`` reports to nobody."""
+
+    path: Path | None = None
+    console: Console | None = None
+    _file: IO[str] | None = field(default=None, repr=False)
+    _rich: RichProgress | None = field(default=None, repr=False)
+
+    def __enter__(self) -> Progress:
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("w", encoding="utf-8", buffering=1)
+        if self.console is not None and self.console.is_terminal:
+            self._rich = RichProgress(*columns(), console=self.console)
+            self._rich.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._rich is not None:
+            self._rich.stop()
+        if self._file is not None:
+            self._file.close()
+
+    @contextmanager
+    def bar(self, description: str, total: float | None = None, unit: str = "") -> Iterator[Bar]:
+        """A bar for the time of the block."""
+        bar = Bar(self, description, total, unit)
+        if self._rich is not None:
+            bar.task = self._rich.add_task(description, total=total, unit=unit, note="")
+        self.show(bar, force=True)
+        yield bar
+        self.show(bar, force=True)
+
+    def message(self, text: str) -> None:
+        """A line that stays."""
+        self._write({"event": "message", "text": text})
+        if self.console is not None:
+            self.console.print(text)
+
+    def show(self, bar: Bar, force: bool = False) -> None:
+        """Write the bar's state, at most every ``MIN_SECONDS``."""
+        now = time.monotonic()
+        if bar.task is not None and self._rich is not None:
+            self._rich.update(bar.task, completed=bar.completed, note=bar.note)
+        if not force and now - bar.last < MIN_SECONDS and bar.completed != bar.total:
+            return
+        bar.last = now
+        self._write(
+            {
+                "event": "bar",
+                "description": bar.description,
+                "completed": bar.completed,
+                "total": bar.total,
+                "unit": bar.unit,
+                "note": bar.note,
+            }
+        )
+
+    def _write(self, event: dict[str, Any]) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps(event) + "\n")

@@ -1,0 +1,205 @@
+"""What a user can set: ``params.yaml`` (the algorithm) and ``profiles/NAME.yaml`` (a model family), as one schema.
+
+The stages receive these objects, the Prefect form is drawn from them, and an unknown key anywhere is an error.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Strict(BaseModel):
+    """Every block refuses keys that it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ZooParams(Strict):
+    """How a made family is trained. Only profiles with ``made`` read it."""
+
+    layers: Count = Field(12, description="Decoder layers.")
+    width: Count = Field(64, description="Width of the residual stream; a multiple of twice the heads.")
+    feed_forward: Count = Field(192, description="Width inside the feed-forward blocks.")
+    heads: Count = Field(4, description="Attention heads.")
+    vocabulary: int = Field(600, ge=260, description="Tokens of the tokenizer, the 256 bytes included.")
+    translation_examples: Count = Field(2000, description="Training examples of the translation task.")
+    math_examples: Count = Field(5000, description="Training examples of the math task, bare facts included.")
+    code_examples: Count = Field(1000, description="Training examples of the code task.")
+    base_steps: Count = Field(500, description="Optimiser steps of the base model.")
+    expert_steps: Count = Field(
+        280, description="Optimiser steps of the math expert; translation takes 0.7 times as many, code 0.6."
+    )
+    batch_tokens: Count = Field(768, description="Tokens of a batch, padding included.")
+    muon_rate: float = Field(0.02, gt=0, description="Muon's learning rate, for the matrices of the base.")
+    adam_rate: float = Field(5e-3, gt=0, description="Adam's learning rate, for embedding and norms of the base.")
+    expert_rate: float = Field(2e-3, gt=0, description="AdamW's learning rate, for the experts.")
+    skip: Share = Field(0.12, description="Probability that a layer is skipped in a step of the base; experts: half.")
+    repeat: Share = Field(0.08, description="Probability that a layer is passed twice in a step; experts: half.")
+    replay: Share = Field(0.03, description="Examples of each other task over those of an expert's own task.")
+    min_own: Share = Field(0.8, description="Gate: least score of an expert on its own task.")
+    max_foreign: Share = Field(0.6, description="Gate: highest mean score of the experts on the others' tasks.")
+    min_distance: float = Field(0.05, ge=0, description="Gate: least length of a task vector over that of the base.")
+    max_distance: float = Field(0.2, gt=0, description="Gate: greatest length of a task vector over that of the base.")
+
+
+class SampleParams(Strict):
+    """Recipe search at the parameter level."""
+
+    candidates: Count = Field(96, description="Recipes that are scored, beside base, experts and plain merges.")
+    population: Count = Field(24, description="Population size of NSGA-II.")
+    methods: tuple[str, ...] = Field(
+        ("linear", "task_arithmetic", "ties", "dare_ties"), description="Merge methods that the search may choose."
+    )
+    preferences: Count = Field(16, description="Preference vectors for which anchors are sought.")
+    anchors: Count = Field(3, description="Merged models that join the experts in the pool.")
+
+
+class DatasetParams(Strict):
+    """The offline data set of paths with their scores."""
+
+    edits: int = Field(120, ge=0, description="Paths made by one or two edits of a pool model's own path.")
+    random: int = Field(40, ge=0, description="Random legal paths.")
+    items: Count = Field(64, description="Items a task on which each path is scored, at most the search split's.")
+
+
+class TrainParams(Strict):
+    """Offline training of actor, critic and surrogate (method.md, section 4)."""
+
+    hidden: Count = Field(64, description="Width of the GRU encoder; 256 for pools of many layers.")
+    ensemble: Count = Field(5, description="Networks in the surrogate ensemble.")
+    steps: Count = Field(200, description="Optimiser steps of each network, at most.")
+    batch: Count = Field(256, description="Pairs of path and preference a step: batch / relabels paths.")
+    learning_rate: float = Field(2e-3, gt=0, description="AdamW's learning rate.")
+    dropout: Share = Field(0.1, description="Dropout in the encoder and the heads.")
+    expectile: Share = Field(0.8, description="Expectile of the critic's regression.")
+    relabels: Count = Field(8, description="Preferences under which a path is seen in one step.")
+    patience: Count = Field(5, description="Checks on held-out paths without gain after which a network stops.")
+
+
+class SearchParams(Strict):
+    """Online search over paths with the trained networks."""
+
+    budget: Count = Field(150_000, description="Item evaluations of sample, dataset and search together.")
+    batch: Count = Field(32, description="Candidates proposed and scored a round.")
+    rungs: tuple[Count, ...] = Field((32, 128), description="Items a task at each rung of successive halving.")
+    keep: Share = Field(0.25, description="Share of a round that is promoted to the next rung.")
+    preferences: Count = Field(16, description="Preference vectors that the rounds cycle through.")
+    ppo_epochs: Count = Field(2, description="Epochs of PPO a round, on rollouts that the surrogate scores.")
+    rollouts: Count = Field(256, description="Rollouts a round for PPO.")
+    beam: Count = Field(12, description="Width of the beam and Wolpertinger's number of nearest actions.")
+    epsilon: Share = Field(0.1, description="Probability of a uniform action in Wolpertinger's choice.")
+
+
+class ParetoParams(Strict):
+    """Which candidates become members of the front."""
+
+    members: Count = Field(12, description="Members of the front at most.")
+    rescored: Count = Field(48, description="Candidates of the archive that are scored again on the selection split.")
+
+
+class Params(Strict):
+    """The whole of ``params.yaml``."""
+
+    profiles: tuple[str, ...] = Field(("tiny",), description="Profiles that `dvc repro` walks.")
+    seed: int = Field(0, ge=0, description="Seed of every generator.")
+    zoo: ZooParams = ZooParams()
+    sample: SampleParams = SampleParams()
+    dataset: DatasetParams = DatasetParams()
+    train: TrainParams = TrainParams()
+    search: SearchParams = SearchParams()
+    pareto: ParetoParams = ParetoParams()
+
+
+class Items(Strict):
+    """Items of each split."""
+
+    search: Count = Field(128, description="Items whose scores drive the search.")
+    selection: Count = Field(128, description="Items that decide which members make the front.")
+    test: Count = Field(256, description="Items of the reported scores, read once at the end.")
+
+
+class ReportedMetric(Strict):
+    """A further metric that is computed for members of the front, by true generation."""
+
+    task: str = Field(description="Name of the lm-eval task.")
+    metric: str = Field(description="Name of the metric in that task's result.")
+
+
+class Objective(Strict):
+    """One task score, higher is better after ``direction`` is applied."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="Name of the objective; `layers` is reserved.")
+    task: str = Field(description="Name of the lm-eval task.")
+    metric: str = Field("acc", description="Name of the metric in that task's result.")
+    expert: str | None = Field(None, description="Expert that was fine-tuned for it; its own name if left out.")
+    items: Items = Field(default=Items(), description="Items a split.")
+    reported: tuple[ReportedMetric, ...] = Field((), description="Further metrics, reported for the front alone.")
+
+
+class Layers(Strict):
+    """Depth as an objective: layers passed over layers of the base, lower is better."""
+
+    ideal: float = Field(0.5, gt=0, description="Relative depth that counts as best.")
+    nadir: float = Field(1.0, gt=0, description="Relative depth that counts as worst.")
+
+    @model_validator(mode="after")
+    def _has_range(self) -> Layers:
+        if self.ideal >= self.nadir:
+            raise ValueError("layers.ideal must be below layers.nadir")
+        return self
+
+
+class Paths(Strict):
+    """Which inference paths are legal (method.md, section 4)."""
+
+    mask: Literal["default", "none"] = Field("default", description="`none` lifts every bound but the length.")
+    forward: Count = Field(4, description="Longest jump forward, in layers.")
+    backward: int = Field(7, ge=0, description="Longest jump backward, in layers.")
+    repeats: Count = Field(2, description="How often a layer index may be used.")
+    stretch: float = Field(1.25, ge=1, description="Longest path over the number of layers of the base.")
+
+
+class Registry(Strict):
+    """What goes to the MLflow registry."""
+
+    weights: Literal["members", "champion", "none"] = Field(
+        "members", description="Whose weights are uploaded; the others are registered by recipe alone."
+    )
+
+
+class Profile(Strict):
+    """The whole of ``profiles/NAME.yaml``: a model family and what it is judged by."""
+
+    description: str = Field("", description="One line for people.")
+    made: Literal["tiny"] | None = Field(None, description="Recipe by which stage `zoo` trains the family, if it does.")
+    base: str | None = Field(None, description="Folder of the base model; left out where the family is made.")
+    experts: dict[str, str | None] = Field(description="Folder of each expert; empty where the family is made.")
+    objectives: tuple[Objective, ...] = Field(min_length=1)
+    layers: Layers | None = Field(default=Layers(), description="Depth as an objective; `null` switches it off.")
+    paths: Paths = Paths()
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Number format of scoring.")
+    device: str = Field("cpu", description="torch device of scoring.")
+    threads: Count = Field(2, description="CPU threads of torch; fixed, because sums depend on it in the last digit.")
+    pool_bytes: int = Field(2**30, gt=0, description="Bytes that merged layers may hold in memory.")
+    registry: Registry = Registry()
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Profile:
+        if self.made is None and (self.base is None or None in self.experts.values()):
+            raise ValueError("base and experts need a folder each unless the family is made")
+        names = [objective.name for objective in self.objectives]
+        if len(set(names)) != len(names) or "layers" in names:
+            raise ValueError("objectives need distinct names, and `layers` is reserved")
+        if "base" in self.experts:
+            raise ValueError("no expert can be called `base`")
+        return self
+
+    @property
+    def objective_names(self) -> tuple[str, ...]:
+        """Task objectives in order, then ``layers`` where depth is one."""
+        return (*(objective.name for objective in self.objectives), *(("layers",) if self.layers else ()))

@@ -1,0 +1,74 @@
+"""Stage `zoo`: makes the family, or checks the one that is given; writes where it lies, and the items of its tasks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from models.checkpoint import Checkpoint, check_compatible, check_finite, open_checkpoint
+from tasks.family import FILE, Family
+from tasks.progress import Progress
+from tasks.tiny.make import make_family
+from tasks.workspace import Workspace
+
+
+def run(workspace: Workspace, progress: Progress) -> None:
+    """Leave ``zoo/`` with ``family.json``, and ``tasks/``; a made family's models and items lie in them.
+
+    They appear under their names when all is well.
+
+    Raises:
+        BadInput: a given model is missing, damaged or doesn't fit the base; more items are asked for than can be made.
+        Failed: a made family misses one of its gates.
+    """
+    zoo, items = (path.with_name(f".{path.name}.partial") for path in (workspace.zoo, workspace.items))
+    try:
+        for folder in (zoo, items):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        gates: dict[str, Any] = {}
+        if workspace.profile.made == "tiny":
+            gates = make_family(workspace, zoo, items, progress)
+            names = ("base", *workspace.profile.experts)
+            digests = check_models({name: zoo / name for name in names}, progress)
+            lie = {name: (workspace.zoo / name).relative_to(workspace.root).as_posix() for name in names}
+        else:
+            (items / ".empty").touch()  # git and DVC keep no empty folder
+            lie = {"base": str(workspace.profile.base), **{k: str(v) for k, v in workspace.profile.experts.items()}}
+            digests = check_models({name: workspace.root / folder for name, folder in lie.items()}, progress)
+        family = Family(lie.pop("base"), lie)
+        content = {"base": family.base, "experts": family.experts, "digests": digests, "gates": gates}
+        (zoo / FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        for folder, final in ((zoo, workspace.zoo), (items, workspace.items)):
+            shutil.rmtree(final, ignore_errors=True)
+            folder.rename(final)
+    finally:
+        for folder in (zoo, items):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_models(folders: dict[str, Path], progress: Progress) -> dict[str, str]:
+    """Digests of base and experts, each read once.
+
+    Raises:
+        BadInput: a model is missing or damaged, holds NaN or infinity, or is no fine-tune of the base.
+    """
+    base = open_checkpoint(folders["base"])
+    digests = {}
+    with progress.bar("check models", len(folders), "models") as bar:
+        for name, folder in folders.items():
+            model = open_checkpoint(folder)
+            check_compatible(base, model, name)
+            check_finite(model, name)
+            digests[name] = digest(model)
+            bar.advance(1, name)
+    return digests
+
+
+def digest(model: Checkpoint) -> str:
+    """Hex sha256 of the content of all its tensors."""
+    groups = sorted({model.architecture.group(name) for name in model.names()})
+    return hashlib.sha256("\n".join(f"{group} {model.digest(group)}" for group in groups).encode()).hexdigest()

@@ -1,0 +1,148 @@
+"""`hm3 doctor`: each thing that would stop a run is found before it starts, and the costs add up."""
+
+import io
+import json
+import shutil
+
+import pytest
+import yaml
+from rich.console import Console
+
+from tasks.doctor import examine
+from tasks.plan import costs_of
+from tasks.records import write_text
+from tasks.workspace import open_workspace
+from tests.small_tasks import COUNTS, make_task_project
+
+SERVERS = {"Prefect": ("a run starts a server for itself", True), "MLflow": ("sqlite:///x", True)}
+SMALL = {
+    "profiles": ["p"],
+    "sample": {"candidates": 5},
+    "dataset": {"edits": 3, "random": 2, "items": 4},
+    "search": {"budget": 1000, "rungs": [4, 14]},
+    "pareto": {"members": 3, "rescored": 6},
+}
+
+
+@pytest.fixture(scope="module")
+def finished(make_family, tmp_path_factory):
+    root = tmp_path_factory.mktemp("doctor")
+    workspace = make_task_project(root, make_family(root / "runs" / "p" / "zoo", noise=0.2))
+    folders = {name: f"runs/p/zoo/{name}" for name in ("base", "a", "b")}
+    family = {"base": folders["base"], "experts": {"a": folders["a"], "b": folders["b"]}}
+    write_text(workspace.zoo / "family.json", json.dumps(family))
+    (root / "params.yaml").write_text(yaml.safe_dump(SMALL))
+    return root
+
+
+@pytest.fixture
+def root(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "project")
+
+
+def look(root, servers=SERVERS):
+    return examine(open_workspace("p", root), servers)
+
+
+def faults(diagnosis):
+    return {(one.what, one.text) for one in diagnosis.checks if one.status == "bad"}
+
+
+def the_fault(diagnosis):
+    assert not diagnosis.sound
+    (fault,) = faults(diagnosis)
+    return fault
+
+
+def test_a_sound_project_is_sound_and_only_the_state_is_written(finished):
+    before = sorted(finished.rglob("[!.]*"))
+    found = look(finished)
+    assert found.sound, faults(found)
+    assert {one.what for one in found.checks if one.status == "good"} >= {
+        *("parameters", "base", "a", "b", "tokenizer", "tasks", "data", "memory", "disk", "device", "Prefect", "MLflow")
+    }
+    after = [path for path in finished.rglob("[!.]*") if ".hm3" not in path.parts]
+    assert sorted(after) == before
+
+
+def test_the_costs_add_up(finished):
+    costs = costs_of(open_workspace("p", finished), seconds_an_item=0.5)
+    search, selection, test = (2 * COUNTS[split] for split in ("search", "selection", "test"))
+    assert list(costs) == ["zoo", "sample", "dataset", "train", "search", "pareto"]
+    assert costs["sample"].item_evaluations == 5 * search
+    assert costs["dataset"].item_evaluations == 5 * 2 * 4
+    assert sum(costs[one].item_evaluations for one in ("sample", "dataset", "search")) == 1000
+    assert costs["pareto"].item_evaluations == (6 + 3) * selection + (3 + 3) * test
+    assert costs["sample"].seconds == 0.5 * 5 * search
+    assert costs["train"].seconds is None
+
+
+def test_what_a_stage_took_last_time_is_what_it_will_take(root):
+    times = {"zoo": 100, "sample": 10, "dataset": 10, "train": 30, "search": 40, "pareto": 10}
+    write_text(root / ".hm3" / "times" / "p.json", json.dumps(times))
+    plan = look(root).plan
+    assert (plan.seconds, plan.timed) == (200, True)
+
+
+def test_an_unmade_family_is_no_fault(root):
+    shutil.rmtree(root / "runs")
+    found = look(root)
+    assert found.sound, faults(found)
+    assert {one.what for one in found.checks if one.status == "later"} == {"models", "data", "memory"}
+    assert found.plan.memory is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"profiles": ["other"]}, "params.yaml: profiles: p is not listed; add it"),
+        ({"sample": {"candidates": 5, "methods": ["magic"]}}, "params.yaml: sample.methods: "),
+        ({"search": {"budget": 1000, "rungs": [4, 99]}}, "params.yaml: search.rungs: must grow, and end at 14"),
+        ({"search": {"budget": 1000, "rungs": [8, 4]}}, "params.yaml: search.rungs: must grow"),
+        ({"dataset": {"edits": 3, "random": 2, "items": 50}}, "params.yaml: dataset.items: there are 14"),
+        ({"search": {"budget": 100, "rungs": [4, 14]}}, "params.yaml: search.budget: 100 item evaluations, of which"),
+    ],
+)
+def test_parameters_that_do_not_fit_each_other_are_found(root, change, message):
+    (root / "params.yaml").write_text(yaml.safe_dump(SMALL | change))
+    what, text = the_fault(look(root))
+    assert what == "parameters"
+    assert text.startswith(message)
+
+
+def test_a_truncated_model_is_found(root):
+    path = root / "runs" / "p" / "zoo" / "b" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:500])
+    what, text = the_fault(look(root))
+    assert what == "b"
+    assert "truncated" in text
+
+
+def test_an_expert_of_another_size_is_found(root, make_llama):
+    shutil.rmtree(root / "runs" / "p" / "zoo" / "b")
+    make_llama(root / "runs" / "p" / "zoo" / "b", layers=4)
+    what, text = the_fault(look(root))
+    assert what == "b"
+    assert text.startswith("expert b: ")
+
+
+def test_too_few_items_are_found(root):
+    profile = yaml.safe_load((root / "profiles" / "p.yaml").read_text())
+    profile["objectives"][0]["items"]["test"] = 500
+    (root / "profiles" / "p.yaml").write_text(yaml.safe_dump(profile))
+    assert "items.test: 500, but one has 12" in the_fault(look(root))[1]
+
+
+def test_a_server_that_does_not_answer_is_found(root):
+    found = look(root, SERVERS | {"MLflow": ("http://127.0.0.1:9", False)})
+    assert the_fault(found) == ("MLflow", "http://127.0.0.1:9 does not answer; start it, or unset MLFLOW_TRACKING_URI")
+
+
+def test_the_diagnosis_reads_well(finished):
+    console = Console(file=io.StringIO(), width=100)
+    found = look(finished)
+    found.show(console)
+    text = console.file.getvalue()
+    assert "plan of p" in text
+    assert "expected time: at least" in text
+    assert json.loads(json.dumps(found.to_json()))["sound"] is True
