@@ -1,0 +1,1 @@
+"""Orchestration: the command line, the Prefect flow, local servers, calls of DVC."""

@@ -1,0 +1,335 @@
+"""The command line. Each command imports what it needs when it runs, so that `hm3 --help` answers at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from flows.watch import output
+from models.errors import BadInput, Failed
+from tasks.progress import Progress
+
+app = typer.Typer(
+    name="hm3",
+    help="Merge the fine-tunes of one base model into a Pareto front of models, and choose from it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ProfileOption = Annotated[
+    str | None,
+    typer.Option("--profile", "-p", help="Model family, a file in profiles/. Default: the first of params.yaml."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Dtype = Literal["float32", "bfloat16", "float16", "float64"]
+SPLITS = ("test", "selection", "search")
+
+
+def main() -> None:
+    """The console script: bad input is one line on stderr and exit 2, failed work one line and exit 1."""
+    try:
+        app()
+    except (BadInput, Failed) as error:
+        sys.stderr.write(f"hm3: {' '.join(str(error).split())}\n")
+        sys.exit(2 if isinstance(error, BadInput) else 1)
+
+
+def progress_of_command() -> Progress:
+    """Bars on the terminal while a command works."""
+    return Progress(console=output(stderr=True))
+
+
+def emit(data: Any) -> None:
+    """JSON on standard output."""
+    sys.stdout.write(json.dumps(data, indent=1) + "\n")
+
+
+def check_split(split: str) -> str:
+    """The split, if it is one; raises BadInput otherwise."""
+    if split not in SPLITS:
+        raise BadInput(f"--split {split}: unknown; there are {', '.join(SPLITS)}")
+    return split
+
+
+@app.command()
+def run(
+    profile: ProfileOption = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("-S", "--set", metavar="KEY=VALUE", help="Run with another parameter, as a DVC experiment."),
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Compute everything again, and reuse no score.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the whole pipeline: make or check the models, search, choose the front, register it.
+
+    What an interrupted run finished is kept; stages whose inputs did not change are not run. With `-S`, params.yaml
+    stays as it is: the run happens in a working tree of its own and is kept as a DVC experiment.
+
+    Example: `hm3 run --profile tiny -S search.budget=60000`
+    """
+    from flows.run import run_pipeline
+
+    result = run_pipeline(profile, settings or [], fresh=fresh, console=output(stderr=as_json))
+    if as_json:
+        emit(result)
+
+
+@app.command()
+def stage(
+    name: Annotated[str, typer.Argument(help="zoo, sample, dataset, train, search or pareto.")],
+    profile: ProfileOption = None,
+) -> None:
+    """Run one stage, bare: what dvc.yaml calls.
+
+    Example: `hm3 stage search --profile tiny`
+    """
+    from flows.stage import run_stage
+
+    run_stage(name, profile, output(stderr=True))
+
+
+@app.command()
+def publish(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
+    """Send the front to the MLflow registry; does nothing if this very front is there.
+
+    Example: `hm3 publish --profile tiny`
+    """
+    from dataclasses import asdict
+
+    from flows.local import prepare_environment
+    from tasks.workspace import open_workspace
+
+    workspace = open_workspace(profile)
+    prepare_environment(workspace.state)
+    from tasks.registry import publish as send
+
+    with progress_of_command() as progress:
+        published = send(workspace, progress)
+    if as_json:
+        emit(asdict(published))
+    else:
+        output().print(str(published), highlight=False)
+
+
+@app.command()
+def doctor(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
+    """Check everything that a run needs before anything is computed, and print what it will cost.
+
+    Example: `hm3 doctor --profile tiny`
+    """
+    from flows.local import prepare_environment
+    from flows.servers import in_use
+    from flows.stage import prepare
+    from tasks.workspace import open_workspace
+
+    workspace = open_workspace(profile)
+    prepare_environment(workspace.state)
+    prepare(workspace)
+    from tasks.doctor import examine
+
+    diagnosis = examine(workspace, in_use(workspace.root, workspace.state))
+    if as_json:
+        emit(diagnosis.to_json())
+    else:
+        diagnosis.show(output())
+    if not diagnosis.sound:
+        raise typer.Exit(2)
+
+
+@app.command()
+def merge(
+    recipe: Annotated[Path, typer.Argument(help="Recipe in mergekit's YAML, one document or several.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; it must not exist yet.")],
+    device: Annotated[str, typer.Option(help="torch device on which tensors are merged.")] = "cpu",
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="Number format to store. Default: the recipe's, or the models'.")
+    ] = None,
+) -> None:
+    """Build a plain Hugging Face checkpoint from a recipe, tensor by tensor.
+
+    Models are looked for from here, from the recipe's folder, and from the project's folder.
+
+    Example: `hm3 merge my-recipe.yaml merged/ --dtype bfloat16`, where my-recipe.yaml holds
+
+        merge_method: task_arithmetic
+        base_model: models/base
+        models:
+          - {model: models/math, parameters: {weight: 0.6}}
+          - {model: models/code, parameters: {weight: 0.4}}
+    """
+    from tasks.export import merge_recipe
+    from tasks.workspace import find_root
+
+    places = [Path.cwd(), recipe.absolute().parent]
+    with suppress(BadInput):  # a recipe needs no project
+        places.append(find_root())
+    with progress_of_command() as progress:
+        merge_recipe(recipe, out, places, device, dtype, progress)
+    output().print(f"{out}: written", highlight=False)
+
+
+@app.command()
+def evaluate(
+    target: Annotated[str, typer.Argument(help="Checkpoint folder, recipe file, or a member of the front.")],
+    profile: ProfileOption = None,
+    split: Annotated[str, typer.Option(help="Items: test, selection or search.")] = "test",
+    as_json: JsonOption = False,
+) -> None:
+    """Score a checkpoint, a recipe or a member of the front on the profile's objectives.
+
+    Example: `hm3 evaluate runs/tiny/zoo/math --split selection`
+    """
+    from flows.stage import prepare
+    from tasks.workspace import open_workspace
+
+    workspace, here = open_workspace(profile), Path.cwd()
+    check_split(split)
+    prepare(workspace)
+    from tasks.evaluation import evaluate as score
+
+    with progress_of_command() as progress:
+        evaluation = score(workspace, target, split, here, progress)
+    if as_json:
+        emit(evaluation.to_json())
+    else:
+        output().print(evaluation.shown())
+
+
+@app.command()
+def front(
+    profile: ProfileOption = None,
+    split: Annotated[str | None, typer.Option(help="Show one split only: test, selection or search.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the members of the front: scores by split, layers, the preference each serves, aliases.
+
+    Example: `hm3 front --split selection`
+    """
+    from tasks.front import Front
+    from tasks.front_table import front_table, summary
+    from tasks.workspace import open_workspace
+
+    found = Front.read(open_workspace(profile).run)
+    if as_json:
+        emit(summary(found))
+        return
+    for one in reversed(found.splits) if split is None else [check_split(split)]:
+        output().print(front_table(found, one), "")
+
+
+@app.command()
+def choose(
+    prefer: Annotated[
+        str | None,
+        typer.Option(metavar="OBJECTIVE=WEIGHT,…", help="What matters how much. Default: every objective equally."),
+    ] = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OBJECTIVE>=NUMBER", help="A bound on a score; may be given several times."),
+    ] = None,
+    max_layers: Annotated[int | None, typer.Option(help="Most layers that a token may pass.")] = None,
+    profile: ProfileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Choose the member for a preference, by its scores on the selection split. No model is run.
+
+    Example: `hm3 choose --prefer translation=0.5,math=0.3,code=0.2 --require 'math>=0.6' --max-layers 11`
+    """
+    from tasks.choice import choose_member
+    from tasks.front import Front
+    from tasks.front_table import member_data, member_table
+    from tasks.workspace import open_workspace
+
+    found = Front.read(open_workspace(profile).run)
+    member = choose_member(found, prefer, require or [], max_layers)
+    if as_json:
+        emit(member_data(found, member))
+    else:
+        output().print(member_table(found, member))
+
+
+@app.command()
+def export(
+    member: Annotated[str, typer.Argument(help="Id of a member, or an alias such as balanced or best-math.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; it must not exist yet.")],
+    profile: ProfileOption = None,
+) -> None:
+    """Write a member of the front as a Hugging Face checkpoint with tokenizer, recipe and model card.
+
+    Example: `hm3 export balanced exported/`
+    """
+    from tasks.export import export_member
+    from tasks.workspace import open_workspace
+
+    with progress_of_command() as progress:
+        written = export_member(open_workspace(profile), member, out, progress)
+    output().print(f"{out}: member {written.id}", highlight=False)
+
+
+@app.command()
+def report(profile: ProfileOption = None) -> None:
+    """Write the HTML report of the front and print its path.
+
+    Example: `hm3 report --profile tiny`
+    """
+    from tasks.report import write_report
+    from tasks.workspace import open_workspace
+
+    sys.stdout.write(f"{write_report(open_workspace(profile))}\n")
+
+
+@app.command()
+def up(
+    prefect_port: Annotated[int | None, typer.Option(help="Port of the Prefect server. Default: a free one.")] = None,
+    mlflow_port: Annotated[int | None, typer.Option(help="Port of the MLflow server. Default: a free one.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Start a Prefect server with a worker and an MLflow server on this machine; later commands use them.
+
+    Example: `hm3 up --prefect-port 4200 --mlflow-port 5000`
+    """
+    from flows.servers import addresses
+    from flows.servers import up as start
+    from tasks.workspace import find_root, state_folder
+
+    root = find_root()
+    console = output(stderr=True)
+    with console.status("") as status:
+
+        def say(text: str) -> None:
+            status.update(text)
+            if not console.is_terminal:
+                console.print(text, highlight=False)
+
+        servers = start(root, state_folder(root), prefect_port, mlflow_port, say)
+    if as_json:
+        emit(addresses(servers))
+        return
+    for name, url in addresses(servers).items():
+        output().print(f"{name:8} {url}", highlight=False)
+
+
+@app.command()
+def down() -> None:
+    """End the servers that `hm3 up` started, with everything under them.
+
+    Example: `hm3 down`
+    """
+    from flows.servers import down as stop
+    from tasks.workspace import find_root, state_folder
+
+    ended = stop(state_folder(find_root()))
+    output().print(f"ended: {', '.join(ended)}" if ended else "nothing runs", highlight=False)
+
+
+if __name__ == "__main__":
+    main()

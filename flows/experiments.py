@@ -1,0 +1,165 @@
+"""A run with other parameters as a DVC experiment: in a git working tree of its own, with the project's DVC cache.
+
+The project's own files stay as they are. What was computed comes back under a name that `dvc exp show` lists and
+`dvc exp apply` brings into the project.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flows.local import environment, last_line
+from models.errors import BadInput, Failed
+from tasks.schema import Params
+from tasks.workspace import Workspace, open_workspace, read_yaml, state_folder, validate
+
+
+def with_settings(root: Path, settings: Sequence[str]) -> Params:
+    """The parameters of params.yaml with ``key=value`` settings applied, checked by the schema.
+
+    Args:
+        root: the project's folder.
+        settings: such as ``search.budget=20000``; the value is YAML.
+
+    Raises:
+        BadInput: no pair, an unknown key, or a value that the schema refuses.
+    """
+    data = read_yaml(root / "params.yaml") or {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not (key.strip() and equals):
+            raise BadInput(f"-S {setting}: write it as key=value, such as search.budget=20000")
+        *blocks, last = key.strip().split(".")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise BadInput(f"-S {setting}: {text!r} is no YAML value") from None
+        block = data
+        for name in blocks:
+            block = block.setdefault(name, {}) if isinstance(block, dict) else None
+        if not isinstance(block, dict):
+            raise BadInput(f"-S {setting}: {key}: unknown key; params.yaml lists them")
+        block[last] = value
+    return validate(Params, data, "-S")
+
+
+def differences(before: Params, after: Params) -> dict[str, Any]:
+    """Keys, with dots, whose values differ, and their new values."""
+    found: dict[str, Any] = {}
+    old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
+    for key, value in new.items():
+        if isinstance(value, dict):
+            found |= {f"{key}.{name}": one for name, one in value.items() if one != old[key][name]}
+        elif value != old[key]:
+            found[key] = value
+    return found
+
+
+@contextmanager
+def experiment(workspace: Workspace, params: Params, say: Callable[[str], None]) -> Iterator[tuple[Workspace, str]]:
+    """The workspace in a working tree with other parameters; saved as a DVC experiment when the block ends well.
+
+    The tree starts from the last commit and the tracked files' present state. Stages that an interrupted run of the
+    same experiment finished come back from DVC's cache of runs.
+
+    Args:
+        workspace: the project; its files are only read.
+        params: the parameters to run with.
+        say: gets a line on what came of it.
+
+    Yields:
+        The workspace to work in, and the experiment's name, which follows from the parameters that differ.
+
+    Raises:
+        BadInput: the project is no git repository with a commit.
+        Failed: git or DVC refuse.
+    """
+    changed = differences(workspace.params, params)
+    digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:6]
+    name = f"{workspace.name}-{digest}"
+    tree = workspace.state / "experiments" / name
+    log = workspace.state / "logs" / "experiment.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_bytes(b"")
+    remove_tree(workspace.root, tree)
+    try:
+        make_tree(workspace, tree, changed, log)
+        say(f"experiment {name}: {', '.join(f'{key}={json.dumps(value)}' for key, value in changed.items())}")
+        yield open_workspace(workspace.name, tree), name
+        dvc(tree, log, "exp", "save", "--force", "--name", name)
+        say(f"experiment {name} is saved: compare with `dvc exp show`, take it over with `dvc exp apply {name}`")
+    finally:
+        remove_tree(workspace.root, tree)
+
+
+def make_tree(workspace: Workspace, tree: Path, changed: dict[str, Any], log: Path) -> None:
+    """A working tree with the project's tracked files, DVC cache, present outs, and other parameters."""
+    from dvc.repo import Repo
+    from dvc.utils.serialize import modify_yaml
+
+    root = workspace.root
+    if git(root, "rev-parse", "--verify", "--quiet", "HEAD").returncode != 0:
+        raise BadInput(f"{root.name}/: an experiment starts from a git commit and there is none; commit the project")
+    tree.parent.mkdir(parents=True, exist_ok=True)
+    demand(git(root, "worktree", "add", "--force", "--detach", str(tree), "HEAD"))
+    uncommitted = demand(git(root, "stash", "create")).stdout.strip()
+    if uncommitted:
+        demand(git(tree, "read-tree", "-u", "--reset", uncommitted))
+    with Repo(str(root)) as repo:
+        cache = repo.cache.local_cache_dir
+    with Repo(str(tree)) as repo, repo.config.edit("local") as config:
+        config["cache"]["dir"] = cache
+    with modify_yaml(str(tree / "params.yaml")) as data:  # keeps comments and order
+        for key, value in changed.items():
+            *blocks, last = key.split(".")
+            block = data
+            for one in blocks:
+                block = block.setdefault(one, {})
+            block[last] = value
+    dvc(tree, log, "checkout", "--quiet", "--allow-missing")
+
+
+def remove_tree(root: Path, tree: Path) -> None:
+    """Take a working tree away, if it is there, and the reference that `dvc exp save` leaves behind in one."""
+    git(root, "worktree", "remove", "--force", "--force", str(tree))
+    shutil.rmtree(tree, ignore_errors=True)
+    git(root, "worktree", "prune")
+    git(root, "update-ref", "-d", "refs/exps/exec/EXEC_HEAD")
+
+
+def git(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """A git command in a folder."""
+    return subprocess.run(["git", "-C", str(folder), *command], capture_output=True, text=True, check=False)
+
+
+def demand(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
+    """The result of a git command that had to succeed; raises Failed if it did not."""
+    if done.returncode != 0:
+        raise Failed(f"git {done.args[3]}: {' '.join(done.stderr.split()) or 'failed'}")
+    return done
+
+
+def dvc(tree: Path, log: Path, *command: str) -> None:
+    """A DVC command in a working tree; raises Failed if it fails."""
+    with log.open("ab") as output:
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", "--wait-for-lock", *command],
+            cwd=tree,
+            env=environment(state_folder(tree)),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    if done.returncode != 0:
+        raise Failed(f"dvc {' '.join(command[:2])}: {last_line(log)}; see {log}")

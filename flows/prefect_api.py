@@ -1,0 +1,67 @@
+"""The Prefect API that a run uses: the user's server, that of `hm3 up`, or a temporary one for this run alone."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from flows.local import answers, environment, free_port, wait_for
+from flows.processes import Guarded
+from flows.servers import read_record
+from models.errors import Failed
+
+
+class TemporaryPrefect:
+    """A Prefect API for one run: no user interface, no schedules. It ends with this process, however that ends."""
+
+    def __init__(self, state: Path):
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}/api"
+        self.log = state / "logs" / "prefect.log"
+        command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
+        command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error", "--lifespan", "on"]
+        # What prefect sets for its own temporary server: in-memory brokers, no scheduler, no late-run service.
+        ephemeral = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+        env = {**environment(state), **ephemeral}
+        self.process = Guarded(command, cwd=state, env=env, log=self.log)
+
+    def wait(self) -> None:
+        """Until it answers; raises Failed if it does not."""
+        wait_for(f"{self.url}/health", self.process.poll, self.log, "the temporary Prefect server")
+
+    def stop(self) -> None:
+        """End it. Whatever this process still had to send it must be sent before."""
+        self.process.stop()
+
+
+@contextmanager
+def prefect_api(state: Path) -> Iterator[TemporaryPrefect | None]:
+    """Put the address of a Prefect API into the environment; comes before the first import of prefect.
+
+    It is the user's ``PREFECT_API_URL``, else the server of `hm3 up`, else a temporary server that is yielded while it
+    still starts.
+
+    Raises:
+        Failed: the user's server does not answer.
+    """
+    known = os.environ.get("PREFECT_API_URL")
+    if known:
+        if not answers(f"{known.rstrip('/')}/health", seconds=10, refusing=True):
+            raise Failed(f"PREFECT_API_URL: {known} does not answer; start that server, or unset the variable")
+        yield None
+        return
+    running = read_record(state).get("prefect")
+    if running:
+        os.environ["PREFECT_API_URL"] = f"{running.url}/api"
+        yield None
+        return
+    server = TemporaryPrefect(state)
+    os.environ["PREFECT_API_URL"] = server.url
+    try:
+        yield server
+    finally:
+        del os.environ["PREFECT_API_URL"]
+        server.stop()

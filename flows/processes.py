@@ -1,0 +1,111 @@
+"""Child processes that end with us, and locks that say who holds them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+from filelock import FileLock, Timeout
+
+from flows import guard
+
+GRACE_SECONDS = 5.0
+"""Time that a child has for ending after it was interrupted."""
+
+
+class Guarded:
+    """A command that runs behind :mod:`flows.guard`: it, and all that it started, ends when this process does."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        log: Path,
+    ):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-E", guard.__file__, str(GRACE_SECONDS), *command],
+                cwd=cwd,
+                env=dict(env),
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.log = log
+
+    def poll(self) -> int | None:
+        """Exit status, once it has ended."""
+        return self.process.poll()
+
+    def stop(self) -> int:
+        """End it if it still runs, and wait until it and all under it are gone."""
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        return self.process.wait()
+
+
+def watch_owner(pid: int, seconds: float = 0.5) -> None:
+    """End this process from a thread of its own as soon as the process ``pid`` is gone."""
+
+    def watch() -> None:
+        while is_alive(pid):
+            time.sleep(seconds)
+        os._exit(143)
+
+    threading.Thread(target=watch, name="watch-owner", daemon=True).start()
+
+
+def is_alive(pid: int, started: float | None = None) -> bool:
+    """Whether a process runs; with ``started`` (seconds since the epoch) whether it is the one that began then."""
+    try:
+        process = psutil.Process(pid)
+        same = started is None or abs(process.create_time() - started) < 1
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@contextmanager
+def hold(path: Path, label: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold a lock of the workspace, waiting for whoever has it.
+
+    Args:
+        path: the lock's file. The operating system frees it when its holder dies.
+        label: what is done under it, for those who wait.
+        say: gets one line if it has to wait.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, is_singleton=True, thread_local=False)
+    holder = path.with_suffix(".holder")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"{label} waits for {read_holder(holder)}")
+        lock.acquire()
+    try:
+        if lock.lock_counter == 1:
+            holder.write_text(json.dumps({"label": label, "pid": os.getpid()}), encoding="utf-8")
+        yield
+    finally:
+        lock.release()
+
+
+def read_holder(path: Path) -> str:
+    """Who holds a lock, in words."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return f"{data['label']} (process {data['pid']})"
+    except (OSError, ValueError, KeyError):
+        return "another process"

@@ -1,0 +1,63 @@
+"""`hm3 run`: everything around the flow. A Prefect server is there, and nothing stays behind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+
+from flows import reproduce
+from flows.experiments import with_settings
+from flows.local import prepare_environment
+from flows.prefect_api import prefect_api
+from flows.processes import hold
+from flows.watch import Screen
+from tasks.workspace import find_root, open_workspace
+
+
+def run_pipeline(profile: str | None, settings: Sequence[str], *, fresh: bool, console: Console) -> dict[str, Any]:
+    """Run the flow in this process.
+
+    Args:
+        profile: the model family, by default the first of params.yaml.
+        settings: ``key=value`` pairs that differ from params.yaml.
+        fresh: compute everything again.
+        console: where progress and the front's table go.
+
+    Returns:
+        What there is to say about the front.
+
+    Raises:
+        BadInput: parameters, models or data can't be used.
+        Failed: a stage or a server failed.
+    """
+    root = find_root()
+    workspace = open_workspace(profile, root)
+    params = with_settings(root, settings) if settings else None
+    os.chdir(root)
+    prepare_environment(workspace.state)
+    with (
+        Screen(console) as screen,
+        hold(workspace.state / "locks" / "run.lock", f"hm3 run --profile {workspace.name}", screen.line),
+        prefect_api(workspace.state) as server,
+    ):
+        screen.spin("starting" if server is None else "starting a Prefect server for this run")
+        if params is None:
+            reproduce.ask(root, workspace.name)
+        # Prefect's own lines go to its log pages; what a user needs to see is on the screen already.
+        os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
+        from flows.pipeline import drain, hm3, shown_on
+
+        if server is not None:
+            server.wait()
+        screen.clear()
+        with shown_on(screen):
+            try:
+                return hm3(workspace.name, params, fresh)
+            except KeyboardInterrupt:
+                screen.line("interrupted; the next `hm3 run` goes on from here", "yellow")
+                raise
+            finally:
+                drain()

@@ -1,0 +1,262 @@
+"""The local servers that `hm3 up` starts and `hm3 down` ends: Prefect with a worker, and MLflow.
+
+They listen on 127.0.0.1 and keep databases, artifacts and logs in the state folder. A record says which they are; its
+entries count only while the very processes live.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from flows.local import START_SECONDS, answers, environment, free_port, last_line, wait_for
+from flows.processes import GRACE_SECONDS, is_alive
+from models.errors import BadInput, Failed
+
+POOL = "hm3-local"
+"""Prefect work pool of the worker that `hm3 up` starts."""
+
+Say = Callable[[str], None]
+
+
+def addresses(servers: Mapping[str, Running]) -> dict[str, str]:
+    """What a user opens in a browser."""
+    return {name: servers[name].url for name in ("prefect", "mlflow")}
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that `hm3 up` started."""
+
+    url: str
+    pid: int
+    started: float
+    """Start of the process in seconds since the epoch: a later process of the same number is another one."""
+    log: str
+
+
+def read_record(state: Path) -> dict[str, Running]:
+    """The servers of `hm3 up` that still run, by name; entries of processes that are gone are left out."""
+    path = state / "servers.json"
+    if not path.is_file():
+        return {}
+    try:
+        entries = {name: Running(**one) for name, one in json.loads(path.read_text(encoding="utf-8")).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise BadInput(f"{path}: not a record of servers ({error}); end them by hand and delete the file") from None
+    return {name: one for name, one in entries.items() if is_alive(one.pid, one.started)}
+
+
+def write_record(state: Path, servers: Mapping[str, Running]) -> None:
+    """Replace the record, or remove it where nothing runs."""
+    path = state / "servers.json"
+    if not servers:
+        path.unlink(missing_ok=True)
+        return
+    beside = path.with_suffix(".tmp")
+    beside.write_text(json.dumps({name: asdict(one) for name, one in servers.items()}, indent=1), encoding="utf-8")
+    beside.replace(path)
+
+
+def in_use(root: Path, state: Path) -> dict[str, tuple[str, bool]]:
+    """The servers that a run would use: name → address, or in words what stands for it, and whether it answers."""
+    from tasks.tracking import tracking_uri
+
+    running = read_record(state).get("prefect")
+    api = os.environ.get("PREFECT_API_URL") or (f"{running.url}/api" if running else None)
+    urls = {"Prefect": api or "a run starts a server for itself", "MLflow": tracking_uri(root)}
+    return {
+        name: (url, not url.startswith("http") or answers(f"{url.rstrip('/')}/health", seconds=10, refusing=True))
+        for name, url in urls.items()
+    }
+
+
+def up(root: Path, state: Path, prefect_port: int | None, mlflow_port: int | None, say: Say) -> dict[str, Running]:
+    """Start what does not run yet of Prefect server, worker and MLflow server, and register the deployments.
+
+    Args:
+        root: the project's folder, with ``prefect.yaml``.
+        state: its state folder.
+        prefect_port: port of the Prefect server, by default a free one.
+        mlflow_port: port of the MLflow server, by default a free one.
+        say: gets a line for each step.
+
+    Raises:
+        Failed: a server did not start; those that this call started are ended again.
+    """
+    (state / "logs").mkdir(parents=True, exist_ok=True)
+    before = read_record(state)
+    servers = dict(before)
+    try:
+        if "mlflow" not in servers:
+            servers["mlflow"] = start_mlflow(root, state, mlflow_port or free_port())
+            write_record(state, servers)
+        if "prefect" not in servers:
+            servers["prefect"] = start_prefect(state, prefect_port or free_port())
+            write_record(state, servers)
+        say("Prefect server: starting")
+        wait_until_healthy("prefect", servers["prefect"], "/api/health")
+        if "worker" not in servers:
+            servers["worker"] = start_worker(root, state, servers["prefect"].url)
+            write_record(state, servers)
+        say("Prefect worker: starting")
+        wait_for_worker(servers["prefect"].url, servers["worker"])
+        say("deployments of prefect.yaml: registering")
+        deploy(root, state, servers["prefect"].url)
+        say("MLflow server: starting")
+        wait_until_healthy("mlflow", servers["mlflow"], "/health")
+    except BaseException:
+        end([one for name, one in servers.items() if name not in before])
+        write_record(state, before)
+        raise
+    return servers
+
+
+def down(state: Path) -> list[str]:
+    """End the servers of `hm3 up` with everything under them; returns the names of those that ran.
+
+    Raises:
+        Failed: a process survives even a kill.
+    """
+    servers = read_record(state)
+    end([servers[name] for name in ("worker", "prefect", "mlflow") if name in servers])
+    write_record(state, {})
+    return list(servers)
+
+
+def launch(name: str, url: str, command: Sequence[str], *, cwd: Path, env: Mapping[str, str], state: Path) -> Running:
+    """Start a server that outlives this process, in a session of its own."""
+    log = state / "logs" / f"{name}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            list(command),
+            cwd=cwd,
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return Running(url, process.pid, psutil.Process(process.pid).create_time(), str(log))
+
+
+def start_prefect(state: Path, port: int) -> Running:
+    """Prefect server with its user interface and schedules."""
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    env = {**environment(state), "PREFECT_API_URL": f"{url}/api", "PREFECT_UI_API_URL": f"{url}/api"}
+    return launch("prefect", url, command, cwd=state, env=env, state=state)
+
+
+def start_worker(root: Path, state: Path, prefect_url: str) -> Running:
+    """Worker that runs deployments as processes of this machine; it makes its work pool where that is missing."""
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
+    env = {**environment(state), "PREFECT_API_URL": f"{prefect_url}/api"}
+    return launch("worker", prefect_url, [*command, "--name", POOL], cwd=root, env=env, state=state)
+
+
+def start_mlflow(root: Path, state: Path, port: int) -> Running:
+    """MLflow server on the same database and artifact folder that runs use without it."""
+    from tasks.tracking import local_store
+
+    database, artifacts = local_store(root)
+    (state / "mlflow").mkdir(parents=True, exist_ok=True)
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    # Artifacts are written to the folder itself: a run must stay readable when the server is down again.
+    command += ["--backend-store-uri", database, "--no-serve-artifacts", "--default-artifact-root", artifacts]
+    env = {**environment(state), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    return launch("mlflow", url, command, cwd=state, env=env, state=state)
+
+
+def wait_until_healthy(name: str, server: Running, path: str) -> None:
+    """Until a server of `hm3 up` answers; raises Failed if it does not."""
+    ended = ended_of(server)
+    wait_for(f"{server.url}{path}", ended, Path(server.log), f"the {name} server")
+
+
+def ended_of(server: Running) -> Callable[[], int | None]:
+    """What tells that a server's process is gone."""
+    return lambda: None if is_alive(server.pid, server.started) else 1
+
+
+def wait_for_worker(prefect_url: str, worker: Running) -> None:
+    """Until the worker has reported to the server; raises Failed if it does not."""
+    deadline = time.monotonic() + START_SECONDS
+    while not any(one.get("status") == "ONLINE" for one in call(f"{prefect_url}/api/work_pools/{POOL}/workers/filter")):
+        if not is_alive(worker.pid, worker.started) or time.monotonic() > deadline:
+            raise Failed(f"the Prefect worker did not start: {last_line(Path(worker.log))}; see {worker.log}")
+        time.sleep(0.3)
+
+
+def call(url: str, body: Any = None) -> Any:
+    """Answer of a POST with a JSON body; an empty list where the thing does not exist."""
+    data = json.dumps(body or {}).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310 (as above)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as reply:  # noqa: S310
+            return json.load(reply)
+    except urllib.error.HTTPError as error:
+        if error.code == 404:
+            return []
+        raise
+
+
+def deploy(root: Path, state: Path, prefect_url: str) -> None:
+    """Register every deployment of ``prefect.yaml``.
+
+    Raises:
+        Failed: Prefect refuses one.
+    """
+    log = state / "logs" / "deploy.log"
+    env = {**environment(state), "PREFECT_API_URL": f"{prefect_url}/api"}
+    with log.open("wb") as output:
+        done = subprocess.run(
+            [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
+            cwd=root,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    if done.returncode != 0:
+        raise Failed(f"prefect.yaml: its deployments could not be registered: {last_line(log)}; see {log}")
+
+
+def end(servers: Sequence[Running]) -> None:
+    """End processes and all under them: asked first, killed after a while.
+
+    Raises:
+        Failed: one is still there.
+    """
+    tree: list[psutil.Process] = []
+    for server in servers:
+        try:
+            process = psutil.Process(server.pid)
+            tree += [process, *process.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            continue
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for server in servers:
+            if is_alive(server.pid, server.started):
+                os.killpg(server.pid, number)
+        if number == signal.SIGKILL:
+            for process in tree:
+                if process.is_running():
+                    process.kill()
+        _, tree = psutil.wait_procs(tree, timeout=2 * GRACE_SECONDS)
+    if tree:
+        raise Failed(f"processes {', '.join(str(one.pid) for one in tree)} do not end")

@@ -1,0 +1,67 @@
+"""One stage, bare: what dvc.yaml calls. Nothing here knows of DVC, Prefect or MLflow."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+
+from rich.console import Console
+
+from flows.processes import hold, watch_owner
+from models.errors import BadInput
+from tasks.offline import offline_environment
+from tasks.progress import Progress
+from tasks.workspace import Workspace, open_workspace
+
+STAGES = ("zoo", "sample", "dataset", "train", "search", "pareto")
+
+OWNER = "HM3_RUN_PID"
+"""Variable that names the process for which a stage runs; the stage ends with it."""
+
+
+def run_stage(name: str, profile: str | None, console: Console) -> None:
+    """Run ``tasks.NAME.run`` in the project's folder.
+
+    Args:
+        name: the stage.
+        profile: the model family, by default the first of params.yaml.
+        console: where bars and messages go.
+
+    Raises:
+        BadInput: there is no such stage, or the stage finds something that the user can mend.
+        Failed: the stage's work failed.
+    """
+    if name not in STAGES:
+        raise BadInput(f"stage {name!r}: unknown; there are {', '.join(STAGES)}")
+    owner = os.environ.get(OWNER)
+    if owner:
+        watch_owner(int(owner))
+    workspace = open_workspace(profile)
+    lock = workspace.state / "locks" / f"{workspace.name}.lock"
+    with hold(lock, f"stage {name}@{workspace.name}", console.print):
+        prepare(workspace)
+        run: Callable[[Workspace, Progress], None] = importlib.import_module(f"tasks.{name}").run
+        events = workspace.state / "progress" / workspace.name / f"{name}.jsonl"
+        with Progress(events, console) as progress:
+            run(workspace, progress)
+
+
+def prepare(workspace: Workspace) -> None:
+    """Go to the project's folder, offline, with a fixed number of threads and deterministic kernels.
+
+    Waiting OpenMP threads must not spin: on a busy machine that made two threads 5 to 24 times slower. Libraries read
+    these variables when they are imported, so torch and datasets must not be imported before.
+    """
+    os.chdir(workspace.root)
+    settings = {
+        "OMP_WAIT_POLICY": "passive",
+        "GOMP_SPINCOUNT": "0",
+        "OMP_NUM_THREADS": str(workspace.profile.threads),
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    }
+    os.environ.update(settings | offline_environment(workspace.state))
+    import torch
+
+    torch.set_num_threads(workspace.profile.threads)
+    torch.use_deterministic_algorithms(True)

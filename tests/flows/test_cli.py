@@ -1,0 +1,182 @@
+"""The command line: help, exit statuses, one-line errors, and the commands that only read a front."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows.cli import app, main
+from tests.flows.project import hm3
+
+COMMANDS = {
+    *("run", "stage", "publish", "doctor", "merge", "evaluate"),
+    *("front", "choose", "export", "report", "up", "down"),
+}
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, done):
+    """A project whose pipeline is done; tests only read it."""
+    return shutil.copytree(done.parents[1], tmp_path_factory.mktemp("cli") / "project")
+
+
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """The command line in this process, where the libraries are imported already."""
+
+    def call(folder, *command, env=None):
+        with monkeypatch.context() as patch:
+            patch.chdir(folder)
+            for name, value in (env or {}).items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "argv", ["hm3", *command])
+            with pytest.raises(SystemExit) as ended:
+                main()
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(command, ended.value.code or 0, said.out, said.err)
+
+    return call
+
+
+def good(done):
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def refused(done, pattern):
+    assert done.returncode == 2, done.stderr
+    assert re.fullmatch(rf"hm3: {pattern}\n", done.stderr), done.stderr
+    assert done.stdout == ""
+
+
+def test_the_commands_are_those_of_the_design():
+    assert {command.callback.__name__ for command in app.registered_commands} == COMMANDS
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_each_command_explains_itself_with_an_example(command):
+    text = next(one.callback.__doc__ for one in app.registered_commands if one.callback.__name__ == command)
+    assert f"Example: `hm3 {command}" in text
+    assert not re.search(r"`hm3 (?!\w)", text)
+
+
+def test_help_answers_at_once():
+    began = time.monotonic()
+    text = good(hm3(ROOT, "--help"))
+    assert time.monotonic() - began < 2  # 0.4 s on an idle machine
+    assert all(command in text for command in COMMANDS)
+
+
+@pytest.mark.parametrize("module", ["flows.cli", "flows.stage", "flows.run"])
+def test_heavy_libraries_are_imported_when_a_command_needs_them(module):
+    heavy = ("prefect", "torch", "mlflow", "dvc", "pandas", "matplotlib", "transformers")
+    code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
+
+
+def test_usage_errors_exit_with_2(here, project):
+    for command in (["nothing"], ["front", "--nothing"], ["stage"], ["choose", "--max-layers", "few"]):
+        assert here(project, *command).returncode == 2
+
+
+def test_outside_a_project_there_is_one_line(here, tmp_path):
+    refused(here(tmp_path, "front"), r".*: no params.yaml with a profiles/ folder here or above; .*")
+
+
+def test_an_unknown_stage_or_profile_is_bad_input(here, project):
+    refused(here(project, "stage", "nothing"), r"stage 'nothing': unknown; there are zoo, .*, pareto")
+    refused(here(project, "stage", "zoo", "--profile", "nothing"), r"profile 'nothing': unknown; there are tiny")
+    refused(here(project, "front", "--split", "nothing"), r"--split nothing: unknown; there are .*")
+
+
+def test_an_unknown_parameter_is_bad_input(project, tmp_path):
+    broken = shutil.copytree(project, tmp_path / "broken")
+    (broken / "params.yaml").write_text("profiles: [tiny]\nsearch: {budgt: 3}\n")
+    for command in (["doctor"], ["stage", "search"], ["run"]):
+        refused(hm3(broken, *command), r"params\.yaml: search\.budgt: unknown key; remove it or mend its spelling")
+    assert not (broken / ".hm3").exists()
+
+
+def test_settings_are_checked_before_anything_starts(here, project):
+    refused(here(project, "run", "-S", "search.budgt=3"), r"-S: search\.budgt: unknown key; .*")
+    assert not (project / ".hm3").exists()
+
+
+def test_a_stage_that_finds_bad_input_exits_with_2(project, tmp_path):
+    broken = shutil.copytree(project, tmp_path / "broken")
+    weights = broken / "runs" / "tiny" / "zoo" / "math" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    failed = hm3(broken, "stage", "sample", env={"HM3_STATE": str(tmp_path / "state")})
+    refused(failed, r".*zoo/math: model\.safetensors: truncated or no safetensors file .*; fetch or copy it again")
+
+
+def test_a_stage_ends_when_the_run_that_started_it_is_gone(project, tmp_path):
+    run = subprocess.Popen([sys.executable, "-c", ""])
+    run.wait()
+    done = hm3(project, "stage", "sample", env={"HM3_RUN_PID": str(run.pid), "HM3_STATE": str(tmp_path)})
+    assert done.returncode == 143
+    assert done.stderr == ""
+
+
+def test_the_front_is_shown_from_any_folder_below(here, project):
+    text = good(here(project / "runs" / "tiny", "front"))
+    for word in ("scores on test", "scores on selection", "scores on search", "balanced", "best-math", "TIES"):
+        assert word in text
+    only = good(here(project, "front", "--split", "selection"))
+    assert "scores on selection" in only
+    assert "scores on test" not in only
+
+
+def test_the_front_as_json(here, project):
+    shown = json.loads(good(here(project, "front", "--json")))
+    stored = json.loads((project / "runs" / "tiny" / "front.json").read_text())
+    assert [one["scores"] for one in shown["members"]] == [one["scores"] for one in stored["members"]]
+    aliases = [alias for one in shown["members"] for alias in one["aliases"]]
+    assert sorted(aliases) == ["balanced", "best-code", "best-layers", "best-math", "best-translation"]
+
+
+def test_the_member_for_a_preference(here, project):
+    by_math, by_code = (
+        json.loads(good(here(project, "choose", "--prefer", one, "--json"))) for one in ("math=1", "code=1")
+    )
+    assert by_math["id"] != by_code["id"]
+    assert "best-math" in by_math["aliases"]
+    assert by_math["scores"]["selection"]["math"] == 0.94
+    text = good(here(project, "choose", "--prefer", "math=1", "--max-layers", "3"))
+    assert by_math["id"] not in text
+
+
+def test_a_preference_that_means_nothing_is_bad_input(here, project):
+    refused(here(project, "choose", "--prefer", "math=-1"), r"preference: math: -1 is no weight; .*")
+    refused(here(project, "choose", "--prefer", "foo=1"), r"preference: 'foo': unknown objective; .*")
+    refused(here(project, "choose", "--require", "math>=0.99"), r"no member has math>=0\.99 on selection; .*")
+
+
+def test_an_export_and_a_merge_of_its_recipe_hold_the_same_weights(here, project, tmp_path):
+    good(here(project, "export", "balanced", str(tmp_path / "exported")))
+    good(here(project, "merge", str(tmp_path / "exported" / "recipe.yaml"), str(tmp_path / "merged")))
+    first, second = (tmp_path / name / "model.safetensors" for name in ("exported", "merged"))
+    assert first.read_bytes() == second.read_bytes()
+    refused(here(project, "export", "balanced", str(tmp_path / "exported")), r".*exported: is there already; .*")
+    refused(here(project, "export", "nobody", str(tmp_path / "x")), r"member 'nobody': none of that name; .*")
+
+
+def test_a_merge_needs_no_project(here, project, tmp_path):
+    zoo = project / "runs" / "tiny" / "zoo"
+    recipe = {"merge_method": "linear", "models": [{"model": str(zoo / "math"), "parameters": {"weight": 1}}]}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    good(here(tmp_path, "merge", "recipe.yaml", "merged"))
+    assert (tmp_path / "merged" / "config.json").is_file()
+    refused(here(tmp_path, "merge", "nowhere.yaml", "other"), r"nowhere\.yaml: not readable: .*")
+
+
+def test_nothing_to_end_is_no_failure(here, project, tmp_path):
+    assert good(here(project, "down", env={"HM3_STATE": str(tmp_path)})) == "nothing runs\n"

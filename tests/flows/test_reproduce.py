@@ -1,0 +1,104 @@
+"""The graph, the status and the outcome that DVC gives."""
+
+import subprocess
+
+import pytest
+
+from flows import reproduce
+from flows.reproduce import Plan, Stage, describe, outcome
+from models.errors import BadInput, Failed
+from tests.flows.project import OUTS, dvc, make_project
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, done):
+    return make_project(tmp_path_factory.mktemp("plan") / "project", done)
+
+
+def test_the_plan_holds_dvc_stage_list_in_an_order_that_can_run(project):
+    plan = reproduce.plan(project, "tiny")
+    listed = {line.split()[0] for line in dvc(project, "stage", "list").splitlines()}
+    assert {stage.name for stage in plan.stages} == listed == {f"{name}@tiny" for name in OUTS}
+    seen = set()
+    for stage in plan.stages:
+        assert seen.issuperset(stage.parents)
+        seen.add(stage.name)
+
+
+def test_what_has_no_outs_yet_is_stale_and_says_so(project):
+    plan = reproduce.plan(project, "tiny")
+    assert plan.stale == {stage.name for stage in plan.stages}
+    assert plan.stages[0].changes == ("no runs/tiny/zoo yet", "no runs/tiny/tasks yet")
+
+
+def test_a_profile_without_stages_is_bad_input(project):
+    with pytest.raises(BadInput, match=r"params.yaml: profiles: 'other' is not listed"):
+        reproduce.plan(project, "other")
+
+
+def test_a_folder_without_dvc_is_bad_input(tmp_path):
+    with pytest.raises(BadInput, match=r"dvc.yaml: .*not inside of a DVC repository"):
+        reproduce.plan(tmp_path, "tiny")
+
+
+def test_a_broken_dvc_yaml_is_bad_input(tmp_path, done):
+    project = make_project(tmp_path / "project", done)
+    (project / "dvc.yaml").write_text("stages: {zoo: {cmd: [")
+    with pytest.raises(BadInput, match=r"dvc\.yaml"):
+        reproduce.plan(project, "tiny")
+
+
+def test_everything_below_a_change_is_stale_and_nothing_else():
+    stages = (
+        Stage("zoo@a", (), ()),
+        Stage("sample@a", ("zoo@a",), ("params.yaml: seed modified",)),
+        Stage("other@a", ("zoo@a",), ()),
+        Stage("search@a", ("sample@a", "other@a"), ()),
+    )
+    assert Plan(stages).stale == {"sample@a", "search@a"}
+
+
+def test_status_in_words():
+    changed = {"changed deps": {"params.yaml": {"search.budget": "modified"}, "tasks/search.py": "modified"}}
+    assert describe([changed]) == ["params.yaml: search.budget modified", "tasks/search.py modified"]
+    assert describe([changed, {"changed outs": {"a.json": "deleted"}}]) == ["no a.json yet"]
+    assert describe(["changed command"]) == ["changed command"]
+
+
+def log(tmp_path, text):
+    path = tmp_path / "stage.log"
+    path.write_text(text)
+    return path
+
+
+def test_what_dvc_did_is_read_from_its_output(tmp_path):
+    assert outcome("zoo@a", 0, log(tmp_path, "Running stage 'zoo@a':\n")) == "ran"
+    assert outcome("zoo@a", 0, log(tmp_path, "Stage 'zoo@a' didn't change, skipping\n")) == "unchanged"
+    cached = "Stage 'zoo@a' is cached - skipping run, checking out outputs\n"
+    assert outcome("zoo@a", 0, log(tmp_path, cached)) == "restored"
+
+
+FAILED = "ERROR: failed to reproduce 'zoo@a': failed to run: hm3 stage zoo, exited with "
+
+
+def test_bad_input_keeps_the_stages_own_line(tmp_path):
+    with pytest.raises(BadInput, match=r"^params\.yaml: seed: mend it$"):
+        outcome("zoo@a", 255, log(tmp_path, f"noise\nhm3: params.yaml: seed: mend it\n{FAILED}2\n"))
+
+
+def test_a_crash_gives_its_last_line_and_the_log(tmp_path):
+    path = log(tmp_path, f"Traceback (most recent call last):\nRuntimeError: out of luck\n{FAILED}1\n")
+    with pytest.raises(Failed, match=rf"^zoo@a: RuntimeError: out of luck; see {path}$"):
+        outcome("zoo@a", 255, path)
+
+
+def test_a_refusal_of_dvc_itself_is_said(tmp_path):
+    with pytest.raises(Failed, match=r"zoo@a: Unable to acquire lock"):
+        outcome("zoo@a", 255, log(tmp_path, "ERROR: Unable to acquire lock\n"))
+
+
+def test_an_answer_is_used_once(project):
+    reproduce.ask(project, "tiny")
+    assert isinstance(reproduce._asked[project, "tiny"], subprocess.Popen)
+    reproduce.plan(project, "tiny")
+    assert (project, "tiny") not in reproduce._asked
