@@ -153,7 +153,7 @@ def dvc(tree: Path, log: Path, *command: str) -> None:
     """A DVC command in a working tree; raises Failed if it fails."""
     with log.open("ab") as output:
         done = subprocess.run(
-            [sys.executable, "-m", "dvc", "--wait-for-lock", *command],
+            [sys.executable, "-P", "-m", "dvc", "--wait-for-lock", *command],
             cwd=tree,
             env=environment(state_folder(tree)),
             stdin=subprocess.DEVNULL,

@@ -41,7 +41,7 @@ def environment(state: Path) -> dict[str, str]:
 
 def prepare_environment(state: Path) -> None:
     """Give this process :func:`environment`, before anything imports prefect or mlflow."""
-    state.mkdir(parents=True, exist_ok=True)
+    (state / "logs").mkdir(parents=True, exist_ok=True)
     os.environ.update(environment(state))
 
 

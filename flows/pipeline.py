@@ -31,7 +31,6 @@ from flows.local import prepare_environment
 from flows.processes import hold
 from flows.reproduce import Stage
 from flows.watch import Relay, Screen, Tail, duration
-from models.errors import BadInput, Failed
 from tasks.front import Front
 from tasks.front_table import front_table, summary
 from tasks.records import write_text
@@ -119,7 +118,7 @@ def walk(workspace: Workspace, screen: Screen, *, fresh: bool, experiment_name: 
         if experiment_name is None:
             register(workspace, screen, tracker)
         outcome = "finished"
-    except (BadInput, Failed):
+    except Exception:
         outcome = "failed"
         raise
     finally:

@@ -45,17 +45,15 @@ def prefect_api(state: Path) -> Iterator[TemporaryPrefect | None]:
     still starts.
 
     Raises:
-        Failed: the user's server does not answer.
+        Failed: the server that is to be used does not answer.
     """
-    known = os.environ.get("PREFECT_API_URL")
+    running = read_record(state).get("prefect")
+    known = os.environ.get("PREFECT_API_URL") or (f"{running.url}/api" if running else None)
     if known:
         if not answers(f"{known.rstrip('/')}/health", seconds=10, refusing=True):
-            raise Failed(f"PREFECT_API_URL: {known} does not answer; start that server, or unset the variable")
-        yield None
-        return
-    running = read_record(state).get("prefect")
-    if running:
-        os.environ["PREFECT_API_URL"] = f"{running.url}/api"
+            remedy = "start that server, or unset the variable" if not running else "`hm3 down`, then `hm3 up`"
+            raise Failed(f"PREFECT_API_URL: {known} does not answer; {remedy}")
+        os.environ["PREFECT_API_URL"] = known
         yield None
         return
     server = TemporaryPrefect(state)

@@ -1,7 +1,8 @@
 """The stages as DVC sees them: their graph, what changed, and running one of them.
 
 DVC runs in processes of its own: it starts threads and changes the working directory, and two of its commands can
-then never disturb each other. ``python -m flows.reproduce ROOT PROFILE`` prints a :class:`Plan` as JSON.
+then never disturb each other. ``python -m flows.reproduce ROOT PROFILE`` prints the stages as JSON. All with ``-P``:
+folders of the user's project, such as ``models/``, must not hide ours.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +61,7 @@ _asked: dict[tuple[Path, str], subprocess.Popen[str]] = {}
 
 def ask(root: Path, profile: str) -> None:
     """Ask DVC for a profile's graph and status, in one process; :func:`plan` takes the answer."""
-    command = [sys.executable, "-m", "flows.reproduce", str(root), profile]
+    command = [sys.executable, "-P", "-m", "flows.reproduce", str(root), profile]
     _asked[root, profile] = subprocess.Popen(
         command, cwd=root, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -86,21 +88,18 @@ def plan(root: Path, profile: str) -> Plan:
 
 def inspect(root: str, profile: str) -> list[Stage]:
     """Stages of a profile from DVC's own graph, in topological order, each with its status."""
-    import networkx as nx  # type: ignore[import-untyped,unused-ignore]
     from dvc.repo import Repo
 
     with Repo(root, _wait_for_lock=True) as repo:
         graph = repo.index.graph  # an edge leads from a stage to one that it depends on
-        order = [one for one in nx.topological_sort(graph.reverse()) if one.addressing.endswith(f"@{profile}")]
-        status = repo.status(targets=[one.addressing for one in order]) if order else {}
-        return [
-            Stage(
-                one.addressing,
-                tuple(sorted(parent.addressing for parent in graph.successors(one))),
-                tuple(describe(status.get(one.addressing, []))),
-            )
-            for one in order
-        ]
+        parents = {
+            one.addressing: tuple(sorted(parent.addressing for parent in graph.successors(one)))
+            for one in graph
+            if one.addressing.endswith(f"@{profile}")
+        }
+        order = [name for name in TopologicalSorter(parents).static_order() if name in parents]
+        status = repo.status(targets=order) if order else {}
+        return [Stage(name, parents[name], tuple(describe(status.get(name, [])))) for name in order]
 
 
 def describe(status: Sequence[Any]) -> list[str]:
@@ -124,7 +123,7 @@ def describe(status: Sequence[Any]) -> list[str]:
 
 def start_stage(root: Path, stage: str, log: Path, *, force: bool) -> Guarded:
     """Let DVC reproduce one stage, without those before it; its output goes to ``log``."""
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage]
+    command = [sys.executable, "-P", "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage]
     env = {**os.environ, OWNER: str(os.getpid())}
     return Guarded([*command, *(["--force"] if force else [])], cwd=root, env=env, log=log)
 

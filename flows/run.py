@@ -36,8 +36,8 @@ def run_pipeline(profile: str | None, settings: Sequence[str], *, fresh: bool, c
     root = find_root()
     workspace = open_workspace(profile, root)
     params = with_settings(root, settings) if settings else None
-    os.chdir(root)
     prepare_environment(workspace.state)
+    os.chdir(root)
     with (
         Screen(console) as screen,
         hold(workspace.state / "locks" / "run.lock", f"hm3 run --profile {workspace.name}", screen.line),

@@ -94,8 +94,11 @@ def up(root: Path, state: Path, prefect_port: int | None, mlflow_port: int | Non
         say: gets a line for each step.
 
     Raises:
+        BadInput: the project has no ``prefect.yaml``.
         Failed: a server did not start; those that this call started are ended again.
     """
+    if not (root / "prefect.yaml").is_file():
+        raise BadInput("prefect.yaml: no such file in the project; it says which deployments to register")
     (state / "logs").mkdir(parents=True, exist_ok=True)
     before = read_record(state)
     servers = dict(before)
@@ -106,16 +109,16 @@ def up(root: Path, state: Path, prefect_port: int | None, mlflow_port: int | Non
         if "prefect" not in servers:
             servers["prefect"] = start_prefect(state, prefect_port or free_port())
             write_record(state, servers)
-        say("Prefect server: starting")
+        say("Prefect server: runs already" if "prefect" in before else "Prefect server: starting")
         wait_until_healthy("prefect", servers["prefect"], "/api/health")
         if "worker" not in servers:
             servers["worker"] = start_worker(root, state, servers["prefect"].url)
             write_record(state, servers)
-        say("Prefect worker: starting")
+        say("Prefect worker: runs already" if "worker" in before else "Prefect worker: starting")
         wait_for_worker(servers["prefect"].url, servers["worker"])
         say("deployments of prefect.yaml: registering")
         deploy(root, state, servers["prefect"].url)
-        say("MLflow server: starting")
+        say("MLflow server: runs already" if "mlflow" in before else "MLflow server: starting")
         wait_until_healthy("mlflow", servers["mlflow"], "/health")
     except BaseException:
         end([one for name, one in servers.items() if name not in before])

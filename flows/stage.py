@@ -53,14 +53,15 @@ def prepare(workspace: Workspace) -> None:
     Waiting OpenMP threads must not spin: on a busy machine that made two threads 5 to 24 times slower. Libraries read
     these variables when they are imported, so torch and datasets must not be imported before.
     """
-    os.chdir(workspace.root)
     settings = {
+        "HM3_STATE": str(workspace.state),
         "OMP_WAIT_POLICY": "passive",
         "GOMP_SPINCOUNT": "0",
         "OMP_NUM_THREADS": str(workspace.profile.threads),
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }
     os.environ.update(settings | offline_environment(workspace.state))
+    os.chdir(workspace.root)
     import torch
 
     torch.set_num_threads(workspace.profile.threads)

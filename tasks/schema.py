@@ -27,12 +27,12 @@ class ZooParams(Strict):
     feed_forward: Count = Field(192, description="Width inside the feed-forward blocks.")
     heads: Count = Field(4, description="Attention heads.")
     vocabulary: int = Field(600, ge=260, description="Tokens of the tokenizer, the 256 bytes included.")
-    translation_examples: Count = Field(2000, description="Training examples of the translation task.")
+    translation_examples: Count = Field(2500, description="Training examples of the translation task.")
     math_examples: Count = Field(5000, description="Training examples of the math task, bare facts included.")
-    code_examples: Count = Field(1000, description="Training examples of the code task.")
+    code_examples: Count = Field(800, description="Training examples of the code task.")
     base_steps: Count = Field(500, description="Optimiser steps of the base model.")
     expert_steps: Count = Field(
-        280, description="Optimiser steps of the math expert; translation takes 0.7 times as many, code 0.6."
+        280, description="Optimiser steps of the math expert; translation takes 0.9 times as many, code 0.6."
     )
     batch_tokens: Count = Field(768, description="Tokens of a batch, padding included.")
     muon_rate: float = Field(0.02, gt=0, description="Muon's learning rate, for the matrices of the base.")

@@ -29,7 +29,7 @@ from tasks.workspace import Workspace
 LANES = (("math",), ("translation", "code"))
 """What is trained at the same time: experts of one lane follow each other."""
 
-STEPS_SHARE = {"translation": 0.7, "math": 1.0, "code": 0.6}
+STEPS_SHARE = {"translation": 0.9, "math": 1.0, "code": 0.6}
 """Optimiser steps of an expert over ``expert_steps``."""
 
 GATED_SPLIT = "selection"

@@ -1,6 +1,7 @@
 """The command line: help, exit statuses, one-line errors, and the commands that only read a front."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -116,6 +117,17 @@ def test_a_stage_that_finds_bad_input_exits_with_2(project, tmp_path):
     weights.write_bytes(weights.read_bytes()[:1000])
     failed = hm3(broken, "stage", "sample", env={"HM3_STATE": str(tmp_path / "state")})
     refused(failed, r".*zoo/math: model\.safetensors: truncated or no safetensors file .*; fetch or copy it again")
+
+
+def test_a_relative_state_folder_is_meant_from_where_the_user_stands(project):
+    code = (
+        "from flows.stage import prepare; from tasks.workspace import open_workspace; from pathlib import Path; "
+        "one = open_workspace(); prepare(one); print(one.state); print(Path.cwd())"
+    )
+    env = {**os.environ, "HM3_STATE": "state"}
+    below = project / "runs"
+    done = subprocess.run([sys.executable, "-c", code], cwd=below, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [str(below / "state"), str(project)]
 
 
 def test_a_stage_ends_when_the_run_that_started_it_is_gone(project, tmp_path):

@@ -66,7 +66,7 @@ def test_stop_ends_grandchildren_that_ignore_the_interrupt(tmp_path):
 def test_children_left_behind_by_a_command_that_ended_are_ended(tmp_path):
     child = guarded(FAMILY.replace("subprocess.Popen(", "print(subprocess.Popen(")[:-2] + ".pid)", tmp_path)
     assert child.process.wait(20) == 0
-    until(lambda: not is_alive(int(child.log.read_text())), 2)
+    until(lambda: not is_alive(int(child.log.read_text().split()[0])), 2)
 
 
 def test_everything_ends_when_the_owner_is_killed_outright(tmp_path):

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from flows.processes import is_alive
-from flows.servers import read_record
+from flows.servers import in_use, read_record
 from tests.fixtures_front import make_project as make_done
 from tests.flows.project import hm3, make_project, started
 
@@ -71,15 +71,13 @@ def test_a_deployment_that_is_triggered_over_the_api_runs_the_pipeline(project, 
     assert call(f"{addresses['mlflow']}/api/2.0/mlflow/registered-models/get?name=hm3-front-tiny")
 
 
-def test_up_again_leaves_the_servers_as_they_are_and_doctor_names_them(project, addresses):
+def test_up_again_leaves_the_servers_as_they_are_and_later_commands_use_them(project, addresses):
     before = read_record(project / ".hm3")
     again = hm3(project, "up", "--json")
     assert json.loads(again.stdout) == addresses
     assert read_record(project / ".hm3") == before
-    checks = json.loads(hm3(project, "doctor", "--json").stdout)["checks"]
-    found = {one["what"]: (one["status"], one["text"]) for one in checks}
-    assert found["Prefect"] == ("good", f"{addresses['prefect']}/api")
-    assert found["MLflow"] == ("good", addresses["mlflow"])
+    used = in_use(project, project / ".hm3")
+    assert used == {"Prefect": (f"{addresses['prefect']}/api", True), "MLflow": (addresses["mlflow"], True)}
 
 
 def test_down_ends_them_with_everything_under_them(project, addresses):

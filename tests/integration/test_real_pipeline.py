@@ -1,0 +1,233 @@
+"""The six real stages on a real small family: what a run leaves, a kill in the search, a changed parameter.
+
+The family is made once, by the first run. It is too small to be good; everything else is as in production.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
+from transformers import AutoModelForCausalLM
+
+from tasks.journal import Journal
+from tests.flows.project import dvc, git, hm3
+
+ROOT = Path(__file__).parents[2]
+STAGES = ["zoo", "sample", "dataset", "train", "search", "pareto"]
+PARAMS = {
+    "profiles": ["tiny"],
+    "seed": 1,
+    "zoo": {
+        "layers": 4,
+        "feed_forward": 128,
+        "base_steps": 200,
+        "expert_steps": 80,
+        "batch_tokens": 512,
+        "translation_examples": 600,
+        "math_examples": 1500,
+        "code_examples": 400,
+        "min_own": 0,
+        "max_foreign": 1,
+        "min_distance": 0.001,
+        "max_distance": 1,
+    },
+    "sample": {"candidates": 12, "population": 6, "anchors": 2},
+    "dataset": {"edits": 16, "random": 4, "items": 32},
+    "train": {"steps": 40, "ensemble": 2, "hidden": 32},
+    "search": {"budget": 18000, "batch": 8, "rungs": [32, 128], "rollouts": 32},
+    "pareto": {"members": 6, "rescored": 12},
+}
+TIMEOUT = 400
+
+
+def make_clone(root):
+    """The project as it is committed, with the parameters above, in a git repository of its own."""
+    for name in ("flows", "tasks", "models", "profiles"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", ".dvcignore", ".gitignore", "pyproject.toml"):
+        shutil.copy(ROOT / name, root / name)
+    (root / ".dvc").mkdir()
+    shutil.copy(ROOT / ".dvc" / "config", root / ".dvc" / "config")
+    (root / "params.yaml").write_text(yaml.safe_dump(PARAMS))
+    git(root, "init", "--quiet")
+    git(root, "config", "user.name", "tester")
+    git(root, "config", "user.email", "tester@example.org")
+    git(root, "add", "--all")
+    git(root, "commit", "--quiet", "--message", "project")
+    return root
+
+
+def run(root, *options):
+    done = hm3(root, "run", "--profile", "tiny", *options, timeout=TIMEOUT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def out_hashes(root):
+    lock = yaml.safe_load((root / "dvc.lock").read_text())["stages"]
+    return {name: {out["path"]: out["md5"] for out in stage["outs"]} for name, stage in lock.items()}
+
+
+def journalled(root):
+    """Every (key, item) that was ever scored."""
+    entries = [entry for known in Journal(root / ".hm3" / "journal" / "tiny")._entries.values() for entry in known]
+    return [(entry.key, item) for entry in entries for item in range(entry.start, entry.stop)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_servers():
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "HM3_STATE"):
+            patch.delenv(name, raising=False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    root = make_clone(tmp_path_factory.mktemp("undisturbed"))
+    run(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def front(undisturbed):
+    return json.loads((undisturbed / "runs" / "tiny" / "front.json").read_text())
+
+
+def test_the_members_do_not_dominate_each_other_and_hold_the_best_of_each_objective(undisturbed, front):
+    sign = np.array([1 if name == "layers" else -1 for name in front["objectives"]])
+
+    def costs(rows):
+        return np.array([[row["scores"]["selection"][name] for name in front["objectives"]] for row in rows]) * sign
+
+    members = costs(front["members"])
+    assert len(NonDominatedSorting().do(members, only_non_dominated_front=True)) == len(members) >= 2
+    assert (members.min(axis=0) <= costs(front["references"]).min(axis=0)).all()
+    assert set(front) >= {"profile", "objectives", "ideal", "nadir", "hv", "members"}
+    for member in front["members"]:
+        assert (undisturbed / "runs" / "tiny" / member["recipe"]).is_file()
+        assert member["layers"] == len(member["path"])
+        assert sum(member["serves"].values()) == pytest.approx(1, abs=1e-3)
+
+
+def test_the_budget_is_kept_and_no_candidate_is_there_twice(undisturbed):
+    archive = pd.read_parquet(undisturbed / "runs" / "tiny" / "archive.parquet")
+    assert archive["candidate"].is_unique
+    assert 0.9 * PARAMS["search"]["budget"] < archive["charged"].sum() <= PARAMS["search"]["budget"]
+    assert {"base", "expert", "baseline", "recipe", "edit"} <= set(archive["kind"])
+
+
+def test_outs_hold_no_path_of_this_machine(undisturbed):
+    for path in (undisturbed / "runs" / "tiny").rglob("*"):
+        if path.is_file() and path.name != "report.html":
+            assert str(undisturbed).encode() not in path.read_bytes(), path
+
+
+def test_nothing_is_left_to_do_afterwards(undisturbed):
+    assert json.loads(dvc(undisturbed, "status", "--json")) == {}
+    began = {path: path.stat().st_mtime_ns for path in (undisturbed / ".hm3" / "progress" / "tiny").iterdir()}
+    shown = run(undisturbed)
+    assert [f"{stage}@tiny: cached" in shown for stage in STAGES] == [True] * 6
+    assert {path: path.stat().st_mtime_ns for path in began} == began, "a stage process has started"
+
+
+def test_a_run_that_is_killed_in_the_search_goes_on_to_the_same_result(undisturbed, tmp_path):
+    root = make_clone(tmp_path / "killed")
+    for name in ("zoo", "tasks"):
+        shutil.copytree(undisturbed / "runs" / "tiny" / name, root / "runs" / "tiny" / name)
+    dvc(root, "commit", "--force", "--quiet", "zoo@tiny")
+    progress = root / ".hm3" / "progress" / "tiny" / "search.jsonl"
+    with subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", "run", "--profile", "tiny"],
+        cwd=root,
+        env=dict(os.environ),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
+        deadline = time.monotonic() + TIMEOUT
+        while not (progress.is_file() and is_under_way(progress)):
+            assert process.poll() is None, "ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+    before = journalled(root)
+    assert not (root / "runs" / "tiny" / "archive.parquet").exists()
+    shown = run(root)
+    assert "train@tiny: cached" in shown
+    assert out_hashes(root) == out_hashes(undisturbed)
+    after = journalled(root)
+    assert len(after) == len(set(after)), "scored twice"
+    assert len(before) < len(after)
+    assert sorted(after) == sorted(journalled(undisturbed))
+
+
+def is_under_way(progress):
+    """Whether the search has scored something but is far from done."""
+    bars = [json.loads(line) for line in progress.read_text().splitlines() if line.endswith("}")]
+    return any(bar.get("description") == "searching" and 0 < bar["completed"] < bar["total"] / 2 for bar in bars)
+
+
+def test_an_exported_member_scores_in_lm_eval_as_in_hm3(undisturbed, front, tmp_path):
+    member = min(front["members"], key=lambda one: one["layers"])
+    out = tmp_path / "member"
+    assert hm3(undisturbed, "export", member["id"], str(out)).returncode == 0
+    model = AutoModelForCausalLM.from_pretrained(out)
+    assert model.config.num_hidden_layers == member["layers"]
+    ours = json.loads(hm3(undisturbed, "evaluate", str(out), "--split", "test", "--json").stdout)
+    tasks = {one["name"]: one["task"] for one in profile(undisturbed)["objectives"]}
+    command = [sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--model_args", f"pretrained={out}"]
+    command += ["--tasks", *tasks.values(), "--include_path", "profiles/tiny", "--output_path", str(tmp_path / "eval")]
+    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "datasets")}
+    subprocess.run(command, cwd=undisturbed, env={**os.environ, **offline}, check=True, capture_output=True)
+    results = json.loads(next((tmp_path / "eval").rglob("results_*.json")).read_text())["results"]
+    for name, task in tasks.items():
+        assert scores_of(ours)[name] == pytest.approx(results[task]["acc,none"], abs=1e-12)
+        assert scores_of(ours)[name] == pytest.approx(member["scores"]["test"][name], abs=1e-12)
+
+
+def test_mergekit_rebuilds_what_is_called_exact(undisturbed, front, tmp_path):
+    exact = [one for one in front["members"] if one["mergekit"] == "exact"]
+    assert exact, "no member of this front can be held against mergekit"
+    for member in exact[:2]:
+        ours, theirs = tmp_path / member["id"], tmp_path / f"{member['id']}-mergekit"
+        assert hm3(undisturbed, "export", member["id"], str(ours)).returncode == 0
+        command = [sys.executable, "-m", "mergekit.scripts.multimerge", str(Path("runs/tiny") / member["recipe"])]
+        command += ["--out-path", str(theirs), "-I", str(tmp_path / "between"), "--no-write-model-card"]
+        subprocess.run(command, cwd=undisturbed, check=True, capture_output=True)
+        states = [AutoModelForCausalLM.from_pretrained(path).state_dict() for path in (ours, theirs)]
+        assert states[0].keys() == states[1].keys()
+        assert max(float((states[0][name] - states[1][name]).abs().max()) for name in states[0]) <= 1e-5
+        assert all(torch.isfinite(one).all() for one in states[0].values())
+
+
+def test_a_changed_search_runs_search_and_pareto_only(undisturbed, tmp_path):
+    root = tmp_path / "changed"
+    shutil.copytree(undisturbed, root, symlinks=True)
+    data = yaml.safe_load((root / "params.yaml").read_text())
+    data["search"]["batch"] = 7
+    (root / "params.yaml").write_text(yaml.safe_dump(data))
+    shown = run(root)
+    cached = [stage for stage in STAGES if f"{stage}@tiny: cached" in shown]
+    assert cached == ["zoo", "sample", "dataset", "train"]
+    assert out_hashes(root)["train@tiny"] == out_hashes(undisturbed)["train@tiny"]
+    assert out_hashes(root)["search@tiny"] != out_hashes(undisturbed)["search@tiny"]
+
+
+def profile(root):
+    return yaml.safe_load((root / "profiles" / "tiny.yaml").read_text())
+
+
+def scores_of(evaluation):
+    return evaluation["scores"]
