@@ -37,7 +37,7 @@ class ZooParams(Strict):
     batch_tokens: Count = Field(768, description="Tokens of a batch, padding included.")
     muon_rate: float = Field(0.02, gt=0, description="Muon's learning rate, for the matrices of the base.")
     adam_rate: float = Field(5e-3, gt=0, description="Adam's learning rate, for embedding and norms of the base.")
-    expert_rate: float = Field(2e-3, gt=0, description="AdamW's learning rate, for the experts.")
+    expert_rate: float = Field(3e-3, gt=0, description="AdamW's learning rate, for the experts.")
     skip: Share = Field(0.12, description="Probability that a layer is skipped in a step of the base; experts: half.")
     repeat: Share = Field(0.08, description="Probability that a layer is passed twice in a step; experts: half.")
     replay: Share = Field(0.03, description="Examples of each other task over those of an expert's own task.")
