@@ -39,14 +39,14 @@ def model(tokenizer):
     return new_model(MICRO, tokenizer, 0)
 
 
-def test_the_path_of_all_layers_is_the_model_itself(model):
-    ids = torch.randint(0, 280, (3, 9), generator=torch.Generator().manual_seed(0))
+def test_the_path_of_all_layers_is_the_model_itself(model, tokenizer):
+    ids = torch.randint(0, len(tokenizer), (3, 9), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(model.lm_head(hidden_states(model, ids, range(3))), model(ids).logits)
 
 
 def test_a_path_that_repeats_and_skips_is_the_chain_of_its_layers(model, tokenizer):
-    ids = torch.randint(0, 280, (2, 7), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(0, len(tokenizer), (2, 7), generator=torch.Generator().manual_seed(0))
     other = new_model(MICRO, tokenizer, 0)
     for position, layer in enumerate((2, 2, 0)):
         other.model.layers[position].load_state_dict(model.model.layers[layer].state_dict())
