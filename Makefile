@@ -39,7 +39,7 @@ down: .venv/.hm3 ## stop them
 
 # pip takes the build of torch that fits the machine; uv, five times as fast, takes all the others.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --compile-bytecode
+UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --compile-bytecode --system-certs
 
 .venv/.torch: .venv/pyvenv.cfg constraints.txt
 	$(PIP) torch uv
