@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from flows.local import environment, last_line
+from flows.local import environment, last_line, run_logged
 from models.errors import BadInput, Failed
 from tasks.schema import Params
 from tasks.workspace import Workspace, open_workspace, read_yaml, state_folder, validate
@@ -151,15 +151,6 @@ def demand(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProces
 
 def dvc(tree: Path, log: Path, *command: str) -> None:
     """A DVC command in a working tree; raises Failed if it fails."""
-    with log.open("ab") as output:
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "dvc", "--wait-for-lock", *command],
-            cwd=tree,
-            env=environment(state_folder(tree)),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-    if done.returncode != 0:
+    full = [sys.executable, "-P", "-m", "dvc", "--wait-for-lock", *command]
+    if run_logged(full, cwd=tree, env=environment(state_folder(tree)), log=log) != 0:
         raise Failed(f"dvc {' '.join(command[:2])}: {last_line(log)}; see {log}")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sysconfig
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from models.errors import Failed
@@ -43,6 +44,20 @@ def prepare_environment(state: Path) -> None:
     """Give this process :func:`environment`, before anything imports prefect or mlflow."""
     (state / "logs").mkdir(parents=True, exist_ok=True)
     os.environ.update(environment(state))
+
+
+def run_logged(command: Sequence[str], *, cwd: Path, env: Mapping[str, str], log: Path) -> int:
+    """Exit status of a command whose output is added to a log."""
+    with log.open("ab") as output:
+        return subprocess.run(
+            list(command),
+            cwd=cwd,
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+        ).returncode
 
 
 def free_port() -> int:

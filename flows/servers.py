@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from flows.local import START_SECONDS, answers, environment, free_port, last_line, wait_for
+from flows.local import START_SECONDS, answers, environment, free_port, last_line, run_logged, wait_for
 from flows.processes import GRACE_SECONDS, is_alive
 from models.errors import BadInput, Failed
 
@@ -225,17 +225,8 @@ def deploy(root: Path, state: Path, prefect_url: str) -> None:
     """
     log = state / "logs" / "deploy.log"
     env = {**environment(state), "PREFECT_API_URL": f"{prefect_url}/api"}
-    with log.open("wb") as output:
-        done = subprocess.run(
-            [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
-            cwd=root,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-    if done.returncode != 0:
+    log.write_bytes(b"")
+    if run_logged([sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"], cwd=root, env=env, log=log) != 0:
         raise Failed(f"prefect.yaml: its deployments could not be registered: {last_line(log)}; see {log}")
 
 

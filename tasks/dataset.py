@@ -5,19 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from tasks.engine import Engine
-from tasks.pool import add_anchors, path_space
+from tasks.pool import open_pool, path_space
 from tasks.progress import Progress
-from tasks.records import Anchors, write_table
+from tasks.records import write_table
 from tasks.workspace import Workspace
 
 
 def run(workspace: Workspace, progress: Progress) -> None:
     """Write ``offline.parquet``: a row a path, and what it cost in item evaluations."""
     params = workspace.params.dataset
-    engine = Engine(workspace)
-    anchors = Anchors.read(workspace.run)
-    add_anchors(engine, anchors)
+    engine, anchors = open_pool(workspace)
     space = path_space(engine, anchors)
     rng = np.random.default_rng([workspace.params.seed, 2])
     identities = [space.identity(model) for model in space.models]

@@ -17,7 +17,7 @@ from models.merge.path_recipe import path_recipe
 from models.merge.recipe import dump_recipes, mergekit_level
 from models.preferences import preferences
 from tasks.engine import Engine
-from tasks.pool import add_anchors, full_scale
+from tasks.pool import full_scale, open_pool
 from tasks.progress import Progress
 from tasks.records import Anchors, write_table, write_text
 from tasks.workspace import Workspace
@@ -40,9 +40,7 @@ class Listed:
 def run(workspace: Workspace, progress: Progress) -> None:
     """Write ``front.json``, ``members/``, ``metrics.json`` and ``plots/``."""
     params = workspace.params.pareto
-    engine = Engine(workspace)
-    anchors = Anchors.read(workspace.run)
-    add_anchors(engine, anchors)
+    engine, anchors = open_pool(workspace)
     scale = full_scale(workspace, anchors)
     archive = pd.read_parquet(workspace.run / "archive.parquet")
     references = reference_models(engine, anchors)

@@ -10,11 +10,13 @@ from tasks.records import Anchors
 from tasks.workspace import Workspace
 
 
-def add_anchors(engine: Engine, anchors: Anchors) -> None:
-    """Let the anchors, and every other recipe that was scored, take part under their names."""
+def open_pool(workspace: Workspace) -> tuple[Engine, Anchors]:
+    """An engine in which the anchors, and every other recipe that was scored, take part under their names."""
+    engine, anchors = Engine(workspace), Anchors.read(workspace.run)
     for one in anchors.scored:
         if one.recipe is not None:
             engine.add(parse_recipes(one.recipe, f"anchors.json: {one.name}")[-1])
+    return engine, anchors
 
 
 def path_space(engine: Engine, anchors: Anchors) -> PathSpace:

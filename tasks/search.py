@@ -14,7 +14,7 @@ from models.candidate import Candidate
 from models.errors import BadInput
 from models.preferences import preferences
 from tasks.engine import Engine
-from tasks.pool import add_anchors
+from tasks.pool import open_pool
 from tasks.progress import Progress
 from tasks.records import Anchors, write_table
 from tasks.schema import SearchParams
@@ -24,9 +24,7 @@ from tasks.workspace import Workspace
 def run(workspace: Workspace, progress: Progress) -> None:
     """Write ``archive.parquet``, every candidate that was ever scored, and ``search.csv``, a row a round."""
     params = workspace.params.search
-    engine = Engine(workspace)
-    anchors = Anchors.read(workspace.run)
-    add_anchors(engine, anchors)
+    engine, anchors = open_pool(workspace)
     agent = load_agent(workspace.run / "agent")
     offline = pd.read_parquet(workspace.run / "offline.parquet")
     objectives = engine.objectives("search")

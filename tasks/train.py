@@ -10,19 +10,16 @@ from models.agent.networks import Agent, AgentConfig
 from models.agent.offline import OfflineData, TrainSettings, train_offline
 from models.architecture import architecture_of
 from models.candidate import Candidate
-from tasks.engine import Engine
-from tasks.pool import add_anchors, full_scale, path_space
+from tasks.pool import full_scale, open_pool, path_space
 from tasks.progress import Bar, Progress
-from tasks.records import Anchors, write_table
+from tasks.records import write_table
 from tasks.workspace import Workspace
 
 
 def run(workspace: Workspace, progress: Progress) -> None:
     """Write ``agent/`` and ``train.csv``."""
     params = workspace.params.train
-    engine = Engine(workspace)
-    anchors = Anchors.read(workspace.run)
-    add_anchors(engine, anchors)
+    engine, anchors = open_pool(workspace)
     space = path_space(engine, anchors)
     data = offline_data(pd.read_parquet(workspace.run / "offline.parquet"), anchors.objectives)
     base = engine.source("base")

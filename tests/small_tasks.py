@@ -79,3 +79,11 @@ def make_task_project(root, family):
         write_task(root, name)
     write_profile(root, [{"name": name, "task": name, "items": COUNTS} for name in ("one", "two")])
     return open_workspace("p", root)
+
+
+def make_family_project(root, make_family):
+    """The project of :func:`make_task_project` with its family under ``runs/p/zoo``, as stage `zoo` leaves it."""
+    workspace = make_task_project(root, make_family(root / "runs" / "p" / "zoo", noise=0.2))
+    family = {"base": "runs/p/zoo/base", "experts": {name: f"runs/p/zoo/{name}" for name in ("a", "b")}}
+    (workspace.zoo / "family.json").write_text(json.dumps(family))
+    return workspace

@@ -177,7 +177,7 @@ async def train_in_process(name: str, job: Job, bar: Bar) -> dict[str, Any]:
     result: dict[str, Any] | None = None
     with tempfile.TemporaryFile() as errors:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tasks.tiny.train"),
+            *(sys.executable, "-P", "-m", "tasks.tiny.train"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=errors,

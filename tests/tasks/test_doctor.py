@@ -12,7 +12,7 @@ from tasks.doctor import examine
 from tasks.plan import costs_of
 from tasks.records import write_text
 from tasks.workspace import open_workspace
-from tests.small_tasks import COUNTS, make_task_project
+from tests.small_tasks import COUNTS, make_family_project
 
 SERVERS = {"Prefect": ("a run starts a server for itself", True), "MLflow": ("sqlite:///x", True)}
 SMALL = {
@@ -27,10 +27,7 @@ SMALL = {
 @pytest.fixture(scope="module")
 def finished(make_family, tmp_path_factory):
     root = tmp_path_factory.mktemp("doctor")
-    workspace = make_task_project(root, make_family(root / "runs" / "p" / "zoo", noise=0.2))
-    folders = {name: f"runs/p/zoo/{name}" for name in ("base", "a", "b")}
-    family = {"base": folders["base"], "experts": {"a": folders["a"], "b": folders["b"]}}
-    write_text(workspace.zoo / "family.json", json.dumps(family))
+    make_family_project(root, make_family)
     (root / "params.yaml").write_text(yaml.safe_dump(SMALL))
     return root
 

@@ -18,7 +18,7 @@ from tasks.export import export_member, merge_recipe
 from tasks.objectives import Objectives
 from tasks.progress import Progress
 from tasks.records import write_text
-from tests.small_tasks import make_task_project
+from tests.small_tasks import make_family_project
 
 PATH = Candidate("a", (("a", 0), ("b", 1), ("a", 1), ("a", 2)))
 
@@ -27,11 +27,11 @@ PATH = Candidate("a", (("a", 0), ("b", 1), ("a", 1), ("a", 2)))
 def workspace(make_family, tmp_path_factory):
     """A project with a family and a front of one member, whose path is longer than the base."""
     root = tmp_path_factory.mktemp("evaluation")
-    workspace = make_task_project(root, make_family(root / "runs" / "p" / "zoo", noise=0.2))
-    folders = {name: f"runs/p/zoo/{name}" for name in ("base", "a", "b")}
-    family = {"base": folders["base"], "experts": {"a": folders["a"], "b": folders["b"]}}
-    write_text(workspace.zoo / "family.json", json.dumps(family))
-    write_text(workspace.run / "members" / PATH.id / "recipe.yaml", dump_recipes(path_recipe(PATH, {}, folders.get, 3)))
+    workspace = make_family_project(root, make_family)
+    write_text(
+        workspace.run / "members" / PATH.id / "recipe.yaml",
+        dump_recipes(path_recipe(PATH, {}, "runs/p/zoo/{}".format, 3)),
+    )
     scores = {split: {"one": 0.5, "two": 0.5, "layers": 4 / 3} for split in ("search", "selection", "test")}
     member = {
         "id": PATH.id,
