@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 from models.errors import BadInput
+from models.merge.path_recipe import runs_of
 from models.merge.recipe import ModelInput, Recipe, parse_recipes
 from models.merge.settings import resolve
 from tasks.family import load_family
@@ -65,7 +65,7 @@ class Composition:
             return self.describe_model(member.host)
         parts = []
         for model, group in groupby(runs_of(member.path), key=lambda run: run[0]):
-            spans = [f"{first}–{last}" if last > first else f"{first}" for _, first, last in group]
+            spans = [f"{first}–{stop - 1}" if stop - first > 1 else f"{first}" for _, first, stop in group]
             parts.append(f"{model} {', '.join(spans)}")
         text = " → ".join(parts)
         return text if len(member.candidate.models) == 1 else f"{text}; embedding and head of {member.host}"
@@ -101,17 +101,6 @@ def recipe_text(run: Path, member: Member) -> str:
         return (run / member.recipe).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise BadInput(f"runs/{run.name}/{member.recipe}: no such file; run stage `pareto` or `dvc pull`") from None
-
-
-def runs_of(path: Sequence[tuple[str, int]]) -> list[tuple[str, int, int]]:
-    """A path as runs of consecutive layers of one model: its name, first and last layer."""
-    runs: list[tuple[str, int, int]] = []
-    for model, layer in path:
-        if runs and runs[-1][0] == model and runs[-1][2] == layer - 1:
-            runs[-1] = (model, runs[-1][1], layer)
-        else:
-            runs.append((model, layer, layer))
-    return runs
 
 
 def inputs(recipe: Recipe, layer: int, layers: int) -> list[tuple[ModelInput, int, float]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from models.candidate import Candidate
+from models.candidate import Candidate, SourceLayer
 from models.errors import BadInput
 from models.merge.recipe import Recipe, Slice, SliceSource
 
@@ -41,7 +41,7 @@ def path_recipe(
         return [*(named[name] for name in _needed(whole.referenced, recipes)), whole]
     used = [named[name] for name in _needed(candidate.models, recipes)]
     names = {model: model if model in recipes else locate(model) for model in candidate.models}
-    runs = _runs(candidate)
+    runs = runs_of(candidate.path)
     empty = (candidate.host, 0, 0)
     runs = [*([empty] if runs[0][0] != candidate.host else []), *runs]
     runs = [*runs, *([empty] if runs[-1][0] != candidate.host else [])]
@@ -60,10 +60,10 @@ def _needed(models: Iterable[str], recipes: Mapping[str, Recipe]) -> dict[str, N
     return names
 
 
-def _runs(candidate: Candidate) -> list[tuple[str, int, int]]:
-    """Consecutive layers of one model, as (model, first layer, layer after the last)."""
+def runs_of(path: Sequence[SourceLayer]) -> list[tuple[str, int, int]]:
+    """A path as runs of consecutive layers of one model: its name, first layer, layer after the last."""
     runs: list[tuple[str, int, int]] = []
-    for model, layer in candidate.path:
+    for model, layer in path:
         if runs and runs[-1][0] == model and runs[-1][2] == layer:
             runs[-1] = (model, runs[-1][1], layer + 1)
         else:
