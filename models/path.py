@@ -23,8 +23,8 @@ def path_model(pool: Pool, candidate: Candidate) -> PreTrainedModel:
         BadInput: the candidate can't be built from this pool.
     """
     pool.check(candidate)
-    ends = pool.ends(candidate.host)
-    model: PreTrainedModel = shallow_clone(pool.skeleton)
+    blocks = [at_position(pool.block(*step), position) for position, step in enumerate(candidate.path)]
+    model = pool.with_blocks(candidate.host, blocks)
     config = copy.deepcopy(pool.skeleton.config)
     described = with_layers(pool.skeleton.config.to_dict(), [layer for _, layer in candidate.path])
     for key in (pool.architecture.layer_count, *pool.architecture.per_layer):
@@ -33,13 +33,8 @@ def path_model(pool: Pool, candidate: Candidate) -> PreTrainedModel:
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
             module.config = config
-    model.generation_config = copy.deepcopy(pool.skeleton.generation_config)
-    model.set_submodule(pool.embedding, shallow_clone(ends.embedding))
-    model.set_submodule(pool.norm, shallow_clone(ends.norm))
-    model.set_submodule(pool.head, shallow_clone(ends.head))
-    model.base_model.rotary_emb = ends.rotary
-    blocks = [at_position(pool.block(*step), position) for position, step in enumerate(candidate.path)]
-    model.set_submodule(pool.architecture.blocks, nn.ModuleList(blocks))
+    if model.can_generate():
+        model.generation_config = copy.deepcopy(pool.skeleton.generation_config)
     return model
 
 

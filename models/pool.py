@@ -6,13 +6,16 @@ import copy
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
+import transformers
+from accelerate import init_empty_weights
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
-from transformers.masking_utils import create_masks_for_generate
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import CONFIG_MAPPING
 
 from models.architecture import ENDS, architecture_of
@@ -21,35 +24,72 @@ from models.checkpoint import Source
 from models.errors import BadInput
 
 Built = TypeVar("Built", bound=nn.Module)
+Filled = TypeVar("Filled", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Call:
+    """How a family calls a block."""
+
+    hidden: Tensor
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+
+    def replay(self, block: nn.Module, hidden: Tensor) -> Tensor:
+        """The block's output ``(B, T, D)`` for other hidden states of the same tokens."""
+        output: Tensor = block(hidden, *self.arguments, **self.options)
+        return output
+
+    def repeat(self, times: int) -> Call:
+        """The call for the same B sequences, ``times`` times one after the other."""
+        rows = len(self.hidden)
+
+        def repeated(value: Any) -> Any:
+            if isinstance(value, Tensor) and rows > 1 and value.dim() and len(value) == rows:
+                return value.repeat(times, *(1,) * (value.dim() - 1))
+            return tuple(map(repeated, value)) if isinstance(value, tuple) else value
+
+        options = {name: repeated(value) for name, value in self.options.items()}
+        return Call(self.hidden, tuple(map(repeated, self.arguments)), options)
+
+
+_CALLS: ContextVar[list[Call]] = ContextVar("_CALLS")
+
+
+class Listener(nn.Module):
+    """Stands in a block's place: notes what the family's own code hands to it, and lets the hidden states through."""
+
+    def forward(self, hidden: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        """Hidden states ``(B, T, D)``, unchanged."""
+        _CALLS.get().append(Call(hidden, arguments, options))
+        return hidden
 
 
 class Ends(nn.Module):
-    """What lies outside the blocks and belongs to a path's host."""
+    """What lies outside the blocks and belongs to a path's host: its whole model, with listeners for blocks."""
 
-    def __init__(
-        self, config: PreTrainedConfig, embedding: nn.Module, rotary: nn.Module, norm: nn.Module, head: nn.Module
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, norm: str, head: str) -> None:
         super().__init__()
-        self.config = config
-        self.embedding = embedding
-        self.rotary = rotary
-        self.norm = norm
-        self.head = head
+        self.model = model
+        self.norm = model.get_submodule(norm)
+        self.head = model.get_submodule(head)
+        self.vocabulary = int(getattr(model.config, "vocab_size", 0) or model.config.num_labels)
+        self.softcap: float | None = getattr(model.config, "final_logit_softcapping", None)
 
-    def embed(self, ids: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:
-        """Hidden states ``(B, T, D)`` of token ids ``(B, T)``, and what each of the L layers takes beside them."""
-        hidden = self.embedding(ids)
-        positions = torch.arange(ids.shape[1], device=ids.device).unsqueeze(0)
-        shared = {"position_ids": positions, "position_embeddings": self.rotary(hidden, positions)}
-        masks = create_masks_for_generate(self.config, hidden, None, None, positions)
-        kinds = masks if isinstance(masks, dict) else {None: masks}
-        of_layers = self.config.layer_types if isinstance(masks, dict) else [None] * self.config.num_hidden_layers
-        return hidden, [{**shared, "attention_mask": kinds[kind]} for kind in of_layers]
+    def embed(self, ids: Tensor) -> tuple[Tensor, list[Call]]:
+        """Hidden states ``(B, T, D)`` of token ids ``(B, T)``, and how the family calls each of the L layers."""
+        calls: list[Call] = []
+        token = _CALLS.set(calls)
+        try:
+            self.model.base_model(ids, **({"use_cache": False} if self.model.can_generate() else {}))
+        finally:
+            _CALLS.reset(token)
+        return calls[0].hidden, calls
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits ``(…, V)`` of the last block's hidden states ``(…, D)``."""
         logits: Tensor = self.head(self.norm(hidden))
-        return logits
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
 
 class Pool:
@@ -79,11 +119,11 @@ class Pool:
         self.dtype = dtype
         self.max_bytes = max_bytes
         self.held_bytes = 0
-        with torch.device("meta"):
-            described = CONFIG_MAPPING[config["model_type"]].from_dict(config)
-            self.skeleton: PreTrainedModel = AutoModelForCausalLM.from_config(described).eval()
-        with self.device:
-            self.rotary: nn.Module = type(self.skeleton.base_model.rotary_emb)(config=self.skeleton.config)
+        self.skeleton = _skeleton(config, self.device)
+        live = self.architecture.live
+        self._blocks = live(self.architecture.blocks)
+        self._norm = _module(live(self.architecture.norm))
+        self._head = _module(live(self.architecture.head or ""))
         self._sources: dict[str, Source] = {}
         self._digests: dict[tuple[str, str], str] = {}
         self._kept: OrderedDict[tuple[str, int | str], nn.Module] = OrderedDict()
@@ -148,11 +188,15 @@ class Pool:
         Raises:
             BadInput: the pool has no such model.
         """
-        path = f"{self.architecture.blocks}.{layer}"
-        return self._keep((model, layer), lambda: self._filled(path, self._source(model)))
+
+        def build() -> nn.Module:
+            clone: nn.Module = shallow_clone(self.skeleton.get_submodule(f"{self._blocks}.{layer}"))
+            return self._filled(clone, self._source(model), f"{self._blocks}.{layer}.")
+
+        return self._keep((model, layer), build)
 
     def ends(self, host: str) -> Ends:
-        """Embedding, rotary embedding, final norm and head of a model. A tied head shares the embedding's parameter.
+        """Embedding, final norm and head of a model. A tied head shares the embedding's parameter.
 
         Raises:
             BadInput: the pool has no such model.
@@ -160,30 +204,21 @@ class Pool:
 
         def build() -> Ends:
             source = self._source(host)
-            embedding, norm = self._filled(self.embedding, source), self._filled(self.norm, source)
-            if self.architecture.head in source.names():
-                head = self._filled(self.head, source)
-            else:
-                head = shallow_clone(self.skeleton.get_submodule(self.head))
-                head.weight = embedding.weight
-            return Ends(self.skeleton.config, embedding, self.rotary, norm, head)
+            model = shallow_clone(self.skeleton)
+            model.set_submodule(self._blocks, nn.ModuleList(Listener() for _ in range(self.layers)))
+            self._filled(model, source)
+            if self.architecture.head not in source.names():
+                head = model.get_submodule(self._head)
+                head._parameters["weight"] = model.get_input_embeddings().weight
+            return Ends(model, self._norm, self._head)
 
         return self._keep((host, ENDS), build)
 
-    @property
-    def embedding(self) -> str:
-        """Where the embedding is in the Hugging Face model."""
-        return self.architecture.embedding.removesuffix(".weight")
-
-    @property
-    def norm(self) -> str:
-        """Where the final norm is in the Hugging Face model."""
-        return self.architecture.norm.removesuffix(".weight")
-
-    @property
-    def head(self) -> str:
-        """Where the head is in the Hugging Face model."""
-        return self.architecture.head.removesuffix(".weight")
+    def with_blocks(self, host: str, blocks: Sequence[nn.Module]) -> PreTrainedModel:
+        """The host's model with other blocks than its own, sharing every parameter."""
+        model: PreTrainedModel = shallow_clone(self.ends(host).model)
+        model.set_submodule(self._blocks, nn.ModuleList(blocks))
+        return model
 
     def digest(self, candidate: Candidate) -> str:
         """Hex sha256 of the content that decides its scores: the host's ends and each layer in order.
@@ -203,15 +238,22 @@ class Pool:
             raise BadInput(f"model {model!r}: not in the pool; there are {', '.join(self.names) or 'none'}")
         return self._sources[model]
 
-    def _filled(self, path: str, source: Source) -> nn.Module:
-        """A part of the skeleton with a model's tensors as its parameters."""
-        template = self.skeleton.get_submodule(path)
-        clone = shallow_clone(template)
-        for name, _ in template.named_parameters():
-            tensor = source.tensor(f"{path}.{name}").to(device=self.device, dtype=self.dtype)
+    def _filled(self, module: Filled, source: Source, prefix: str = "") -> Filled:
+        """Give a part of the skeleton a model's tensors as its parameters.
+
+        Args:
+            module: clone of the part, changed in place.
+            source: the model.
+            prefix: of the part's names in the whole model, as they are in memory.
+        """
+        stored = {self.architecture.live(name): name for name in source.names()}
+        for name, _ in list(module.named_parameters()):
+            if prefix + name not in stored:
+                continue  # a head that is tied
+            tensor = source.tensor(stored[prefix + name]).to(device=self.device, dtype=self.dtype)
             owner, _, leaf = name.rpartition(".")
-            clone.get_submodule(owner)._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
-        return clone
+            module.get_submodule(owner)._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
+        return module
 
     def _keep(self, key: tuple[str, int | str], build: Callable[[], Built]) -> Built:
         """What was built for a key, built now if it isn't held; what was used least recently makes room for it."""
@@ -231,7 +273,23 @@ class Pool:
         self.held_bytes -= parameter_bytes(self._kept.pop(key))
 
 
-def shallow_clone(module: nn.Module) -> nn.Module:
+def _skeleton(config: dict[str, Any], device: torch.device) -> PreTrainedModel:
+    """The family's model with its buffers, and without memory for its parameters."""
+    made: PreTrainedConfig = CONFIG_MAPPING[config["model_type"]].from_dict(config)
+    family: type[PreTrainedModel] = getattr(transformers, config["architectures"][0])
+    with init_empty_weights(include_buffers=False):
+        model = family(made).eval()
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            module._buffers[name] = buffer.to(device)
+    return model
+
+
+def _module(tensor: str) -> str:
+    return tensor.rpartition(".")[0]
+
+
+def shallow_clone(module: Filled) -> Filled:
     """A module of its own, down to the leaves, that shares every tensor with the given one."""
     clone = copy.copy(module)
     # parameters, buffers, children and hooks lie in dictionaries that a copy would share

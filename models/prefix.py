@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -24,6 +25,9 @@ CPU_TOKENS, GPU_TOKENS = 1024, 16384
 
 LOGITS = 2**24
 """Numbers that the logits of one step may have."""
+
+HIDDEN_BYTES = 2**30
+"""Bytes of hidden states that may be kept at branches."""
 
 Pair = tuple[Sequence[int], Sequence[int]]
 """Token ids of a context and of its continuation."""
@@ -114,6 +118,9 @@ def score_paths(
     candidates: Sequence[Candidate],
     requests: Requests,
     on_scored: Callable[[int], None] | None = None,
+    *,
+    hidden_bytes: int = HIDDEN_BYTES,
+    by_depth: bool = False,
 ) -> list[tuple[Tensor, Tensor]]:
     """Log-likelihoods of the continuations under each candidate, and whether greedy decoding gives them.
 
@@ -125,6 +132,9 @@ def score_paths(
         candidates: C of them; prefixes that they share are computed once a batch.
         requests: N of them.
         on_scored: told how many more candidates are done.
+        hidden_bytes: what the hidden states kept at branches may hold in all; what must go is computed again.
+        by_depth: run all states that take the same layer at the same depth through it as one batch. Sums are then made
+            in another order: scores agree to rounding, not bit for bit.
 
     Returns:
         For each candidate ``(N,)`` float64 log-likelihoods and ``(N,)`` bools, on the CPU. A log-likelihood that is not
@@ -135,22 +145,22 @@ def score_paths(
     """
     for candidate in candidates:
         pool.check(candidate)
-    likelihoods = torch.zeros(len(candidates), requests.count, dtype=torch.float64)
-    greedy = torch.zeros(len(candidates), requests.count, dtype=torch.bool)
+    scores = _Scores(len(candidates), requests, on_scored)
     roots = trie(candidates)
-    progress = _Shares(len(requests.batches), on_scored)
+    workers = torch.get_num_threads() if pool.device.type == "cpu" else 1
+    walk = _walk_by_depth if by_depth else _walk
 
     def score(batch: Batch) -> None:
         with torch.inference_mode():
             for host, root in roots.items():
-                _walk(pool, host, root, batch, likelihoods, greedy, progress)
+                walk(pool, host, root, batch.to(pool.device), scores, hidden_bytes // workers)
 
     if pool.device.type != "cpu":
         for batch in requests.batches:
             score(batch)
     else:
         _one_thread_each(score, requests.batches)
-    return list(zip(likelihoods, greedy, strict=True))
+    return list(zip(scores.likelihoods, scores.greedy, strict=True))
 
 
 def _one_thread_each(score: Callable[[Batch], None], batches: Sequence[Batch]) -> None:
@@ -164,31 +174,72 @@ def _one_thread_each(score: Callable[[Batch], None], batches: Sequence[Batch]) -
             torch.set_num_threads(threads)
 
 
-def _walk(
-    pool: Pool, host: str, root: Node, batch: Batch, likelihoods: Tensor, greedy: Tensor, progress: _Shares
-) -> None:
+@dataclass
+class Branch:
+    """A prefix whose hidden states further layers will take."""
+
+    steps: tuple[SourceLayer, ...]
+    hidden: Tensor | None
+    """``(B, T, D)``, or ``None`` where they had to make room."""
+    children: list[tuple[SourceLayer, Node]]
+    """Those still to be walked, the next one last."""
+
+
+def _walk(pool: Pool, host: str, root: Node, batch: Batch, scores: _Scores, hidden_bytes: int) -> None:
     """Score every candidate behind one host on one batch, depth-first."""
     ends = pool.ends(host)
-    on_device = batch.to(pool.device)
-    hidden, arguments = ends.embed(on_device.ids)
-    pending = [(step, child, hidden) for step, child in reversed(root.children.items())]
-    while pending:
-        step, node, hidden = pending.pop()
-        hidden = pool.block(*step)(hidden, **arguments[step[1]])
+    start, calls = ends.embed(batch.ids)
+
+    def run(step: SourceLayer, hidden: Tensor) -> Tensor:
+        return calls[step[1]].replay(pool.block(*step), hidden)
+
+    branches = [Branch((), start, list(reversed(root.children.items())))]
+    most = max(1, hidden_bytes // start.nbytes)
+    while branches:
+        branch = branches[-1]
+        step, node = branch.children.pop()
+        if branch.hidden is None:
+            branch.hidden = reduce(lambda hidden, one: run(one, hidden), branch.steps, start)
+        hidden = run(step, branch.hidden)
+        if not branch.children:
+            branches.pop()
         if node.candidates:
-            values, matches = _continuations(ends, hidden, on_device)
-            for number in node.candidates:
-                likelihoods[number, batch.rows] = values
-                greedy[number, batch.rows] = matches
-            progress.add(len(node.candidates))
-        pending += [(step, child, hidden) for step, child in reversed(node.children.items())]
+            scores.add(node.candidates, batch, *_continuations(ends, hidden, batch))
+        if node.children:
+            branches.append(Branch((*branch.steps, step), hidden, list(reversed(node.children.items()))))
+        held = [one for one in branches if one.hidden is not None]
+        for one in held[: len(held) - most]:  # the shallowest are needed last and cheapest to compute again
+            one.hidden = None
+
+
+def _walk_by_depth(pool: Pool, host: str, root: Node, batch: Batch, scores: _Scores, hidden_bytes: int) -> None:
+    """Score every candidate behind one host on one batch, all states of a depth before the next."""
+    ends = pool.ends(host)
+    start, calls = ends.embed(batch.ids)
+    most = max(1, hidden_bytes // start.nbytes)
+    states = [(root, start)]
+    while states:
+        takers: dict[SourceLayer, list[tuple[Node, Tensor]]] = {}
+        for node, hidden in states:
+            for step, child in node.children.items():
+                takers.setdefault(step, []).append((child, hidden))
+        states = []
+        for step, waiting in takers.items():
+            block = pool.block(*step)
+            for first in range(0, len(waiting), most):
+                some = waiting[first : first + most]
+                output = calls[step[1]].repeat(len(some)).replay(block, torch.cat([hidden for _, hidden in some]))
+                states += zip((node for node, _ in some), torch.split(output, len(start)), strict=True)
+        for node, hidden in states:
+            if node.candidates:
+                scores.add(node.candidates, batch, *_continuations(ends, hidden, batch))
 
 
 def _continuations(ends: Ends, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """Log-likelihood ``(B,)`` of each row's continuation, summed in float64, and whether each argmax is its target."""
     chosen = hidden[batch.row, batch.column]
     values, matches = [], []
-    rows = max(1, LOGITS // ends.config.vocab_size)
+    rows = max(1, LOGITS // ends.vocabulary)
     for states, target in zip(torch.split(chosen, rows), torch.split(batch.target, rows), strict=True):
         scores = torch.log_softmax(ends.logits(states).float(), dim=-1)
         values.append(scores.gather(1, target.unsqueeze(1)).squeeze(1).double())
@@ -200,18 +251,24 @@ def _continuations(ends: Ends, hidden: Tensor, batch: Batch) -> tuple[Tensor, Te
     return likelihood.masked_fill(~finite, torch.nan), (misses == 0) & finite
 
 
-class _Shares:
-    """Counts a candidate as done when it was scored on every batch."""
+class _Scores:
+    """What has been scored; a candidate is done when it was scored on every batch."""
 
-    def __init__(self, batches: int, on_scored: Callable[[int], None] | None) -> None:
-        self.batches = batches
+    def __init__(self, candidates: int, requests: Requests, on_scored: Callable[[int], None] | None) -> None:
+        self.likelihoods = torch.zeros(candidates, requests.count, dtype=torch.float64)
+        self.greedy = torch.zeros(candidates, requests.count, dtype=torch.bool)
+        self.batches = len(requests.batches)
         self.on_scored = on_scored
         self.done = 0
         self.lock = threading.Lock()
 
-    def add(self, candidates: int) -> None:
-        """So many candidates were scored on one more batch."""
+    def add(self, candidates: Sequence[int], batch: Batch, likelihoods: Tensor, greedy: Tensor) -> None:
+        """Scores ``(B,)`` of candidates with one path on one more batch."""
+        rows = batch.rows.cpu()
+        for number in candidates:
+            self.likelihoods[number, rows] = likelihoods
+            self.greedy[number, rows] = greedy
         with self.lock:
-            before, self.done = self.done // self.batches, self.done + candidates
+            before, self.done = self.done // self.batches, self.done + len(candidates)
             if self.on_scored and self.done // self.batches > before:
                 self.on_scored(self.done // self.batches - before)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
+from models.architecture import keeps_lists
 from models.candidate import Candidate
 from models.front import Array, Scale, hypervolume, nondominated, serve, thin
 from models.merge.path_recipe import path_recipe
@@ -155,13 +156,15 @@ def describe(workspace: Workspace, engine: Engine, member: Listed) -> dict[str, 
     recipes = path_recipe(candidate, engine.recipes, engine.locate, engine.layers)
     file = f"members/{candidate.id}/recipe.yaml"
     write_text(workspace.run / file, dump_recipes(recipes))
+    config = engine.pool.skeleton.config.to_dict()
+    can_be_rebuilt = keeps_lists(config, [layer for _, layer in candidate.path])
     return {
         "id": candidate.id,
         "layers": candidate.depth,
         "path": [list(step) for step in candidate.path],
         "host": candidate.host,
         "recipe": file,
-        "mergekit": mergekit_level(recipes),
+        "mergekit": mergekit_level(recipes) if can_be_rebuilt else "no",
     }
 
 

@@ -69,7 +69,7 @@ def test_no_parameter_is_copied_and_the_pool_s_blocks_stay_as_they_are(pool):
             assert ours is theirs
         assert model.model.layers[position].self_attn.layer_idx == position
         assert block.self_attn.layer_idx == step[1]
-    assert model.get_input_embeddings().weight is pool.ends("a").embedding.weight
+    assert model.get_input_embeddings().weight is pool.ends("a").model.get_input_embeddings().weight
     assert model.config.num_hidden_layers == 6
     assert pool.skeleton.config.num_hidden_layers == 4
     assert all(parameter.device.type == "cpu" for parameter in model.parameters())

@@ -26,9 +26,9 @@ def test_a_block_is_built_once(pool):
 
 def test_a_tied_head_is_the_embedding(make_pool):
     tied = make_pool(tie_word_embeddings=True).ends("a")
-    assert tied.head.weight is tied.embedding.weight
+    assert tied.head.weight is tied.model.get_input_embeddings().weight
     untied = make_pool().ends("a")
-    assert not torch.equal(untied.head.weight, untied.embedding.weight)
+    assert not torch.equal(untied.head.weight, untied.model.get_input_embeddings().weight)
 
 
 def test_parameters_get_the_pool_s_dtype(make_pool):

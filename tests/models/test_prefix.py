@@ -162,6 +162,45 @@ def test_hidden_states_are_held_for_the_branches_above_alone(make_pool):
     assert most <= 4
 
 
+@pytest.mark.parametrize("states", [0, 1, 2])
+def test_hidden_states_stay_within_their_bound_and_the_scores_as_they_are(make_pool, requests, states):
+    """What had to make room is computed again."""
+    pool, candidates = make_pool(), edited_paths(25)
+    roomy = score_paths(pool, candidates, requests)
+    calls = []
+    for model in "abc":
+        for layer in range(4):
+            pool.block(model, layer).register_forward_hook(lambda *_: calls.append(1))
+    score_paths(pool, candidates, requests)
+    once = len(calls)
+    largest = max(batch.ids.numel() for batch in requests.batches) * 32 * 4
+    tight = score_paths(pool, candidates, requests, hidden_bytes=states * largest * torch.get_num_threads())
+    assert len(calls) > 2 * once
+    for (one, one_greedy), (other, other_greedy) in zip(roomy, tight, strict=True):
+        assert torch.equal(one, other)
+        assert torch.equal(one_greedy, other_greedy)
+
+
+@pytest.mark.parametrize("hidden_bytes", [2**30, 1])
+def test_running_the_states_of_a_depth_as_a_batch_gives_the_same_scores(pool, requests, hidden_bytes):
+    candidates = edited_paths(25)
+    one_by_one = score_paths(pool, candidates, requests)
+    by_depth = score_paths(pool, candidates, requests, hidden_bytes=hidden_bytes, by_depth=True)
+    for (one, one_greedy), (other, other_greedy) in zip(one_by_one, by_depth, strict=True):
+        assert (one - other).abs().max() <= 1e-4
+        assert torch.equal(one_greedy, other_greedy)
+
+
+def test_by_depth_a_layer_is_called_once_for_all_states_that_take_it(make_pool, requests):
+    pool, calls = make_pool(), []
+    for model in "abc":
+        for layer in range(4):
+            pool.block(model, layer).register_forward_hook(lambda *_: calls.append(1))
+    candidates = [Candidate("a", ((first, 0), (second, 1), ("a", 2))) for first in "abc" for second in "abc"]
+    score_paths(pool, candidates, requests, by_depth=True)
+    assert len(calls) == 7 * len(requests.batches)
+
+
 def test_results_are_independent_of_how_requests_are_batched(pool):
     pairs, candidates = random_pairs(31, seed=3), edited_paths(4)
     coarse = score_paths(pool, candidates, Requests.from_pairs(pairs, 128, tokens=10**6))
