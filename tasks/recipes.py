@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from pymoo.core.variable import Choice, Real
 
-from models.merge.methods import find_method, search_space
+from models.errors import BadInput
+from models.merge.methods import SearchParameter, find_method, search_space
 from models.merge.recipe import Recipe
 from tasks.family import Family
 
@@ -34,7 +35,7 @@ def make_recipe(
         "parameters": {**parameters, **({"seed": seed} if find_method(method).random else {})},
         "dtype": DTYPE,
     }
-    if method != "linear":
+    if find_method(method).base != "ignored":
         document["base_model"] = family.base
     return Recipe.model_validate({key: value for key, value in document.items() if value != {}})
 
@@ -62,10 +63,19 @@ def plain_merges(family: Family, seed: int) -> dict[str, Recipe]:
 def mixed_space(methods: Sequence[str], experts: Sequence[str]) -> dict[str, Any]:
     """Variables of the search: the method, and each parameter once, with the widest range any method gives it.
 
-    Sharing a parameter between methods lets a good set of weights survive a change of method.
+    Sharing a parameter between methods lets a good set of weights survive a change of method. Methods that take a
+    certain number of models, such as ``slerp``, are left out.
+
+    Raises:
+        BadInput: an unknown method, or nothing is left to search.
     """
-    space: dict[str, Any] = {"method": Choice(options=np.array(methods, dtype=object))}
-    for parameter in (one for method in methods for one in search_space(method)):
+    usable = [method for method in methods if find_method(method).takes_families]
+    if not any(search_space(method) for method in usable):
+        raise BadInput(
+            f"params.yaml: sample.methods: {', '.join(methods)} leave nothing to search; add task_arithmetic"
+        )
+    space: dict[str, Any] = {"method": Choice(options=np.array(usable, dtype=object))}
+    for parameter in (one for method in usable for one in search_space(method)):
         for key in [f"{parameter.name}.{expert}" for expert in experts] if parameter.per_model else [parameter.name]:
             low, high = parameter.low, parameter.high
             if key in space:
@@ -75,14 +85,21 @@ def mixed_space(methods: Sequence[str], experts: Sequence[str]) -> dict[str, Any
 
 
 def build_recipe(point: Mapping[str, Any], family: Family, seed: int) -> Recipe:
-    """The recipe at a point of :func:`mixed_space`; numbers to four places, as people would write them."""
+    """The recipe at a point of :func:`mixed_space`; numbers to four places, as people would write them.
+
+    Where the shared range is wider than the method's own, the nearest value in that counts.
+    """
     method = str(point["method"])
-    own = [parameter.name for parameter in search_space(method) if parameter.per_model]
-    whole = [parameter.name for parameter in search_space(method) if not parameter.per_model]
+
+    def value(parameter: SearchParameter, key: str) -> float:
+        return round(min(max(float(point[key]), parameter.low), parameter.high), 4)
+
+    own = [parameter for parameter in search_space(method) if parameter.per_model]
+    whole = [parameter for parameter in search_space(method) if not parameter.per_model]
     return make_recipe(
         method,
         family,
-        {expert: {name: round(float(point[f"{name}.{expert}"]), 4) for name in own} for expert in family.experts},
-        {name: round(float(point[name]), 4) for name in whole},
+        {expert: {one.name: value(one, f"{one.name}.{expert}") for one in own} for expert in family.experts},
+        {one.name: value(one, one.name) for one in whole},
         seed,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from models.errors import BadInput
-from models.merge import averaging, task_arithmetic
+from models.merge import averaging, competition, spherical, subspace, task_arithmetic
 from models.merge.registry import METHODS, Method, Parameter, SearchParameter
 
 __all__ = [
@@ -12,8 +12,11 @@ __all__ = [
     "Parameter",
     "SearchParameter",
     "averaging",
+    "competition",
     "find_method",
     "search_space",
+    "spherical",
+    "subspace",
     "task_arithmetic",
 ]
 

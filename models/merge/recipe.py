@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from models.errors import BadInput
 from models.merge.methods import Method, find_method
-from models.merge.settings import Settings, check, normalise
+from models.merge.settings import Settings, check, normalise, scalars
 
 UNSUPPORTED = {
     "modules": "write `models` or `slices`",
@@ -128,8 +128,8 @@ class Recipe(Strict):
             raise ValueError(str(error)) from None
         if bool(self.models) == bool(self.slices):
             raise ValueError("models: give either `models` or `slices`")
-        if self.tokenizer_source not in (None, *self.referenced, *(("base",) if self.base_model else ())):
-            raise ValueError("tokenizer_source: only one of the models, or `base` for the base_model, is supported")
+        if self.tokenizer_source not in (None, "union", *self.referenced, *(("base",) if self.base_model else ())):
+            raise ValueError("tokenizer_source: must be `union`, `base` for the base_model, or one of the models")
         if "seed" in self.parameters:
             _check_seed(method, self.parameters["seed"])
         _check_settings(method, "parameters", {k: v for k, v in self.parameters.items() if k != "seed"})
@@ -194,10 +194,23 @@ def recipe_name(recipe: Recipe) -> str:
 
 def mergekit_level(recipes: Sequence[Recipe]) -> Level:
     """Whether mergekit rebuilds the same model, one with other random masks, or none."""
-    methods = [recipe.method for recipe in recipes]
-    if not all(method.in_mergekit for method in methods):
+    if not all(recipe.method.in_mergekit and _says_what_mergekit_knows(recipe) for recipe in recipes):
         return "no"
-    return "in-distribution" if any(method.random for method in methods) else "exact"
+    return "in-distribution" if any(recipe.method.random for recipe in recipes) else "exact"
+
+
+def _says_what_mergekit_knows(recipe: Recipe) -> bool:
+    """Whether mergekit has every value in the recipe, or it is the default of what mergekit doesn't ask for."""
+    blocks = [recipe.parameters]
+    for group in recipe.groups:
+        blocks += [group.parameters, *(source.parameters for source in group.sources)]
+    settings = [(recipe.method.parameter(name), setting) for block in blocks for name, setting in block.items()]
+    return all(
+        not isinstance(value, str) if parameter.in_mergekit else value == parameter.default
+        for parameter, setting in settings
+        if parameter is not None
+        for value in scalars(setting)
+    )
 
 
 def _parse(document: Any, place: str) -> Recipe:
@@ -226,12 +239,19 @@ def _check_inputs(method: Method, group: Group) -> None:
         raise ValueError(f"{group.place}: layer_range: all need the same number of layers")
     if method.needs_base and group.base is None:
         raise ValueError(f"base_model: missing; {method.name} needs it")
-    if method.needs_base and group.base not in models:
+    if method.base != "ignored" and group.base is not None and group.base not in models:
         raise ValueError(f"{group.place}: {method.name} needs the base_model among them")
-    if method.needs_base and len(models) < 2:
-        raise ValueError(f"{group.place}: {method.name} needs a model beside the base_model")
-    if method.max_models is not None and len(models) > method.max_models:
-        raise ValueError(f"{group.place}: {method.name} takes {method.max_models} model, not {', '.join(models)}")
+    based = method.base != "ignored" and group.base is not None
+    experts = [model for model in models if not based or model != group.base]
+    beside = " beside the base_model" if based else ""
+    if based and not experts:
+        raise ValueError(f"{group.place}: {method.name} needs a model{beside}")
+    if not method.min_experts <= len(experts) <= (method.max_experts or len(experts)):
+        least = "at least " if method.max_experts is None else ""
+        noun = "model" if method.min_experts == 1 else "models"
+        raise ValueError(
+            f"{group.place}: {method.name} takes {least}{method.min_experts} {noun}{beside}, not {', '.join(experts)}"
+        )
 
 
 def _check_seed(method: Method, seed: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import Tensor
 
-Scalar = bool | float
+Scalar = bool | int | float | str
 Merge = Callable[..., Tensor]
 
 
@@ -18,7 +18,8 @@ class Parameter:
     """A parameter as mergekit names it."""
 
     name: str
-    kind: type[bool] | type[float]
+    kind: type[bool] | type[int] | type[float] | type[str]
+    """What its values are; ``str`` takes nothing but ``choices``."""
     default: Scalar | None = None
     """Value where the recipe has none; without one the parameter is required unless it is ``optional``."""
     scope: Literal["shared", "model", "expert"] = "shared"
@@ -26,6 +27,10 @@ class Parameter:
     low: float = float("-inf")
     high: float = float("inf")
     optional: bool = False
+    choices: tuple[str, ...] = ()
+    """Named values that it takes beside those of its kind; mergekit has none of them."""
+    in_mergekit: bool = True
+    """mergekit's method has this parameter."""
 
     @property
     def required(self) -> bool:
@@ -52,11 +57,12 @@ class SearchParameter:
 
 @dataclass(frozen=True)
 class Method:
-    """A registered merge method.
+    """A registered merge method; :func:`merge_method` says what the fields mean.
 
-    ``merge`` takes ``(base, experts, **parameters)`` where the method needs a base, else ``(models, **parameters)``;
-    a parameter of scope ``model`` or ``expert`` arrives as a tuple with one value for each of those tensors. A random
-    method also takes ``generators``, one a model.
+    ``merge`` takes ``(base, experts, **parameters)`` where a base means something to the method, else
+    ``(models, **parameters)``; a parameter of scope ``model`` or ``expert`` arrives as a tuple with one value for each
+    of those tensors. A random method also takes ``generators``, one an expert, and one that works by matrix
+    ``linear_layer``: whether the tensor is the weight of a linear layer.
     """
 
     name: str
@@ -65,10 +71,22 @@ class Method:
     merge: Merge
     parameters: tuple[Parameter, ...]
     search: tuple[SearchParameter, ...]
-    needs_base: bool
+    base: Literal["required", "optional", "ignored"]
+    min_experts: int
+    max_experts: int | None
     random: bool
-    max_models: int | None
+    by_matrix: bool
     in_mergekit: bool
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether a recipe has to name a base."""
+        return self.base == "required"
+
+    @property
+    def takes_families(self) -> bool:
+        """Whether it merges any number of experts from two on."""
+        return self.min_experts <= 2 and self.max_experts is None
 
     def parameter(self, name: str) -> Parameter | None:
         """The parameter of that name, if there is one."""
@@ -86,12 +104,14 @@ def merge_method(
     parameters: Sequence[Parameter],
     search: Sequence[SearchParameter] = (),
     *,
-    needs_base: bool = False,
+    base: Literal["required", "optional", "ignored"] = "ignored",
+    min_experts: int = 1,
+    max_experts: int | None = None,
     random: bool = False,
-    max_models: int | None = None,
+    by_matrix: bool = False,
     in_mergekit: bool = True,
 ) -> Callable[[Merge], Merge]:
-    """Register the function as a merge method.
+    """Register the function as a merge method. The first line of its docstring is its formula.
 
     Args:
         name: its name in recipes.
@@ -99,9 +119,11 @@ def merge_method(
         reference: address of the paper.
         parameters: what a recipe may set.
         search: ranges that the recipe search explores.
-        needs_base: it merges task vectors, so a recipe has to name a base.
+        base: a recipe has to name a base, may name one, or names one that is a model like the others.
+        min_experts: fewest models that it takes beside the base, or in all where the base is like the others.
+        max_experts: most of them.
         random: it draws masks, so a recipe may hold a ``seed``.
-        max_models: most models that it takes.
+        by_matrix: it treats the weights of linear layers as matrices, and other tensors in a plainer way.
         in_mergekit: mergekit has a method of this name and meaning.
     """
 
@@ -113,9 +135,11 @@ def merge_method(
             merge,
             tuple(parameters),
             tuple(search),
-            needs_base,
+            base,
+            min_experts,
+            max_experts,
             random,
-            max_models,
+            by_matrix,
             in_mergekit,
         )
         return merge

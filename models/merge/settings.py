@@ -1,4 +1,4 @@
-"""Settings of a recipe: a number or switch, a gradient over layers, or either by tensor, as mergekit writes them.
+"""Settings of a recipe: a number, switch or named value, a gradient over layers, or either by tensor, as in mergekit.
 
 weight: 0.5                                        one value
 weight: [0.2, 0.8]                                 from the first layer of the slice to the last, linear between
@@ -36,13 +36,38 @@ def check(parameter: Parameter, setting: Setting) -> None:
     Raises:
         ValueError: with the reason.
     """
-    for value in _scalars(setting):
-        if parameter.kind is bool and not isinstance(value, bool):
-            raise ValueError(f"{value} must be true or false")
-        if parameter.kind is float and isinstance(value, bool):
-            raise ValueError(f"{str(value).lower()} must be a number")
-        if parameter.kind is float and not parameter.low <= value <= parameter.high:
-            raise ValueError(f"{value} must lie between {parameter.low:g} and {parameter.high:g}")
+    conditions = setting if isinstance(setting, list) and isinstance(setting[0], dict) else [{"value": setting}]
+    for value in (one["value"] for one in conditions if isinstance(one, dict)):
+        for scalar in value if isinstance(value, list) else [value]:
+            _check_scalar(parameter, scalar)
+            if isinstance(value, list) and (parameter.kind is int or isinstance(scalar, str)):
+                raise ValueError("takes one value for all layers, not a gradient")
+
+
+def scalars(setting: Setting) -> list[Any]:
+    """All values in a setting."""
+    if not isinstance(setting, list):
+        return [setting]
+    return [scalar for one in setting for scalar in (scalars(one["value"]) if isinstance(one, dict) else [one])]
+
+
+def _check_scalar(parameter: Parameter, value: Any) -> None:
+    if isinstance(value, str):
+        if value in parameter.choices:
+            return
+        if parameter.kind is float or parameter.kind is int:
+            raise ValueError(f"{value!r} must be a number")
+    if parameter.kind is str:
+        raise ValueError(f"{value} must be {' or '.join(parameter.choices)}")
+    if parameter.kind is bool and not isinstance(value, bool):
+        named = f", or {' or '.join(parameter.choices)}" if parameter.choices else ""
+        raise ValueError(f"{value} must be true or false{named}")
+    if parameter.kind is not bool and isinstance(value, bool):
+        raise ValueError(f"{str(value).lower()} must be a number")
+    if parameter.kind is int and value != int(value):
+        raise ValueError(f"{value} must be a whole number")
+    if parameter.kind is not bool and not parameter.low <= value <= parameter.high:
+        raise ValueError(f"{value} must lie between {parameter.low:g} and {parameter.high:g}")
 
 
 def resolve(parameter: Parameter, scopes: Iterable[Settings], tensor: str, t: float) -> Scalar | None:
@@ -61,7 +86,7 @@ def resolve(parameter: Parameter, scopes: Iterable[Settings], tensor: str, t: fl
         if parameter.name in settings:
             value = _evaluate(settings[parameter.name], tensor, t)
             if value is not None:
-                return value
+                return int(value) if parameter.kind is int else value
     return parameter.default
 
 
@@ -115,13 +140,9 @@ def _scalar(name: str, value: Any) -> Scalar:
     try:
         number = float(value)  # YAML reads 1e-3 as text
     except (TypeError, ValueError):
+        if isinstance(value, str):
+            return value
         raise ValueError(f"{name}: {value!r} must be a number") from None
     if not math.isfinite(number):
         raise ValueError(f"{name}: {value} must be finite")
     return number
-
-
-def _scalars(setting: Setting) -> list[Any]:
-    if not isinstance(setting, list):
-        return [setting]
-    return [scalar for one in setting for scalar in (_scalars(one["value"]) if isinstance(one, dict) else [one])]

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cache, reduce
 from typing import Any
 
 import torch
@@ -17,8 +17,10 @@ from models.checkpoint import Source, check_compatible, check_same_sizes
 from models.errors import BadInput
 from models.merge.recipe import Group, Recipe, SliceSource
 from models.merge.settings import resolve as resolve_setting
+from models.merge.vocabularies import merged_vocabularies
+from models.vocabulary_source import align, vocabulary_of
 
-MERGE_VERSION = 1
+MERGE_VERSION = 2
 """Goes into every digest. To be raised when a recipe no longer gives the same numbers."""
 
 Resolve = Callable[[str], Source]
@@ -75,7 +77,8 @@ class MergedSource:
         """
         origin, method = self._origins[name], self.recipe.method
         inputs = {model: self._sources[model].tensor(at).to(self.device) for model, at in origin.inputs.items()}
-        if len({tensor.shape for tensor in inputs.values()}) > 1:
+        shape, *others = {tensor.shape for tensor in inputs.values()}
+        if others:
             shapes = ", ".join(f"{model}: {list(tensor.shape)}" for model, tensor in inputs.items())
             raise BadInput(f"{name}: shapes differ ({shapes}); only fine-tunes of one base can be merged")
         dtype = (
@@ -85,10 +88,18 @@ class MergedSource:
         )
         inputs = {model: tensor.to(dtype) for model, tensor in inputs.items()}
         arguments = self._arguments(name)
-        base = (inputs.pop(origin.group.base or ""),) if method.needs_base else ()
+        base = () if method.base == "ignored" else (inputs.pop(origin.group.base or "", None),)
         if method.random:
             arguments["generators"] = [mask_generator(self.recipe.seed, name, model) for model in inputs]
-        merged = method.merge(*base, tuple(inputs.values()), **arguments)
+        turned = False
+        if method.by_matrix:
+            linear = self.architecture.split(name)[0] is not None and len(shape) == 2
+            arguments["linear_layer"] = linear
+            turned = linear and self.architecture.inputs_first
+        tensors = tuple(tensor.T if turned else tensor for tensor in inputs.values())
+        bases = tuple(tensor.T if turned and tensor is not None else tensor for tensor in base)
+        merged = method.merge(*bases, tensors, **arguments)
+        merged = merged.T if turned else merged
         return merged.to(getattr(torch, self.recipe.out_dtype)) if self.recipe.out_dtype else merged
 
     def digest(self, group: str) -> str:
@@ -119,8 +130,8 @@ class MergedSource:
                     self._origins[architecture.join(len(picks), part)] = Origin(group, t, inputs)
                 picks.append(row[group.sources[0].model])
         first, last = self.recipe.groups[0], self.recipe.groups[-1]
-        for name, group in ((architecture.embedding, first), (architecture.norm, last), (architecture.head, last)):
-            if name != architecture.head or name in held[group.sources[0].model]:
+        for is_part, group in ((architecture.is_before, first), (architecture.is_after, last)):
+            for name in filter(is_part, held[group.sources[0].model]):
                 self._origins[name] = Origin(group, 0.0, {source.model: name for source in group.sources})
         for origin in self._origins.values():
             for model, name in origin.inputs.items():
@@ -184,7 +195,7 @@ class MergedSource:
         described: list[Any] = [MERGE_VERSION, recipe.merge_method, recipe.dtype, recipe.out_dtype]
         for name in names:
             digests = self._inputs_digest(name)
-            base = self._origins[name].group.base if recipe.method.needs_base else None
+            base = self._origins[name].group.base if recipe.method.base != "ignored" else None
             described.append([self.architecture.split(name)[1], self._arguments(name), list(digests.values())])
             described.append(digests[base] if base else None)
             described.append([recipe.seed, name, list(digests)] if recipe.method.random else None)
@@ -200,6 +211,8 @@ def mask_generator(seed: int, tensor: str, model: str) -> torch.Generator:
 def open_recipes(recipes: Sequence[Recipe], resolve: Resolve, device: str = "cpu") -> MergedSource:
     """The model that the last recipe makes; the names of those before it count as models.
 
+    Models whose vocabularies differ are given a common one, as ``tokenizer_source`` says; see ``models.vocabulary``.
+
     Args:
         recipes: as :func:`models.merge.recipe.parse_recipes` gives them.
         resolve: the model of any other name.
@@ -208,8 +221,12 @@ def open_recipes(recipes: Sequence[Recipe], resolve: Resolve, device: str = "cpu
     Raises:
         BadInput: models that don't fit together.
     """
+    resolve = cache(resolve)
     named: dict[str, Source] = {}
+    spoken = merged_vocabularies(recipes, resolve)
     for recipe in recipes:
-        merged = MergedSource(recipe, lambda name: named[name] if name in named else resolve(name), device)
+        sources = {name: named[name] if name in named else resolve(name) for name in recipe.referenced}
+        own = {name: spoken[name] if name in named else vocabulary_of(source) for name, source in sources.items()}
+        merged = MergedSource(recipe, align(sources, own, spoken[recipe.name or ""]).__getitem__, device)
         named[recipe.name or ""] = merged
     return merged

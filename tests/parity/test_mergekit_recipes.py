@@ -69,6 +69,35 @@ def test_methods(make_family, tmp_path, method, experts, tied):
     assert ("lm_head.weight" in merged) != tied
 
 
+DETERMINISTIC = {
+    "slerp": (1, True, {"t": [0.1, 0.8]}),
+    "nuslerp": (2, False, {"weight": [0.2, 0.7]}),
+    "nuslerp of task vectors by row": (2, True, {"weight": 0.5, "nuslerp_flatten": False, "nuslerp_row_wise": True}),
+    "breadcrumbs": (3, True, {"weight": 0.5, "density": [0.3, 0.9], "gamma": 0.05}),
+    "breadcrumbs_ties": (2, True, {"weight": 0.5, "density": 0.7, "rescale": True}),
+    "model_stock": (3, True, {}),
+    "model_stock by row": (2, True, {"filter_wise": True}),
+    "sce": (3, True, {"select_topk": {"filter": "mlp", "value": 0.2}}),
+    "karcher": (3, False, {"max_iter": 5, "tol": 1e-6}),
+    "karcher with a base": (2, True, {}),
+}
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("case", DETERMINISTIC)
+def test_other_deterministic_methods(make_family, tmp_path, case, dtype, tied):
+    experts, based, parameters = DETERMINISTIC[case]
+    family = make_family(tmp_path, experts, tied=tied)
+    models = [entry(family[name]) for name in "abc"[:experts]]
+    document = recipe(family, case.split()[0], models, parameters=parameters, dtype=dtype)
+    if not based:
+        del document["base_model"]
+    text = dump_recipes(parse_recipes(yaml.safe_dump(document), "recipe.yaml"))
+    merged = both(yaml.safe_load(text), tmp_path, tolerance=1e-6 if dtype == "float32" else 0.0)
+    assert ("lm_head.weight" in merged) != tied
+
+
 def test_base_among_the_models_and_settings_for_all(make_family, tmp_path):
     family = make_family(tmp_path)
     models = [entry(family["base"]), entry(family["a"]), entry(family["b"], weight=0.2)]
@@ -129,7 +158,7 @@ def test_dtypes(make_family, make_llama, tmp_path, method, dtype, out_dtype):
     both(document, tmp_path, tolerance=0.0 if method == "ties" else 1e-6)
 
 
-@pytest.mark.parametrize("method", ["dare_linear", "dare_ties"])
+@pytest.mark.parametrize("method", ["dare_linear", "dare_ties", "della", "della_linear"])
 def test_random_methods_agree_in_expectation(make_family, tmp_path, method):
     """mergekit takes our YAML with its seed; both means over masks are the same, within five standard errors."""
     family = make_family(tmp_path, hidden_size=8, intermediate_size=8, layers=1, vocabulary=11)

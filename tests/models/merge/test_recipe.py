@@ -64,6 +64,54 @@ def test_random_masks_make_a_recipe_in_distribution():
     assert mergekit_level(parse_recipes(PATH, "x")) == "in-distribution"
 
 
+DELLA = """
+merge_method: della
+base_model: zoo/base
+models: [{model: zoo/math}, {model: zoo/code}]
+parameters: {weight: 0.5, density: 0.5, %s}
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "level"),
+    [
+        ("rescale: true", "in-distribution"),
+        ("elect_sign: weighted", "in-distribution"),
+        ("rescale: l1", "no"),
+        ("rescale: inverse_density", "no"),
+        ("rescale: [{filter: mlp, value: inverse_density}, {value: true}]", "no"),
+        ("elect_sign: unweighted", "no"),
+    ],
+)
+def test_a_value_that_mergekit_lacks_makes_a_recipe_ours_alone(more, level):
+    recipes = parse_recipes(DELLA % more, "recipe.yaml")
+    assert mergekit_level(recipes) == level
+    assert parse_recipes(dump_recipes(recipes), "recipe.yaml") == recipes
+
+
+def test_a_method_that_mergekit_lacks_makes_a_recipe_ours_alone():
+    for name in ("pcb", "consensus", "tsv_m", "iso_c", "wudi"):
+        text = f"merge_method: {name}\nbase_model: b\nmodels: [{{model: c}}, {{model: d}}]"
+        assert mergekit_level(parse_recipes(text, "x")) == "no"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "merge_method: slerp\nbase_model: a\nmodels: [{model: a}, {model: b}]\nparameters: {t: [0, 0.5, 1]}",
+        "merge_method: slerp\nbase_model: a\nmodels: [{model: b}]\nparameters: {t: 0.5}",
+        "merge_method: nuslerp\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 1}",
+        "merge_method: nuslerp\nbase_model: c\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 1}",
+        "merge_method: model_stock\nbase_model: c\nmodels: [{model: a}, {model: b}]",
+        "merge_method: karcher\nbase_model: c\nmodels: [{model: a}, {model: b}]\nparameters: {max_iter: 4, tol: 1e-6}",
+    ],
+)
+def test_numbers_of_models_that_mergekit_takes(text):
+    recipes = parse_recipes(text, "recipe.yaml")
+    assert parse_recipes(dump_recipes(recipes), "recipe.yaml") == recipes
+    assert mergekit_level(recipes) == "exact"
+
+
 def test_a_recipe_made_in_code_is_checked_too():
     with pytest.raises(ValidationError, match="unknown key"):
         Recipe(merge_method="linear", models=[{"model": "a", "parameters": {"weights": 1}}])
@@ -92,7 +140,7 @@ BAD = {
     "unknown method": (one(TIES, ("ties", "tries")), "recipe.yaml: merge_method: tries is unknown; there are linear"),
     "weight that is no number": (
         one(TIES, ("weight: 0.5", "weight: much")),
-        "recipe.yaml: models.0.parameters: weight: 'much' must be a number",
+        "recipe.yaml: models.0.parameters.weight: 'much' must be a number",
     ),
     "switch as a weight": (
         one(TIES, ("weight: 0.5", "weight: true")),
@@ -142,6 +190,55 @@ BAD = {
         "merge_method: passthrough\nmodels: [{model: a}, {model: b}]",
         "recipe.yaml: models: passthrough takes 1 model, not a, b",
     ),
+    "slerp of three models": (
+        "merge_method: slerp\nbase_model: c\nmodels: [{model: a}, {model: b}]\nparameters: {t: 0.5}",
+        "recipe.yaml: models: slerp takes 1 model beside the base_model, not a, b",
+    ),
+    "slerp without a base": (
+        "merge_method: slerp\nmodels: [{model: a}, {model: b}]\nparameters: {t: 0.5}",
+        "recipe.yaml: base_model: missing; slerp needs it",
+    ),
+    "slerp without a place": (
+        "merge_method: slerp\nbase_model: a\nmodels: [{model: b}]",
+        "recipe.yaml: models: b: t is missing; slerp needs it",
+    ),
+    "nuslerp of one model and a base": (
+        "merge_method: nuslerp\nbase_model: a\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 1}",
+        "recipe.yaml: models: nuslerp takes 2 models beside the base_model, not b",
+    ),
+    "nuslerp of three models": (
+        "merge_method: nuslerp\nmodels: [{model: a}, {model: b}, {model: c}]\nparameters: {weight: 1}",
+        "recipe.yaml: models: nuslerp takes 2 models, not a, b, c",
+    ),
+    "model stock of one expert": (
+        "merge_method: model_stock\nbase_model: a\nmodels: [{model: a}, {model: b}]",
+        "recipe.yaml: models: model_stock takes at least 2 models beside the base_model, not b",
+    ),
+    "unknown named value": (
+        DELLA % "elect_sign: weightless",
+        "recipe.yaml: parameters.elect_sign: weightless must be weighted or unweighted",
+    ),
+    "named value where a switch may have one": (
+        DELLA % "rescale: l2",
+        "recipe.yaml: parameters.rescale: l2 must be true or false, or l1 or inverse_density",
+    ),
+    "named value that the method doesn't have": (
+        one(TIES, ("normalize: true", "rescale: inverse_density")),
+        "recipe.yaml: parameters.rescale: inverse_density must be true or false",
+    ),
+    "number as a named value": (DELLA % "elect_sign: 1", "parameters.elect_sign: 1.0 must be weighted or unweighted"),
+    "named values over layers": (
+        DELLA % "rescale: [l1, l1]",
+        "recipe.yaml: parameters.rescale: takes one value for all layers, not a gradient",
+    ),
+    "fraction where only whole numbers go": (
+        "merge_method: karcher\nmodels: [{model: a}]\nparameters: {max_iter: 2.5}",
+        "recipe.yaml: parameters.max_iter: 2.5 must be a whole number",
+    ),
+    "whole numbers over layers": (
+        "merge_method: karcher\nmodels: [{model: a}]\nparameters: {max_iter: [2, 5]}",
+        "recipe.yaml: parameters.max_iter: takes one value for all layers, not a gradient",
+    ),
     "base of an average without a weight": (
         "merge_method: linear\nbase_model: c\nmodels: [{model: a, parameters: {weight: 1}}]",
         "recipe.yaml: models: c: weight is missing; linear needs it",
@@ -170,7 +267,10 @@ BAD = {
         one(TIES, ("dtype: float32", "chat_template: auto")),
         "recipe.yaml: chat_template: isn't supported",
     ),
-    "union of tokenizers": (one(TIES, ("dtype: float32", "tokenizer_source: union")), "tokenizer_source: only one"),
+    "tokenizer of a model that takes no part": (
+        one(TIES, ("dtype: float32", "tokenizer_source: other")),
+        "recipe.yaml: tokenizer_source: must be `union`, `base` for the base_model, or one of the models",
+    ),
     "first document without a name": (one(PATH, ("name: r-1", "")), "recipe.yaml: document 1: name: missing"),
     "name used twice": (
         one(PATH, ("merge_method: pass", "name: r-1\nmerge_method: pass")),
