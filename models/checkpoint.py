@@ -1,24 +1,30 @@
-"""Models as named tensors: safetensors folders that are read one tensor at a time, and written one shard at a time."""
+"""Models as named tensors: safetensors folders that are read, and written, one tensor at a time."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from models.architecture import Architecture, architecture_of, is_tied
 from models.errors import BadInput
+from models.shards import Shard, write_shards
+from models.vocabulary import Vocabulary, read_vocabulary
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+SHARD_BYTES = 5 * 10**9
+"""Of the files that are written, as with mergekit."""
+
+REMEDY = "only fine-tunes of one base can be merged"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -51,6 +57,23 @@ class Source(Protocol):
         """Hex sha256 of the content of one tensor group (``layer.3``, ``ends``), whatever the layer's index."""
 
 
+class Model(Source, Protocol):
+    """A model that lies on the disk."""
+
+    label: str
+    """What messages call it."""
+    architecture: Architecture
+    tokenizer: Path
+    """Folder of its tokenizer."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Which token each row of its embedding belongs to."""
+
+    def release(self) -> None:
+        """Let go of what reading holds in memory; reading on takes it up again."""
+
+
 class Checkpoint:
     """A Hugging Face folder with safetensors, one file or several, read through memory maps."""
 
@@ -60,27 +83,37 @@ class Checkpoint:
         Raises:
             BadInput: there is no such folder, config or safetensors file, or the architecture is unknown.
         """
-        self.path = path
+        self.path = self.tokenizer = path
+        self.label = str(path)
         self.config: dict[str, Any] = _read_json(path, "config.json")
         self.architecture: Architecture = architecture_of(self.config, f"{path}: config.json")
         self._maps: dict[str, Any] = {}
         self._digests: dict[str, str] = {}
-        files = _tensor_files(self)
         tied = self.architecture.head if is_tied(self.config) else None
-        self._files = {
-            name: file for name, file in files.items() if name != tied and not self.architecture.is_buffer(name)
+        canonical = self.architecture.canonical
+        self._places = {
+            canonical(name): (file, name)
+            for name, file in _tensor_files(self).items()
+            if name != tied and not self.architecture.is_buffer(canonical(name))
         }
+        """Names of tensors, and the file and the name under which each is stored."""
 
     def __repr__(self) -> str:
         return f"Checkpoint({str(self.path)!r})"
 
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Which token each row of its embedding belongs to."""
+        return read_vocabulary(self.path, int(self.config.get("vocab_size") or 0))
+
     def names(self) -> list[str]:
         """Names of its tensors, sorted. A head that is tied to the embedding is absent."""
-        return sorted(self._files)
+        return sorted(self._places)
 
     def tensor(self, name: str) -> Tensor:
         """One tensor as it lies in the file: a view of the memory map, so never write into it."""
-        tensor: Tensor = self.map(self._files[name]).get_tensor(name)
+        file, stored = self._places[name]
+        tensor: Tensor = self.map(file).get_tensor(stored)
         return tensor
 
     def digest(self, group: str) -> str:
@@ -131,15 +164,16 @@ def open_checkpoint(path: Path) -> Checkpoint:
     inner = {part for index, part in map(architecture.split, names) if index == 0}
     wanted = {architecture.join(layer, part) for layer in layers for part in inner}
     wanted |= {architecture.embedding, architecture.norm}
-    wanted |= set() if is_tied(source.config) else {architecture.head}
+    wanted |= {architecture.head} if architecture.head and not is_tied(source.config) else set()
     if not inner or wanted - names:
         missing = min(wanted - names, default=architecture.join(0, "…"))
         raise BadInput(f"{path}: {missing}: tensor is missing; fetch or copy the checkpoint again")
-    if names - wanted:
-        raise BadInput(f"{path}: {min(names - wanted)}: tensor is unknown to {source.config['architectures'][0]}")
-    for name, file in source._files.items():
-        if (stored := source.map(file).get_slice(name).get_dtype()) not in ("F64", "F32", "F16", "BF16"):
-            raise BadInput(f"{path}: {name}: stored as {stored}; merging needs a checkpoint that is not quantised")
+    unknown = {name for name in names - wanted if not (architecture.is_before(name) or architecture.is_after(name))}
+    if unknown:
+        raise BadInput(f"{path}: {min(unknown)}: tensor is unknown to {source.config['architectures'][0]}; {REMEDY}")
+    for name, (file, stored) in source._places.items():
+        if (dtype := source.map(file).get_slice(stored).get_dtype()) not in ("F64", "F32", "F16", "BF16"):
+            raise BadInput(f"{path}: {name}: stored as {dtype}; merging needs a checkpoint that is not quantised")
     return source
 
 
@@ -159,7 +193,8 @@ def require_finite(tensor: Tensor, label: str) -> Tensor:
     Raises:
         BadInput: it holds NaN or infinity.
     """
-    if not bool(torch.isfinite(tensor).all()):
+    ends = torch.stack(torch.aminmax(tensor))  # NaN spreads into both, and nothing of the tensor's size is made
+    if not bool(torch.isfinite(ends).all()):
         raise BadInput(f"{label}: holds NaN or Inf; this checkpoint is broken, take another one")
     return tensor
 
@@ -173,13 +208,11 @@ def check_same_sizes(base: Source, other: Source, label: str) -> None:
     architecture = architecture_of(base.config)
     ours, theirs = base.config["architectures"][0], (other.config.get("architectures") or ["none"])[0]
     if theirs != ours:
-        raise BadInput(f"{label}: config.json: architectures: {theirs}, but the base is a {ours}")
+        raise BadInput(f"{label}: config.json: architectures: {theirs}, but the base is a {ours}; {REMEDY}")
     for key in architecture.sizes:
-        if other.config.get(key) != base.config.get(key):
-            raise BadInput(
-                f"{label}: config.json: {key}: {other.config.get(key)}, but the base has {base.config.get(key)};"
-                " only fine-tunes of one base can be merged"
-            )
+        wanted, given = base.config.get(key), other.config.get(key)
+        if given != wanted:
+            raise BadInput(f"{label}: config.json: {key}: {given}, but the base has {wanted}; {REMEDY}")
     if is_tied(other.config) != is_tied(base.config):
         raise BadInput(
             f"{label}: config.json: tie_word_embeddings: {is_tied(other.config)}, unlike the base;"
@@ -197,9 +230,9 @@ def check_compatible(base: Source, other: Source, label: str) -> None:
     architecture = architecture_of(base.config)
     ours, theirs = architecture.layers(base.config), architecture.layers(other.config)
     if ours != theirs:
-        raise BadInput(f"{label}: config.json: {architecture.layer_count}: {theirs}, but the base has {ours}")
+        raise BadInput(f"{label}: config.json: {architecture.layer_count}: {theirs}, but the base has {ours}; {REMEDY}")
     if difference := set(base.names()) ^ set(other.names()):
-        raise BadInput(f"{label}: {min(difference)}: tensor is in one of base and model only")
+        raise BadInput(f"{label}: {min(difference)}: tensor is in one of base and model only; {REMEDY}")
 
 
 def write_checkpoint(
@@ -209,18 +242,18 @@ def write_checkpoint(
     *,
     tokenizer_from: Path,
     extra: Mapping[str, str] | None = None,
-    shard_bytes: int = 2**29,
+    shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Stream tensors into a Hugging Face folder, which appears under its name when it is whole.
 
-    At most one shard is held in memory. The bytes depend on nothing but the arguments.
+    Each tensor is on the disk before the next is asked for. The bytes depend on nothing but the arguments.
 
     Args:
         out: folder to make; its parents are made too.
         config: ``config.json``; ``dtype`` is set to that of the tensors.
         tensors: names and tensors in the order in which they are stored; a tied head is left out.
         tokenizer_from: folder whose tokenizer, chat template and generation config are copied.
-        extra: further text files by name.
+        extra: further text files by name, and what stands instead of a copied one.
         shard_bytes: a file holds at most so many bytes of tensors, or one tensor.
 
     Raises:
@@ -232,7 +265,8 @@ def write_checkpoint(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        dtype = _write_shards(partial, tensors, shard_bytes)
+        shards, dtype = write_shards(partial, tensors, shard_bytes)
+        _name_shards(partial, shards)
         described = {key: value for key, value in config.items() if key not in ("_name_or_path", "torch_dtype")}
         _write_json(partial / "config.json", {**described, "dtype": dtype})
         for name in TOKENIZER_FILES:
@@ -258,37 +292,17 @@ def require_new(out: Path) -> None:
         raise BadInput(f"{out}: is there already; name another folder or remove it")
 
 
-def _write_shards(folder: Path, tensors: Iterable[tuple[str, Tensor]], shard_bytes: int) -> str:
-    """Write the shards and their index; returns the widest dtype that was written."""
-    shards: list[list[str]] = []
-    shard: dict[str, Tensor] = {}
-    dtype: torch.dtype | None = None
-    total = held = 0
-
-    def flush() -> None:
-        save_file(shard, folder / f"{len(shards)}.part", metadata={"format": "pt"})
-        shards.append(list(shard))
-        shard.clear()
-
-    for name, tensor in tensors:
-        if shard and held + tensor.nbytes > shard_bytes:
-            flush()
-            held = 0
-        # a copy: the same layer may come twice, and safetensors refuses tensors that share memory
-        shard[name] = tensor.detach().to("cpu", copy=True).contiguous()
-        held += tensor.nbytes
-        total += tensor.nbytes
-        dtype = tensor.dtype if dtype is None else torch.promote_types(dtype, tensor.dtype)
-    flush()
+def _name_shards(folder: Path, shards: Sequence[Shard]) -> None:
+    """Give the files the names that transformers looks for, and write their index if there are several."""
     if len(shards) == 1:
-        (folder / "0.part").rename(folder / WEIGHTS)
-    else:
-        files = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
-        for number, file in enumerate(files):
-            (folder / f"{number}.part").rename(folder / file)
-        weight_map = {name: file for file, names in zip(files, shards, strict=True) for name in names}
-        _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
-    return str(dtype).removeprefix("torch.")
+        shards[0].path.rename(folder / WEIGHTS)
+        return
+    files = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
+    for shard, file in zip(shards, files, strict=True):
+        shard.path.rename(folder / file)
+    weight_map = {name: file for shard, file in zip(shards, files, strict=True) for name in shard.names}
+    total = sum(shard.bytes for shard in shards)
+    _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
 def _tensor_files(source: Checkpoint) -> dict[str, str]:

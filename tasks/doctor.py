@@ -14,9 +14,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from models.checkpoint import Checkpoint, check_compatible, open_checkpoint
+from models.checkpoint import Model, check_compatible
 from models.errors import BadInput
+from models.lora import open_model
 from models.merge.methods import find_method
+from models.vocabulary_source import share_vocabulary
 from tasks.family import FILE, load_family
 from tasks.objectives import Objectives, open_tokenizer
 from tasks.plan import Plan, costs_of, parameter_count, plan_of, probe
@@ -83,7 +85,7 @@ class Diagnosis:
 class Found:
     """What the checks opened."""
 
-    sources: dict[str, Checkpoint] = field(default_factory=dict)
+    sources: dict[str, Model] = field(default_factory=dict)
     objectives: Objectives | None = None
     """Those of the search split."""
 
@@ -161,14 +163,16 @@ def models(workspace: Workspace, found: Found) -> Iterator[Check]:
     for name, folder in folders.items():
         yield attempt(name, lambda name=name, folder=str(folder): model(workspace, found, name, folder))  # type: ignore[misc]
     if "base" in found.sources:
-        yield attempt("tokenizer", lambda: f"{len(open_tokenizer(found.sources['base'].path)):,} tokens")
+        yield attempt("tokenizer", lambda: f"{len(open_tokenizer(found.sources['base'].tokenizer)):,} tokens")
 
 
 def model(workspace: Workspace, found: Found, name: str, folder: str) -> str:
     """Open one model; what there is to say about it. Raises BadInput if it can't be used."""
-    source = open_checkpoint(workspace.root / folder)
+    source = open_model(folder, workspace.root.joinpath)
+    label = f"expert {name}"
     if name != "base" and "base" in found.sources:
-        check_compatible(found.sources["base"], source, f"expert {name}")
+        base, aligned = share_vocabulary({"base": found.sources["base"], label: source}).values()
+        check_compatible(base, aligned, label)
     found.sources[name] = source
     return f"{folder}: {parameter_count(source) / 1e6:,.2f} M parameters"
 
@@ -190,7 +194,7 @@ def data(workspace: Workspace, found: Found) -> Iterator[Check]:
         return
 
     def items(split: str) -> str:
-        built = Objectives(workspace, split, found.sources["base"].path)
+        built = Objectives(workspace, split, found.sources["base"].tokenizer)
         found.objectives = built if split == "search" else found.objectives
         return f"{split}: {', '.join(f'{name} {built.count(name)}' for name in built.names)} items"
 

@@ -13,10 +13,12 @@ import numpy as np
 import torch
 
 from models.candidate import Candidate
-from models.checkpoint import Source, open_checkpoint
+from models.checkpoint import Source
+from models.lora import open_model
 from models.merge.recipe import Recipe, recipe_name
 from models.merge.source import MergedSource
 from models.pool import Pool
+from models.vocabulary_source import share_vocabulary
 from tasks.family import Family, load_family
 from tasks.journal import Entry, Journal, key_of
 from tasks.objectives import Objectives
@@ -56,7 +58,10 @@ class Engine:
         self.recipes: dict[str, Recipe] = {}
         self.journal = Journal(workspace.state / "journal" / workspace.name)
         self._objectives: dict[str, Objectives] = {}
-        self._sources: dict[str, Source] = {}
+        names = dict.fromkeys((self.family.base, *self.family.experts.values()))
+        opened = {name: open_model(name, workspace.root.joinpath) for name in names}
+        self._tokenizer = opened[self.family.base].tokenizer
+        self._sources: dict[str, Source] = share_vocabulary(opened)
         base = self.source(self.family.base)
         profile = workspace.profile
         self.pool = Pool(base.config, profile.device, getattr(torch, profile.dtype), profile.pool_bytes)
@@ -74,9 +79,9 @@ class Engine:
         """A model by its name in the family, its folder relative to the project, or the name of an added recipe."""
         reference = self.locate(reference)
         if reference in self.recipes:
-            return MergedSource(self.recipes[reference], self.source)
+            return MergedSource(self.recipes[reference], self.source, self.workspace.profile.device)
         if reference not in self._sources:
-            self._sources[reference] = open_checkpoint(self.workspace.root / reference)
+            self._sources[reference] = open_model(reference, self.workspace.root.joinpath)
         return self._sources[reference]
 
     def locate(self, model: str) -> str:
@@ -94,7 +99,7 @@ class Engine:
     def objectives(self, split: str) -> Objectives:
         """Requests of a split, built when first asked for."""
         if split not in self._objectives:
-            self._objectives[split] = Objectives(self.workspace, split, self.workspace.root / self.family.base)
+            self._objectives[split] = Objectives(self.workspace, split, self._tokenizer)
         return self._objectives[split]
 
     def items(self, split: str) -> int:

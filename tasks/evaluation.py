@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from models.candidate import Candidate
-from models.checkpoint import Source, open_checkpoint
+from models.checkpoint import Model, Source
 from models.errors import BadInput, Failed
+from models.lora import open_model
 from models.merge.recipe import Recipe
 from models.merge.source import open_recipes
 from models.merge.write import tokenizer_model
@@ -87,8 +89,8 @@ def evaluate(workspace: Workspace, target: str, split: str, here: Path, progress
         raise Failed(f"{target}: {scored[0].failed}")
     scores = {name: float(np.mean(values)) for name, values in scored[0].items.items()}
     if profile.layers is not None:
-        base = open_checkpoint(workspace.root / family.base)
-        scores["layers"] = pool.layers / pool.architecture.layers(base.config)
+        base = open_model(family.base, workspace.root.joinpath)
+        scores["layers"] = pool.layers / base.architecture.layers(base.config)
     return Evaluation(target, split, pool.layers, scores, counts)
 
 
@@ -96,18 +98,19 @@ def open_target(workspace: Workspace, target: str, here: Path) -> tuple[Source, 
     """The model that a target names, and the folder of its tokenizer.
 
     Raises:
-        BadInput: it is no folder, no recipe and no member.
+        BadInput: it is no folder, with or without an adapter, no recipe and no member.
     """
     path = here / target
-    if path.is_dir():
-        return open_checkpoint(path), path
+    if path.is_dir() or "+" in target:
+        model = open_model(target, here.joinpath)
+        return model, model.tokenizer
     if path.is_file():
         find = folder_finder(here, workspace.root)
         recipes = read_recipes(path)
     else:
         find = folder_finder(workspace.root)
         recipes = member_recipes(workspace, target)
-    return open_merged(recipes, find), find(tokenizer_model(recipes))
+    return open_merged(recipes, find)
 
 
 def member_recipes(workspace: Workspace, key: str) -> list[Recipe]:
@@ -123,13 +126,11 @@ def member_recipes(workspace: Workspace, key: str) -> list[Recipe]:
     return read_recipes(workspace.run / member.recipe)
 
 
-def open_merged(recipes: list[Recipe], find: Callable[[str], Path]) -> Source:
-    """The model that the last recipe makes."""
-    opened: dict[str, Source] = {}
+def open_merged(recipes: list[Recipe], find: Callable[[str], Path]) -> tuple[Source, Path]:
+    """The model that the last recipe makes, and the folder of its tokenizer."""
 
-    def resolve(model: str) -> Source:
-        if model not in opened:
-            opened[model] = open_checkpoint(find(model))
-        return opened[model]
+    @cache
+    def resolve(model: str) -> Model:
+        return open_model(model, find)
 
-    return open_recipes(recipes, resolve)
+    return open_recipes(recipes, resolve), resolve(tokenizer_model(recipes)).tokenizer

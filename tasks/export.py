@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from models.errors import BadInput
 from models.merge.recipe import Dtype, Recipe, parse_recipes
 from models.merge.write import merge_to_disk
-from tasks.front import Front, Member
 from tasks.progress import Progress
 from tasks.workspace import Workspace
+
+if TYPE_CHECKING:  # merging a recipe needs no front, and what computes one takes a while to import
+    from tasks.front import Front, Member
 
 
 def read_recipes(path: Path) -> list[Recipe]:
@@ -79,6 +82,8 @@ def export_member(workspace: Workspace, key: str, out: Path, progress: Progress)
     Raises:
         BadInput: there is no such member, one of its models is missing, or ``out`` is there.
     """
+    from tasks.front import Front
+
     member = find_member(Front.read(workspace.run), key)
     write(read_recipes(workspace.run / member.recipe), out, folder_finder(workspace.root), progress)
     return member

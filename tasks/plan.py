@@ -11,7 +11,7 @@ from math import prod
 import torch
 
 from models.candidate import Candidate
-from models.checkpoint import Checkpoint
+from models.checkpoint import Model
 from models.pool import Pool
 from tasks.objectives import Objectives
 from tasks.workspace import Workspace
@@ -95,7 +95,7 @@ def recorded_times(workspace: Workspace) -> dict[str, float]:
     return found
 
 
-def plan_of(workspace: Workspace, sources: Mapping[str, Checkpoint], seconds_an_item: float | None) -> Plan:
+def plan_of(workspace: Workspace, sources: Mapping[str, Model], seconds_an_item: float | None) -> Plan:
     """What a run will cost at most.
 
     Args:
@@ -115,7 +115,7 @@ def plan_of(workspace: Workspace, sources: Mapping[str, Checkpoint], seconds_an_
     return Plan(costs, RUNTIME_BYTES + pool + merging, uploads * int(model * profile.paths.stretch))
 
 
-def probe(workspace: Workspace, base: Checkpoint, objectives: Objectives) -> float:
+def probe(workspace: Workspace, base: Model, objectives: Objectives) -> float:
     """Seconds that one item evaluation takes with the base model: a second try, when everything is warm."""
     profile = workspace.profile
     pool = Pool(base.config, profile.device, getattr(torch, profile.dtype), profile.pool_bytes)
@@ -128,6 +128,6 @@ def probe(workspace: Workspace, base: Checkpoint, objectives: Objectives) -> flo
     return (time.perf_counter() - began) / items
 
 
-def parameter_count(source: Checkpoint) -> int:
+def parameter_count(source: Model) -> int:
     """Number of parameters of a checkpoint; its tensors are not read."""
     return sum(prod(source.tensor(name).shape) for name in source.names())

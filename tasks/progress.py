@@ -99,7 +99,7 @@ class Progress:
         """Write the bar's state, at most every ``MIN_SECONDS``."""
         now = time.monotonic()
         if bar.task is not None and self._rich is not None:
-            self._rich.update(bar.task, completed=bar.completed, note=bar.note)
+            self._rich.update(bar.task, completed=bar.completed, total=bar.total, note=bar.note)
         if not force and now - bar.last < MIN_SECONDS and bar.completed != bar.total:
             return
         bar.last = now

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from models.checkpoint import Checkpoint, check_compatible, check_finite, open_checkpoint
+from models.checkpoint import Model, check_compatible, check_finite
+from models.lora import open_model
+from models.vocabulary_source import share_vocabulary
 from tasks.family import FILE, Family
 from tasks.progress import Progress
 from tasks.tiny.make import make_family
@@ -33,12 +36,12 @@ def run(workspace: Workspace, progress: Progress) -> None:
         if workspace.profile.made == "tiny":
             gates = make_family(workspace, zoo, items, progress)
             names = ("base", *workspace.profile.experts)
-            digests = check_models({name: zoo / name for name in names}, progress)
+            digests = check_models({name: name for name in names}, zoo.joinpath, progress)
             lie = {name: (workspace.zoo / name).relative_to(workspace.root).as_posix() for name in names}
         else:
             (items / ".empty").touch()  # git and DVC keep no empty folder
             lie = {"base": str(workspace.profile.base), **{k: str(v) for k, v in workspace.profile.experts.items()}}
-            digests = check_models({name: workspace.root / folder for name, folder in lie.items()}, progress)
+            digests = check_models(lie, workspace.root.joinpath, progress)
         family = Family(lie.pop("base"), lie)
         content = {"base": family.base, "experts": family.experts, "digests": digests, "gates": gates}
         (zoo / FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -50,25 +53,31 @@ def run(workspace: Workspace, progress: Progress) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def check_models(folders: dict[str, Path], progress: Progress) -> dict[str, str]:
-    """Digests of base and experts, each read once.
+def check_models(models: dict[str, str], find: Callable[[str], Path], progress: Progress) -> dict[str, str]:
+    """Digests of base and experts.
+
+    Args:
+        models: base and experts by name; ``FOLDER`` or ``FOLDER+ADAPTER``.
+        find: where a folder lies.
+        progress: shows what is done.
 
     Raises:
         BadInput: a model is missing or damaged, holds NaN or infinity, or is no fine-tune of the base.
     """
-    base = open_checkpoint(folders["base"])
+    base = open_model(models["base"], find)
     digests = {}
-    with progress.bar("check models", len(folders), "models") as bar:
-        for name, folder in folders.items():
-            model = open_checkpoint(folder)
-            check_compatible(base, model, name)
+    with progress.bar("check models", len(models), "models") as bar:
+        for name, reference in models.items():
+            model = open_model(reference, find)
+            ours, theirs = share_vocabulary({"base": base, name: model}).values() if name != "base" else (base, base)
+            check_compatible(ours, theirs, name)
             check_finite(model, name)
             digests[name] = digest(model)
             bar.advance(1, name)
     return digests
 
 
-def digest(model: Checkpoint) -> str:
+def digest(model: Model) -> str:
     """Hex sha256 of the content of all its tensors."""
     groups = sorted({model.architecture.group(name) for name in model.names()})
     return hashlib.sha256("\n".join(f"{group} {model.digest(group)}" for group in groups).encode()).hexdigest()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 
 from models.merge.recipe import Group, Recipe, SliceSource, mergekit_level
+from models.vocabulary import Vocabulary
 
 REBUILD = {
     "exact": "mergekit (`mergekit-multi`) makes the same model from it.",
@@ -14,12 +15,13 @@ REBUILD = {
 }
 
 
-def model_card(name: str, recipes: Sequence[Recipe]) -> str:
+def model_card(name: str, recipes: Sequence[Recipe], vocabulary: Vocabulary | None = None) -> str:
     """Markdown with a Hugging Face header.
 
     Args:
         name: of the model.
         recipes: the last makes the model, those before it are its intermediate merges.
+        vocabulary: the model's, if its tokenizer is to be described.
     """
     methods = sorted({recipe.merge_method for recipe in recipes})
     lines = ["---", "library_name: transformers", "tags:", "- merge", "- hm3"]
@@ -27,6 +29,8 @@ def model_card(name: str, recipes: Sequence[Recipe]) -> str:
     lines += ["---", "", f"# {name}", "", "This model was merged from fine-tunes of one base model.", ""]
     for recipe in recipes:
         lines += [f"## {recipe.name or name}", "", _sentence(recipe), "", *_table(recipe), ""]
+    if vocabulary is not None and vocabulary.extra:
+        lines += ["## Vocabulary", "", _extension(vocabulary), ""]
     lines += [
         "## Making it again",
         "",
@@ -58,5 +62,14 @@ def _row(group: Group, number: int) -> str:
 
 
 def _shown(model: str) -> str:
-    """The model's name; of an absolute path only the folder."""
-    return PurePath(model).name if PurePath(model).is_absolute() else model
+    """The model's name, with its adapter's; of an absolute path only the folder."""
+    return "+".join(PurePath(one).name if PurePath(one).is_absolute() else one for one in model.split("+"))
+
+
+def _extension(vocabulary: Vocabulary) -> str:
+    shown = ", ".join(f"`{token}`" for token in vocabulary.extra[:8])
+    more = f" and {len(vocabulary.extra) - 8} more" if len(vocabulary.extra) > 8 else ""
+    return (
+        f"The base's tokens keep their ids. {len(vocabulary.extra)} tokens of the other models follow: {shown}{more}."
+        " A model that lacks a token took part with the base's row for it, else with the mean over those that have it."
+    )
