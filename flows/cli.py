@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from flows.bench_command import bench
 from flows.watch import output
 from models.errors import BadInput, Failed
 from tasks.progress import Progress
@@ -156,7 +157,9 @@ def merge(
 ) -> None:
     """Build a plain Hugging Face checkpoint from a recipe, tensor by tensor.
 
-    Models are looked for from here, from the recipe's folder, and from the project's folder.
+    Models are looked for from here, from the recipe's folder, and from the project's folder. A model is a Hugging Face
+    folder, or `FOLDER+ADAPTER` with a LoRA adapter of peft. Tokens that only some models know are kept; with
+    `tokenizer_source` a recipe asks for the vocabulary of one of them.
 
     Example: `hm3 merge my-recipe.yaml merged/ --dtype bfloat16`, where my-recipe.yaml holds
 
@@ -329,6 +332,9 @@ def down() -> None:
 
     ended = stop(state_folder(find_root()))
     output().print(f"ended: {', '.join(ended)}" if ended else "nothing runs", highlight=False)
+
+
+app.command()(bench)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from tests.flows.project import hm3
 
 COMMANDS = {
     *("run", "stage", "publish", "doctor", "merge", "evaluate"),
-    *("front", "choose", "export", "report", "up", "down"),
+    *("front", "choose", "export", "report", "up", "down", "bench"),
 }
 ROOT = Path(__file__).parents[2]
 

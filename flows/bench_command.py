@@ -1,0 +1,78 @@
+"""`hm3 bench`: measures the engine against other ways to do the same."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from flows.watch import output
+
+
+def bench(
+    name: Annotated[str | None, typer.Argument(help="merge, candidate, prefix, memory or scale.")] = None,
+    listed: Annotated[bool, typer.Option("--list", help="List all benchmarks and what they should reach.")] = False,
+    repetitions: Annotated[int | None, typer.Option(help="Of each case. Default: the benchmark's own number.")] = None,
+    small: Annotated[
+        bool, typer.Option("--small", help="Try it on small input; measures nothing, writes no result.")
+    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is measured already.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Run a benchmark: each measures two sides in one run, compares their results, and holds the ratio to a target.
+
+    A repetition that was measured is kept in docs/results/raw/, so an interrupted run goes on where it ended. Then
+    docs/results/engine.md is written again.
+
+    Example: `hm3 bench prefix --repetitions 3`
+    """
+    from flows.processes import hold
+    from flows.stage import prepare
+    from models.errors import BadInput
+    from tasks.bench.registry import check_name
+    from tasks.progress import Progress
+    from tasks.workspace import open_workspace, profiles
+
+    if listed:
+        _list(as_json)
+        return
+    if name is None:
+        raise BadInput("NAME: missing; `hm3 bench --list` shows all benchmarks")
+    check_name(name)
+    first = open_workspace()
+    workspace = open_workspace("tiny") if "tiny" in profiles(first.root) else first
+    console = output(stderr=True)
+    prepare(workspace)
+    from tasks.bench.run import run_benchmark
+    from tasks.bench.summary import steps_table, verdict_data, verdict_table
+
+    with hold(workspace.state / "locks" / "bench.lock", "a benchmark", console.print), Progress(None, console) as bars:
+        outcome = run_benchmark(workspace, name, bars, repetitions=repetitions, small=small, fresh=fresh)
+    if as_json:
+        data = verdict_data(outcome.benchmark, outcome.verdicts, outcome.steps)
+        sys.stdout.write(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+        return
+    output().print(verdict_table(outcome.benchmark, outcome.verdicts))
+    if outcome.steps:
+        output().print("", steps_table(outcome.steps))
+
+
+def _list(as_json: bool) -> None:
+    """All benchmarks and what they should reach."""
+    from rich.table import Table
+
+    from tasks.bench.registry import benchmarks
+
+    known = benchmarks()
+    if as_json:
+        data = [{"name": one.name, "title": one.title, "reach": one.reach} for one in known]
+        sys.stdout.write(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("benchmark", "measures", "to reach"):
+        table.add_column(column)
+    for one in known:
+        table.add_row(one.name, one.title, one.reach)
+    output().print(table)

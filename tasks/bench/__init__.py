@@ -1,0 +1,1 @@
+"""Benchmarks of the engine: each compares two sides in one run, on one machine."""

@@ -1,0 +1,209 @@
+"""Scoring merge recipes in memory against the tools' way: mergekit to disk, then lm-eval on the folder."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import logging
+import math
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+import yaml
+
+from models.errors import BadInput
+from models.merge.recipe import Recipe, dump_recipes
+from tasks.bench.families import OPEN_GATES, make_project
+from tasks.bench.process import Usage, program, run_measured, timed
+from tasks.bench.registry import Bench, Measure, Todo, benchmark
+from tasks.bench.rows import Row
+from tasks.engine import Engine
+from tasks.offline import offline_environment
+from tasks.recipes import make_recipe
+from tasks.workspace import Workspace
+
+WITH, WITHOUT = "with start-up", "without start-up"
+SPLIT = "test"
+"""The split that the task files name themselves, so that lm-eval's command reads them as they are."""
+
+ITEMS = 128
+"""Items a task, as many as drive a search."""
+
+BATCH = 32
+"""Requests that lm-eval scores at once: as fast as 64 and 128; its default of 1 is slower than it has to be."""
+
+CHUNK = 16
+"""Recipes that we score in a repetition."""
+
+THEIRS = {WITH: 1, WITHOUT: 4}
+"""How many of them the tools score."""
+
+SMALL_PARAMS: dict[str, Any] = {
+    "zoo": {
+        "layers": 3,
+        "base_steps": 200,
+        "expert_steps": 100,
+        **OPEN_GATES,
+    }
+}
+
+Scores = list[dict[str, float]]
+"""Score of each task objective, for each recipe."""
+
+
+@benchmark(
+    "candidate",
+    "candidates scored a minute on `tiny`: in memory, against mergekit to disk and lm-eval on the folder",
+    "≥ 100× with the tools' start-up, ≥ 5× without",
+    "the score of every objective is the same for each recipe that both sides scored",
+    cases=[WITH, WITHOUT],
+    measures=[
+        Measure(WITH, "wall a candidate", bound=100.0),
+        Measure(WITHOUT, "wall a candidate", bound=5.0),
+        Measure("*", "cpu a candidate"),
+    ],
+)
+def candidate(bench: Bench, todo: Todo) -> Iterator[Sequence[Row]]:
+    """Score new recipes with us and then with the tools; ours is one warm process in both cases, as in a search."""
+    for name in ("mergekit-yaml", "lm_eval"):
+        program(name)
+    workspace = make_project(bench, None, SMALL_PARAMS if bench.small else {})
+    engine = Engine(workspace)
+    stop = min(ITEMS, engine.items(SPLIT))
+    with contextlib.chdir(workspace.root):  # recipes and task files name folders relative to the project
+        tools = Tools(bench, workspace, engine, stop)
+        warm_up = recipes(engine, 1, np.random.default_rng([bench.seed, 0]))
+        of_engine(engine, warm_up, stop)
+        tools.warm(warm_up)
+        for case, repetition in todo:
+            rng = np.random.default_rng([bench.seed, 1 + list(THEIRS).index(case), repetition])
+            chosen = recipes(engine, 2 if bench.small else CHUNK, rng)
+            some = chosen[: 1 if bench.small else THEIRS[case]]
+            ours, one = timed(of_engine, engine, chosen, stop)
+            theirs, other = tools.cold(some) if case == WITH else tools.warm(some)
+            same = equal(ours[: len(some)], theirs)
+            note = f"{len(chosen)} recipes against {len(some)}"
+            yield [
+                Row(case, repetition, f"{name} a candidate", "s", a / len(chosen), b / len(some), None, same, note)
+                for name, a, b in (("wall", one.wall, other.wall), ("cpu", one.cpu, other.cpu))
+            ]
+
+
+def recipes(engine: Engine, count: int, rng: np.random.Generator) -> list[Recipe]:
+    """TIES recipes with weights and densities of their own."""
+    made = []
+    for _ in range(count):
+        own = {
+            name: {"weight": round(float(rng.uniform(0.2, 1.2)), 4), "density": round(float(rng.uniform(0.2, 0.8)), 4)}
+            for name in engine.family.experts
+        }
+        made.append(make_recipe("ties", engine.family, own, {}, 0))
+    return made
+
+
+def of_engine(engine: Engine, chosen: Sequence[Recipe], stop: int) -> Scores:
+    """Scores as the stages get them."""
+    added = [engine.add(recipe) for recipe in chosen]
+    scored = engine.score(added, SPLIT, stop=stop)
+    for one in added:
+        engine.pool.discard(one.host)
+    return [one.means() for one in scored]
+
+
+def equal(ours: Scores, theirs: Scores) -> bool:
+    """Whether all means are the same number, but for the order in which items were added."""
+    return all(
+        one.keys() == other.keys() and all(math.isclose(one[name], other[name], abs_tol=1e-9) for name in one)
+        for one, other in zip(ours, theirs, strict=True)
+    )
+
+
+class Tools:
+    """mergekit and lm-eval, as processes or called in this one."""
+
+    def __init__(self, bench: Bench, workspace: Workspace, engine: Engine, stop: int) -> None:
+        """Find the tools.
+
+        Raises:
+            BadInput: one isn't installed.
+        """
+        try:
+            self.config, self.merge, self.options = (
+                importlib.import_module(f"mergekit.{name}") for name in ("config", "merge", "options")
+            )
+        except ImportError:
+            raise BadInput("mergekit: is not installed, and this benchmark runs it; install hm3[dev]") from None
+        from lm_eval.tasks import TaskManager
+
+        self.folder, self.stop, self.workspace = bench.folder, stop, workspace
+        self.tasks = {one.name: one.task for one in workspace.profile.objectives}
+        self.keys = {name: (task.key, task.sign) for name, task in engine.objectives(SPLIT).tasks.items()}
+        manager = TaskManager(include_path=str(workspace.task_folder), include_defaults=False)
+        self.loaded = manager.load(list(self.tasks.values()))
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)
+
+    def cold(self, chosen: Sequence[Recipe]) -> tuple[Scores, Usage]:
+        """Two processes a recipe."""
+        environment = {
+            **offline_environment(self.workspace.state),
+            "OMP_WAIT_POLICY": "passive",
+            "OMP_NUM_THREADS": str(torch.get_num_threads()),
+            "HF_DATASETS_CACHE": str(datasets.config.HF_DATASETS_CACHE),  # the one that is filled already
+        }
+        found, wall, cpu = [], 0.0, 0.0
+        for recipe in chosen:
+            yaml_file, merged, out = (self.folder / name for name in ("recipe.yaml", "merged", "scores"))
+            yaml_file.write_text(dump_recipes([recipe]), encoding="utf-8")
+            evaluation = {
+                "--model": "hf",
+                "--model_args": f"pretrained={merged},dtype=float32",
+                "--tasks": ",".join(self.tasks.values()),
+                "--include_path": str(self.workspace.task_folder),
+                "--device": "cpu",
+                "--batch_size": str(BATCH),
+                "--limit": str(self.stop),
+                "--output_path": str(out),
+            }
+            commands = (
+                [program("mergekit-yaml"), str(yaml_file), str(merged), "--quiet", "--no-write-model-card"],
+                [program("lm_eval"), "run", *(word for pair in evaluation.items() for word in pair)],
+            )
+            for command in commands:
+                usage = run_measured(command, self.workspace.root, environment)
+                wall, cpu = wall + usage.wall, cpu + usage.cpu
+            (result,) = out.rglob("results_*.json")
+            found.append(self._scores(json.loads(result.read_text(encoding="utf-8"))["results"]))
+            for folder in (merged, out):
+                shutil.rmtree(folder)
+        return found, Usage(wall, cpu)
+
+    def warm(self, chosen: Sequence[Recipe]) -> tuple[Scores, Usage]:
+        """Both called in this process, where everything is imported and the tasks are loaded."""
+        return timed(lambda: [self._scores(self._evaluate(recipe)) for recipe in chosen])
+
+    def _evaluate(self, recipe: Recipe) -> Mapping[str, Mapping[str, Any]]:
+        from lm_eval import evaluate
+        from lm_eval.models.huggingface import HFLM
+
+        merged = self.folder / "merged"
+        self.merge.run_merge(
+            self.config.MergeConfiguration.model_validate(yaml.safe_load(dump_recipes([recipe]))),
+            str(merged),
+            self.options.MergeOptions(quiet=True, write_model_card=False),
+        )
+        with contextlib.redirect_stderr(io.StringIO()):  # lm-eval's own bars
+            model = HFLM(str(merged), dtype="float32", device="cpu", batch_size=BATCH)
+            results = evaluate(model, self.loaded, limit=self.stop, bootstrap_iters=0, log_samples=False)["results"]
+        shutil.rmtree(merged)
+        found: Mapping[str, Mapping[str, Any]] = results
+        return found
+
+    def _scores(self, results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+        """Score of each objective from lm-eval's results by task."""
+        return {name: sign * float(results[self.tasks[name]][",".join(key)]) for name, (key, sign) in self.keys.items()}
