@@ -106,11 +106,11 @@ def test_random_merges_have_the_same_norm(measure):
 
 def test_a_merge_that_differs_is_seen(tmp_path):
     family = write_family(tmp_path, 2, SMALL, 0)
-    assert merge.compare("ties", family["base"], family["base"], family["base"])[0]
-    assert not merge.compare("ties", family["base"], family["expert-1"], family["base"])[0]
-    assert merge.compare("dare_ties", family["expert-1"], family["expert-2"], family["base"])[0]
+    assert merge.compare("ties", family["base"], family["base"], family)[0]
+    assert not merge.compare("ties", family["base"], family["expert-1"], family)[0]
+    assert merge.compare("dare_ties", family["expert-1"], family["expert-2"], family)[0]
     larger = write_family(tmp_path / "seed", 1, SMALL, 1)
-    assert not merge.compare("dare_ties", family["expert-1"], larger["expert-1"], family["base"])[0]
+    assert not merge.compare("dare_ties", family["expert-1"], larger["expert-1"], family)[0]
 
 
 def test_candidates_score_the_same_in_memory_and_by_the_tools(measure):
