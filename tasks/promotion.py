@@ -244,7 +244,6 @@ def examined(
     elif holder is None:
         last.insert(0, Check(KEPT, SPLIT, "", "", True, f"version {before} was deleted"))
     made = reload.with_weights(version) if sound(last) or request.force else None
-    decision = None
     try:
         first = reload.checks(made or version)
         there = sound(first)
