@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from flows.bench_command import bench
+from flows.options import JsonOption, ProfileOption, emit, progress_of_command
+from flows.promote_command import promote
 from flows.watch import output
 from models.errors import BadInput, Failed
-from tasks.progress import Progress
 
 app = typer.Typer(
     name="hm3",
@@ -25,11 +25,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-ProfileOption = Annotated[
-    str | None,
-    typer.Option("--profile", "-p", help="Model family, a file in profiles/. Default: the first of params.yaml."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Dtype = Literal["float32", "bfloat16", "float16", "float64"]
 SPLITS = ("test", "selection", "search")
 
@@ -41,16 +36,6 @@ def main() -> None:
     except (BadInput, Failed) as error:
         sys.stderr.write(f"hm3: {' '.join(str(error).split())}\n")
         sys.exit(2 if isinstance(error, BadInput) else 1)
-
-
-def progress_of_command() -> Progress:
-    """Bars on the terminal while a command works."""
-    return Progress(console=output(stderr=True))
-
-
-def emit(data: Any) -> None:
-    """JSON on standard output."""
-    sys.stdout.write(json.dumps(data, indent=1) + "\n")
 
 
 def check_split(split: str) -> str:
@@ -215,18 +200,26 @@ def front(
 ) -> None:
     """Show the members of the front: scores by split, layers, the preference each serves, aliases.
 
+    Aliases are those of the MLflow registry at this moment, where there is one.
+
     Example: `hm3 front --split selection`
     """
+    from tasks.aliases import aliases_now
     from tasks.front import Front
     from tasks.front_table import front_table, summary
     from tasks.workspace import open_workspace
 
-    found = Front.read(open_workspace(profile).run)
+    workspace = open_workspace(profile)
+    found = Front.read(workspace.run)
+    splits = reversed(found.splits) if split is None else [check_split(split)]
+    aliases = aliases_now(workspace, found)
     if as_json:
-        emit(summary(found))
+        emit(summary(found, aliases.of) | {"aliases_from": aliases.source, "notes": aliases.notes})
         return
-    for one in reversed(found.splits) if split is None else [check_split(split)]:
-        output().print(front_table(found, one), "")
+    for one in splits:
+        output().print(front_table(found, one, aliases.of), "")
+    for note in aliases.notes:
+        output().print(note, style="yellow", highlight=False)
 
 
 @app.command()
@@ -276,6 +269,9 @@ def export(
     with progress_of_command() as progress:
         written = export_member(open_workspace(profile), member, out, progress)
     output().print(f"{out}: member {written.id}", highlight=False)
+
+
+app.command()(promote)
 
 
 @app.command()

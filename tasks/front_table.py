@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,11 +26,15 @@ class Row:
     aliases: str
 
 
-def table_rows(front: Front, split: str) -> list[Row]:
-    """Members from the deepest to the shallowest, then what they are held against."""
-    aliases: dict[str, list[str]] = {}
-    for alias, member in front.aliases().items():
-        aliases.setdefault(member.id, []).append(alias)
+def table_rows(front: Front, split: str, aliases: Mapping[str, Sequence[str]] | None = None) -> list[Row]:
+    """Members from the deepest to the shallowest, then what they are held against.
+
+    Args:
+        front: what is shown.
+        split: whose scores.
+        aliases: member id → its aliases; those that follow from the front itself if left out.
+    """
+    aliases = by_member(front) if aliases is None else aliases
     members = sorted(front.members, key=lambda one: (-one.layers, one.id))
     return [
         *(
@@ -49,6 +53,11 @@ def table_rows(front: Front, split: str) -> list[Row]:
             for one in front.references
         ),
     ]
+
+
+def by_member(front: Front) -> dict[str, list[str]]:
+    """Member id → the aliases that follow from the front itself."""
+    return {one.id: [alias for alias, own in front.aliases().items() if own is one] for one in front.members}
 
 
 def depth_of(front: Front, model: Reference, split: str) -> str:
@@ -73,18 +82,18 @@ def preference(member: Member, most: int = 2) -> str:
 HEADINGS = ("model", "kind", "layers", "serves", "aliases")
 
 
-def front_table(front: Front, split: str) -> Table:
+def front_table(front: Front, split: str, aliases: Mapping[str, Sequence[str]] | None = None) -> Table:
     """The table of one split for a terminal; the best score of each objective among the members stands out."""
     table = Table(title=title(front, split), title_justify="left", title_style="bold", box=None, pad_edge=False)
-    name, kind, layers, serves, aliases = HEADINGS
+    name, kind, layers, serves, named = HEADINGS
     table.add_column(name, no_wrap=True)
     table.add_column(kind)
     table.add_column(layers, justify="right")
     for objective in front.tasks:
         table.add_column(objective, justify="right")
     table.add_column(serves)
-    table.add_column(aliases, style="cyan")
-    rows = table_rows(front, split)
+    table.add_column(named, style="cyan")
+    rows = table_rows(front, split, aliases)
     best = [max(one.scores[index] for one in rows if one.kind == "member") for index in range(len(front.tasks))]
     for row in rows:
         member = row.kind == "member"
@@ -114,25 +123,25 @@ def title(front: Front, split: str) -> str:
     )
 
 
-def summary(front: Front) -> dict[str, Any]:
+def summary(front: Front, aliases: Mapping[str, Sequence[str]] | None = None) -> dict[str, Any]:
     """The members in the form that ``--json`` prints."""
     return {
         "profile": front.profile,
         "hv": front.hv,
         "hv_references": {split: front.hypervolume(front.references, split) for split in front.splits},
-        "members": [member_data(front, one) for one in front.members],
+        "members": [member_data(front, one, aliases) for one in front.members],
         "references": [{"name": one.name, "kind": one.kind, "scores": one.scores} for one in front.references],
     }
 
 
-def member_data(front: Front, member: Member) -> dict[str, Any]:
+def member_data(front: Front, member: Member, aliases: Mapping[str, Sequence[str]] | None = None) -> dict[str, Any]:
     """One member in the form that ``--json`` prints."""
     return {
         "id": member.id,
         "name": member.name,
         "layers": member.layers,
         "serves": member.serves,
-        "aliases": [alias for alias, own in front.aliases().items() if own is member],
+        "aliases": list((by_member(front) if aliases is None else aliases).get(member.id, ())),
         "recipe": f"runs/{front.profile}/{member.recipe}",
         "mergekit": member.mergekit,
         "scores": member.scores,

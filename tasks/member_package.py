@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ from tasks.composition import recipe_text
 from tasks.export import folder_finder, read_recipes, write
 from tasks.front import Member
 from tasks.progress import Progress
+from tasks.registered import MEMBER
 from tasks.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -23,8 +25,8 @@ SERVED = Path(__file__).with_name("served_model.py")
 REQUIREMENTS = ("mlflow", "torch", "transformers", "safetensors", "tokenizers")
 """What a member needs to be loaded, pinned to what is installed here."""
 
-MEMBER = "member"
-"""Name of the artifact that holds the checkpoint, or the recipe alone."""
+SUMS = "SHA256SUMS"
+"""Checksums of the package's files, as `sha256sum --check` reads them."""
 
 EXAMPLE = "2 + 3 ="
 
@@ -53,7 +55,15 @@ def packed(workspace: Workspace, member: Member, logged: LoggedModel, with_weigh
         run_id=logged.source_run_id,
     )
     text = Schema([ColSpec(DataType.string)])
-    settings = [ParamSpec("max_new_tokens", DataType.long, 64), ParamSpec("stop", DataType.string, [], (-1,))]
+    settings = [
+        ParamSpec("max_new_tokens", DataType.long, 64),
+        ParamSpec("stop", DataType.string, [], (-1,)),
+        # What chat clients send: without a place here MLflow's server would take it for the input.
+        ParamSpec("max_tokens", DataType.long, None),
+        ParamSpec("model", DataType.string, None),
+        ParamSpec("temperature", DataType.double, 0.0),
+        ParamSpec("stream", DataType.boolean, False),
+    ]
     with tempfile.TemporaryDirectory(dir=workspace.state / "mlflow", prefix="member-") as scratch:
         alone, folder = Path(scratch) / member.id, Path(scratch) / "model"
         alone.mkdir()
@@ -77,4 +87,23 @@ def packed(workspace: Workspace, member: Member, logged: LoggedModel, with_weigh
         flavour["artifacts"][MEMBER]["uri"] = flavour["artifacts"][MEMBER]["path"]
         described.model_size_bytes = sum(one.stat().st_size for one in folder.rglob("*") if one.is_file())
         described.save(str(folder / "MLmodel"))
+        (folder / SUMS).write_text("".join(f"{one}  {name}\n" for name, one in sums(folder).items()), encoding="utf-8")
         yield folder
+
+
+def sums(folder: Path) -> dict[str, str]:
+    """Files below a folder, the list of checksums left out, and their sha256."""
+    found = {}
+    for path in sorted(one for one in folder.rglob("*") if one.is_file() and one.name != SUMS):
+        with path.open("rb") as file:
+            found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def damaged(folder: Path) -> list[str] | None:
+    """Files of a package that are missing or differ from its checksums; None where it has no checksums."""
+    if not (folder / SUMS).is_file():
+        return None
+    lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+    there = sums(folder)
+    return [name for line in lines for one, _, name in [line.partition("  ")] if there.get(name) != one]

@@ -21,9 +21,10 @@ from models.errors import BadInput, Failed
 from tasks.composition import Composition, recipe_text
 from tasks.family import load_family
 from tasks.front import Front, Member
-from tasks.member_package import MEMBER, packed
+from tasks.member_package import packed
 from tasks.mlflow_log import allowed, log
 from tasks.progress import Progress
+from tasks.registered import MEMBER
 from tasks.run_record import flatten
 from tasks.tracking import connect, git_tags, open_experiment, tracking_uri
 from tasks.workspace import Workspace
@@ -31,6 +32,7 @@ from tasks.workspace import Workspace
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
+    from mlflow.entities.model_registry import ModelVersion
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,35 @@ def publish(workspace: Workspace, progress: Progress | None = None, parent: str 
     except MlflowException as error:
         reason = " ".join(str(error).split())[:300]
         raise Failed(f"MLflow at {tracking_uri(workspace.root)}: {reason}; `hm3 publish` goes on from there") from error
+
+
+def add_with_weights(
+    workspace: Workspace, front: Front, client: MlflowClient, known: ModelVersion, progress: Progress
+) -> int:
+    """A version with weights of a member that was registered by its recipe alone; its number.
+
+    Raises:
+        BadInput: a model of its recipe is missing.
+        MlflowException: MLflow does not answer.
+    """
+    publication = Publication(workspace, front, client, None)
+    publication.with_weights = True
+    try:
+        with progress.bar("uploading the weights", 1, "members") as bar:
+            tags = {**known.tags, "weights": "true"}
+            made = publication._add_member(front.member(known.tags[MEMBER]), tags, known.description)
+            bar.advance()
+    except BaseException:
+        publication._close_run("FAILED")
+        raise
+    publication._close_run("FINISHED")
+    return made
+
+
+def withdraw(client: MlflowClient, name: str, version: int, model_id: str) -> None:
+    """Take a version and its files' entry out of the registry again."""
+    client.delete_model_version(name, str(version))
+    client.delete_logged_model(model_id)
 
 
 class Publication:

@@ -172,6 +172,26 @@ class Registry(Strict):
     )
 
 
+class Promotion(Strict):
+    """What a member must hold on `selection` before an alias is promoted to it."""
+
+    tolerance: float = Field(
+        0.02,
+        ge=0,
+        description="How far a score may lie below that of the alias's present holder, in points of the score; "
+        "of `layers` how far above it, in shares of the base's layers.",
+    )
+    floors: dict[str, float] = Field(
+        default={}, description="Task objective → least score, in points of the score. Those left out have none."
+    )
+    reproduction: float = Field(
+        1e-5,
+        ge=0,
+        description="How far a score that is computed again may lie from the recorded one, relative above 1. "
+        "The default lets rounding pass, and not one item that is answered otherwise.",
+    )
+
+
 class Profile(Strict):
     """The whole of ``profiles/NAME.yaml``: a model family and what it is judged by."""
 
@@ -187,6 +207,7 @@ class Profile(Strict):
     threads: Count = Field(2, description="CPU threads of torch; fixed, because sums depend on it in the last digit.")
     pool_bytes: int = Field(2**30, gt=0, description="Bytes that merged layers may hold in memory.")
     registry: Registry = Registry()
+    promotion: Promotion = Promotion()
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Profile:
@@ -197,6 +218,8 @@ class Profile(Strict):
             raise ValueError("objectives need distinct names, and `layers` is reserved")
         if "base" in self.experts:
             raise ValueError("no expert can be called `base`")
+        if unknown := sorted(set(self.promotion.floors) - set(names)):
+            raise ValueError(f"promotion.floors: {unknown[0]}: no task objective; there are {', '.join(names)}")
         return self
 
     @property

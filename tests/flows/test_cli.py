@@ -17,7 +17,7 @@ from tests.flows.project import hm3
 
 COMMANDS = {
     *("run", "stage", "publish", "doctor", "merge", "evaluate"),
-    *("front", "choose", "export", "report", "up", "down", "bench"),
+    *("front", "choose", "export", "promote", "report", "up", "down", "bench"),
 }
 ROOT = Path(__file__).parents[2]
 
@@ -140,6 +140,7 @@ def test_a_stage_ends_when_the_run_that_started_it_is_gone(project, tmp_path):
 
 def test_the_front_is_shown_from_any_folder_below(here, project):
     text = good(here(project / "runs" / "tiny", "front"))
+    assert "aliases by front.json: there is no MLflow registry here yet" in text
     for word in ("scores on test", "scores on selection", "scores on search", "balanced", "best-math", "TIES"):
         assert word in text
     only = good(here(project, "front", "--split", "selection"))
@@ -151,6 +152,7 @@ def test_the_front_as_json(here, project):
     shown = json.loads(good(here(project, "front", "--json")))
     stored = json.loads((project / "runs" / "tiny" / "front.json").read_text())
     assert [one["scores"] for one in shown["members"]] == [one["scores"] for one in stored["members"]]
+    assert shown["aliases_from"] == "front.json"
     aliases = [alias for one in shown["members"] for alias in one["aliases"]]
     assert sorted(aliases) == ["balanced", "best-code", "best-layers", "best-math", "best-translation"]
 
@@ -170,6 +172,16 @@ def test_a_preference_that_means_nothing_is_bad_input(here, project):
     refused(here(project, "choose", "--prefer", "math=-1"), r"preference: math: -1 is no weight; .*")
     refused(here(project, "choose", "--prefer", "foo=1"), r"preference: 'foo': unknown objective; .*")
     refused(here(project, "choose", "--require", "math>=0.99"), r"no member has math>=0\.99 on selection; .*")
+
+
+def test_a_promotion_that_cannot_be_meant_is_bad_input(here, project, tmp_path):
+    state = {"HM3_STATE": str(tmp_path)}
+    refused(here(project, "promote", "--rollback", "--history"), r"promote: .* give one of them")
+    refused(here(project, "promote", "balanced", "--rollback"), r"promote: --rollback takes no member .*")
+    refused(here(project, "promote", "--history", "--alias", "champion"), r"promote: --history takes no member .*")
+    refused(here(project, "promote", "--history", env=state), r"tiny: no MLflow registry here yet; .*")
+    refused(here(project, "promote", "--rollback", env=state), r"tiny: no MLflow registry here yet; .*")
+    assert not (tmp_path / "mlflow").exists()
 
 
 def test_an_export_and_a_merge_of_its_recipe_hold_the_same_weights(here, project, tmp_path):

@@ -1,0 +1,54 @@
+"""Promotion as a Prefect flow: the gates as a table on the run's page, and the same function as `hm3 promote`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+from prefect.logging import get_run_logger
+
+from flows.artifacts import key_of
+from flows.local import prepare_environment
+from flows.stage import prepare
+from models.errors import Failed
+from tasks.progress import Progress
+from tasks.workspace import find_root, open_workspace, validate
+
+
+@flow(name="promote", persist_result=False)
+def promote(
+    profile: str = "tiny",
+    member: str | None = None,
+    alias: str = "champion",
+    prefer: str | None = None,
+    force: bool = False,
+    reason: str = "",
+) -> dict[str, Any]:
+    """Move an alias of the MLflow registry to a member of the front that passes the gates.
+
+    Args:
+        profile: the model family, a file in profiles/.
+        member: id of a member, a unique beginning of it, its name, or an alias such as balanced or best-math.
+        alias: alias that is to name it: letters, digits, _ and -.
+        prefer: instead of a member, what matters how much, such as translation=0.5,math=0.3.
+        force: move the alias even if a gate fails; needs a reason.
+        reason: why; kept in the audit trail.
+    """
+    workspace = open_workspace(profile, find_root())
+    prepare_environment(workspace.state)
+    prepare(workspace)
+    from tasks import promotion
+    from tasks.gates import gate_markdown
+
+    given = {"member": member or None, "alias": alias, "prefer": prefer or None, "force": force, "reason": reason}
+    result = promotion.promote(workspace, validate(promotion.Request, given, "promote"), Progress())
+    create_markdown_artifact(
+        gate_markdown(result.decision.title, result.decision.checks) + f"\n\n{result}",
+        key=key_of("promotion", workspace.name),
+        description=f"Gates of the last promotion of `{workspace.name}`",
+    )
+    get_run_logger().info("%s", result)
+    if result.refused:
+        raise Failed(str(result))
+    return result.to_json()

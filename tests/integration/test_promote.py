@@ -1,0 +1,221 @@
+"""Promotion with real servers: the command line and the flow against an MLflow server, and what the champion serves."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from flows.local import free_port, wait_for
+from tasks.front import Front
+from tasks.progress import Progress
+from tasks.promotion import Request, promote, rollback
+from tasks.registry import publish
+from tasks.tracking import connect, local_store
+from tasks.workspace import open_workspace
+from tests.flows.project import hm3
+from tests.promotable import ids, make_promotable_project
+
+ROOT = Path(__file__).parents[2]
+ID = ids()
+
+FLOW = """
+import json
+from prefect.testing.utilities import prefect_test_harness
+
+with prefect_test_harness(server_startup_timeout=120):
+    from prefect.artifacts import Artifact
+    from prefect.utilities.callables import parameter_schema
+    from flows.promote import promote
+
+    schema = parameter_schema(promote).model_dump()["properties"]
+    done = promote("p", member="short", alias="flowing")
+    passed = Artifact.get("promotion-p").data
+    state = promote("p", member="b", alias="flowing", return_state=True)
+    refused = Artifact.get("promotion-p").data
+print(json.dumps({"schema": schema, "done": done, "passed": passed, "state": str(state), "refused": refused}))
+"""
+
+
+@contextmanager
+def server(*command, health, log, cwd, env):
+    """A server in a process group of its own, which is ended with the block."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", *command],
+            cwd=cwd,
+            env={**os.environ, **env},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        wait_for(health, process.poll, log, command[0])
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def call(url, body):
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            return reply.status, json.load(reply)
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+@pytest.fixture(scope="module")
+def plain(make_family, tmp_path_factory):
+    """A project whose models have no chat template, with a champion in its own database."""
+    workspace = make_promotable_project(tmp_path_factory.mktemp("plain") / "project", make_family)
+    for path in workspace.zoo.rglob("chat_template.jinja"):
+        path.unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.delenv("HM3_STATE", raising=False)
+        publish(workspace)
+        promote(workspace, Request(member="b"), Progress())
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def project(make_family, tmp_path_factory):
+    """A project whose models have a chat template, registered at an MLflow server that also hands out the artifacts."""
+    folder = tmp_path_factory.mktemp("served")
+    root = make_promotable_project(folder / "project", make_family).root
+    port = free_port()
+    store = [
+        "--backend-store-uri",
+        f"sqlite:///{folder / 'mlflow.db'}",
+        "--artifacts-destination",
+        str(folder / "kept"),
+    ]
+    url, jobs = f"http://127.0.0.1:{port}", {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    address = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    with (
+        server("server", *store, *address, health=f"{url}/health", log=folder / "server.log", cwd=folder, env=jobs),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("MLFLOW_TRACKING_URI", url)
+        patch.delenv("HM3_STATE", raising=False)
+        publish(open_workspace("p", root))
+        yield root, url
+
+
+def test_the_command_moves_refuses_and_goes_back_and_the_front_shows_who_moved_by_hand(project):
+    root, url = project
+    moved = hm3(root, "promote", "b")
+    assert moved.returncode == 0, moved.stderr
+    assert re.search(r"two +0\.5000 +0\.5000 ± 1e-05 +pass", moved.stdout)
+    assert f"champion of hm3-front-p is now version 2, member {ID['b']}" in moved.stdout
+    refused = hm3(root, "promote", "a")
+    assert refused.returncode == 1
+    assert re.search(r"two +0\.0000 +≥ 0\.4800 +fail +now 0\.5000", refused.stdout)
+    assert re.fullmatch(r"hm3: champion stays at version 2: against the holder: two .*\n", refused.stderr)
+    workspace = open_workspace("p", root)
+    assert promote(workspace, Request(member="a", force=True, reason="math first"), Progress()).move.forced
+    back = rollback(workspace, "champion")
+    assert (back.before, back.to, back.kind) == (1, 2, "rollback")
+    # what MLflow's own page sends
+    body = {"name": "hm3-front-p", "alias": "champion", "version": "4"}
+    assert call(f"{url}/api/2.0/mlflow/registered-models/alias", body)[0] == 200
+    front = hm3(root, "front", "--split", "selection")
+    row = next(line for line in front.stdout.splitlines() if line.startswith(ID["short"]))
+    assert "champion" in row.split()
+    assert "champion was moved by hand to version 4; the audit trail says: promoted last to version 2" in front.stdout
+    history = hm3(root, "promote", "--history").stdout
+    assert [line.split()[3:6] for line in history.splitlines() if " → " in line] == [
+        ["new", "→", "2"],
+        ["2", "→", "1"],
+        ["1", "→", "2"],
+    ]
+    assert "math first" in history and "(forced)" in history and "(rollback)" in history
+    assert "moved by hand to version 4" in history
+
+
+def test_the_flow_keeps_the_gates_as_a_table_and_fails_where_they_hold_it_up(project, tmp_path):
+    root, _ = project
+    env = {**os.environ, "PREFECT_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", FLOW], cwd=root, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert list(said["schema"]) == ["profile", "member", "alias", "prefer", "force", "reason"]
+    assert all(one.get("description") for one in said["schema"].values())
+    assert all("default" in one for one in said["schema"].values())
+    assert said["done"]["moved"] and said["done"]["member"] == ID["short"]
+    assert "| reproduced | one | 0.1250 | 0.1250 ± 1e-05 | **pass** |" in said["passed"]
+    assert "| against the holder | layers | 1.0000 | ≤ 0.6867 | **fail** | now 0.6667 |" in said["refused"]
+    assert "flowing stays at version 4" in said["state"]
+
+
+def test_the_champion_answers_prompts_and_conversations(project, tmp_path):
+    root, url = project
+    connect(root).set_registered_model_alias("hm3-front-p", "serving", "2")
+    member = Front.read(root / "runs" / "p").member("b")
+    with serving("models:/hm3-front-p@serving", url, tmp_path) as address:
+        texts = {"inputs": ["w3 w4 w5"], "params": {"max_new_tokens": 4}}
+        status, answer = call(address, texts)
+        assert status == 200
+        assert answer == {"predictions": [continued(root / member.recipe, root, "w3 w4 w5", 4)]}
+        messages = [{"role": "user", "content": "w3 w4"}, {"role": "assistant", "content": " w5"}]
+        for extra in ({}, {"model": "champion", "temperature": 0, "stream": False}):
+            status, chat = call(address, {**extra, "messages": messages, "max_tokens": 4})
+            assert status == 200, chat
+            # this template only joins the contents
+            content = {"role": "assistant", "content": answer["predictions"][0]}
+            assert chat["choices"] == [{"index": 0, "message": content}]
+        status, refused = call(address, {"messages": messages, "temperature": 0.7})
+        assert status == 400 and "answers are greedy" in refused
+        status, refused = call(address, {"messages": messages, "top_p": 0.5})
+        assert status == 200
+        status, refused = call(address, {"top_p": 0.5, "messages": messages})
+        assert status == 400 and "top_p" in refused
+
+
+def test_without_a_chat_template_a_conversation_is_refused_and_a_prompt_is_answered(plain, tmp_path):
+    with serving("models:/hm3-front-p@champion", local_store(plain.root)[0], tmp_path) as address:
+        status, answer = call(address, {"dataframe_records": [{"prompt": "w3 w4 w5"}], "params": {"max_new_tokens": 4}})
+        assert status == 200
+        assert len(answer["predictions"][0].split()) == 4
+        status, refused = call(address, {"messages": [{"role": "user", "content": "w3"}]})
+        assert status == 400 and "no chat template; send the text as `prompt`" in refused
+
+
+@contextmanager
+def serving(uri, registry, folder):
+    """`mlflow models serve` of a registered version; gives the address to send requests to."""
+    port = free_port()
+    command = ["models", "serve", "-m", uri, "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
+    address, env = f"http://127.0.0.1:{port}", {"MLFLOW_TRACKING_URI": registry}
+    with server(*command, health=f"{address}/ping", log=folder / "serve.log", cwd=folder, env=env):
+        yield f"{address}/invocations"
+
+
+def continued(recipe, root, prompt, tokens):
+    """What transformers itself makes of a prompt with an exported member."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from tasks.export import export_member
+
+    out = recipe.parent / "exported"
+    shutil.rmtree(out, ignore_errors=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    export_member(open_workspace("p", root), "b", out, Progress())
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
+    batch = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
+    new = model.generate(**batch, do_sample=False, max_new_tokens=tokens)[0, batch["input_ids"].shape[1] :]
+    return tokenizer.decode(new, skip_special_tokens=True)
