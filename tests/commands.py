@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from functools import cache
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,8 @@ def python(words: Sequence[str]) -> None:
     if words[0] == "-c":
         ast.parse(words[1])
     elif words[0] == "-m":
-        raise WrongCommandError(f"python -m {words[1]}: nobody knows how to check it")
+        if find_spec(words[1]) is None:
+            raise WrongCommandError(f"python -m {words[1]}: no such module")
     else:
         infra_files.in_repository(words[0])
 
@@ -122,12 +124,12 @@ def python(words: Sequence[str]) -> None:
 def docker(words: Sequence[str]) -> None:
     kind, *rest = words
     files(rest, ("--file", "--env-file"))
-    if kind == "build":
+    if kind in ("build", "push"):
         return
     if kind != "compose":
         raise WrongCommandError(f"docker {kind}: nobody knows how to check it")
     services = infra_files.compose()["services"]
-    rest = without_values(rest, ("--file", "--env-file", "--project-name"))
+    rest = without_values(rest, ("--file", "--env-file", "--project-name", "--tail"))
     verb, *rest = rest
     plain = [word for word in rest if not word.startswith("-")]
     if verb in ("exec", "run"):
