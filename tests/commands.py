@@ -112,6 +112,7 @@ def make(words: Sequence[str]) -> None:
 
 
 def python(words: Sequence[str]) -> None:
+    words = [word for word in words if word not in ("-P", "-E")]
     if words[0] == "-c":
         ast.parse(words[1])
     elif words[0] == "-m":

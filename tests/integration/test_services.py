@@ -31,7 +31,7 @@ from tests.infra_files import ROOT, compose, interpolate
 from tests.integration import test_real_pipeline as real
 from tests.small_tasks import make_family_project
 
-START_SECONDS, RUN_SECONDS = 180, 240
+START_SECONDS, RUN_SECONDS = 240, 480
 PORTS = {name: str(free_port()) for name in ("5432", "7070", "4200", "5000", "8080")}
 PARAMS = {
     "profiles": ["own"],
@@ -135,7 +135,7 @@ class Stack:
                     os.killpg(process.pid, number)
             for process in self.processes.values():
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(15)
+                    process.wait(5)
 
     def call(self, service, path, body=None, **headers):
         """JSON answer of Prefect's or MLflow's API, with its password unless `Authorization` is given."""
