@@ -56,7 +56,7 @@ UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constrai
 constraints: ## resolve anew and pin everything (downloads; uv resolves in seconds where pip takes minutes)
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet uv 'torch==2.13.0'
-	$(BIN)/uv pip install --quiet --python $(BIN)/python 'torch==2.13.0' --editable '.[dev]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python 'torch==2.13.0' --editable '.[dev,ray]'
 	{ sed -n 1p constraints.txt; $(BIN)/uv pip freeze --python $(BIN)/python --exclude-editable | sed 's/+cpu$$//'; } > constraints.new
 	mv constraints.new constraints.txt
 
