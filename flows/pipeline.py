@@ -1,7 +1,8 @@
 """The pipeline as a Prefect flow: it walks dvc.yaml's own graph, a task a stage, and publishes the front.
 
 DVC decides what has to run and keeps the versions; MLflow keeps the record; Prefect shows both, and starts this on a
-schedule. The stages themselves know none of the three.
+schedule. The stages themselves know none of the three. Prefect imports this file to register a flow, and for the hooks
+of a run that was cancelled: torch, MLflow and matplotlib are imported when a run needs them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect import flow
 from prefect.events.worker import EventsWorker
@@ -24,7 +25,6 @@ from prefect.states import Completed
 from rich.console import Console
 
 from flows import reproduce
-from flows.artifacts import show_front
 from flows.experiments import experiment
 from flows.follow import as_task, follow, log_of
 from flows.form import Dataset, Pareto, Sample, Search, Train, Zoo, merged, project_params
@@ -33,13 +33,11 @@ from flows.processes import hold
 from flows.reproduce import Plan, Stage
 from flows.watch import Relay, Screen, duration
 from models.errors import BadInput
-from tasks.front import Front
-from tasks.front_table import front_table, summary
-from tasks.records import write_text
-from tasks.registry import publish
-from tasks.report import write_report
-from tasks.tracking import Outcome, Tracker
 from tasks.workspace import Workspace, find_root, open_workspace, state_folder
+
+if TYPE_CHECKING:
+    from tasks.front import Front
+    from tasks.tracking import Outcome, Tracker
 
 STAGE_HOURS = 72.0
 """Longest time that a stage may take, unless a run says otherwise."""
@@ -92,6 +90,8 @@ def hm3(
         search: Stage search: the online search over paths.
         pareto: Stage pareto: which candidates become members of the front.
     """
+    from tasks.front_table import summary
+
     with opened(profile, "hm3 run") as (workspace, screen), ExitStack() as stack:
         name = None
         params = merged(workspace.params, seed, zoo, sample, dataset, train, search, pareto)
@@ -147,6 +147,11 @@ def walk(
         BadInput: a stage before ``first`` has to run, or a stage finds something that the user can mend.
         Failed: a stage failed or took too long.
     """
+    from flows.artifacts import show_front
+    from tasks.front import Front
+    from tasks.report import write_report
+    from tasks.tracking import Tracker
+
     began = time.monotonic()
     tracker = Tracker(workspace, lambda text: screen.line(text, "yellow"))
     threading.Thread(target=tracker.prepare, name="mlflow", daemon=True).start()
@@ -233,6 +238,8 @@ def renew(workspace: Workspace, stage: Stage, screen: Screen, tracker: Tracker, 
 
 def register(workspace: Workspace, screen: Screen, tracker: Tracker) -> None:
     """Publish the front, as the last task. Experiments are left out: what nobody applied need not be registered."""
+    from tasks.registry import publish
+
     screen.spin("publish")
     published = as_task("publish", lambda: publish(workspace, Relay(screen, "publish"), tracker.run_id))
     screen.clear()
@@ -252,6 +259,8 @@ def set_aside(workspace: Workspace) -> None:
 
 def remember_time(workspace: Workspace, stage: str, seconds: float) -> None:
     """Keep how long a stage took: `hm3 doctor` expects the same of the next run."""
+    from tasks.records import write_text
+
     path = workspace.state / "times" / f"{workspace.name}.json"
     times = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     write_text(path, json.dumps(times | {stage: round(seconds, 1)}, indent=1) + "\n")
@@ -267,6 +276,8 @@ def present(
     experiment_name: str | None,
 ) -> None:
     """The front, what it took, and where to look next."""
+    from tasks.front_table import front_table
+
     split = front.splits[-1]
     screen.console.print("", front_table(front, split), "")
     spent = json.loads((workspace.run / "metrics.json").read_text(encoding="utf-8"))["item_evaluations"]

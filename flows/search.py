@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from prefect import flow
 
 from flows.experiments import experiment
 from flows.form import Pareto, Search, merged, project_params
 from flows.pipeline import STAGE_HOURS, opened, walk
 from models.errors import BadInput
-from models.preferences import parse_preference
-from tasks.choice import choose_member
-from tasks.front_table import member_data
 
 
 @flow(name="hm3-search", persist_result=False)
@@ -35,6 +31,9 @@ def hm3_search(
         search: Stage search: the online search over paths.
         pareto: Stage pareto: which candidates become members of the front.
     """
+    from tasks.choice import choose_member
+    from tasks.front_table import member_data
+
     with opened(profile, "hm3-search") as (workspace, screen):
         preference = normalised(prefer, workspace.profile.objective_names)
         wanted = search.model_copy(update={"preference": preference})
@@ -48,10 +47,12 @@ def hm3_search(
 
 def normalised(prefer: str, names: tuple[str, ...]) -> str:
     """A preference in one spelling, so that the same one gives the same experiment; raises BadInput."""
+    from models.preferences import parse_preference
+
     if not prefer.strip():
         return ",".join(f"{name}=1" for name in names)
     try:
         weights = parse_preference(prefer, names)
     except BadInput as error:
         raise BadInput(f"prefer: {error}") from None
-    return ",".join(f"{names[i]}={np.round(weights[i], 6):g}" for i in np.flatnonzero(weights))
+    return ",".join(f"{name}={weight:g}" for name, weight in zip(names, weights, strict=True) if weight > 0)
