@@ -29,6 +29,9 @@ AUTOMATION = "hm3: a run without a heartbeat has crashed"
 SILENCE = timedelta(minutes=10)
 """Time without a heartbeat after which a run counts as gone; Prefect's default is a heartbeat every three minutes."""
 
+GPU_JOB = "infra/kubernetes/hm3-gpu.json"
+"""Template of a run's job on Kubernetes, in the project's folder."""
+
 GPU_RESOURCE = "nvidia.com/gpu"
 
 
@@ -36,7 +39,7 @@ def main() -> None:
     """Register everything on the server of ``PREFECT_API_URL``; exits as `prefect deploy` does."""
     with get_client(sync_client=True) as client:
         if "--gpu" in sys.argv[1:]:
-            ensure_gpu_pool(client)
+            ensure_gpu_pool(client, Path.cwd() / GPU_JOB)
         ensure_automation(client)
         pools = {one.name for one in client.read_work_pools()}
     ensure_limit()
@@ -51,15 +54,26 @@ def deploy(root: Path, pools: set[str]) -> int:
     return subprocess.run([sys.executable, "-m", "prefect", "--no-prompt", "deploy", *wanted], cwd=root).returncode
 
 
-def ensure_gpu_pool(client: SyncPrefectClient) -> None:
-    """Make the Kubernetes work pool where the server has none: Prefect's own job with one GPU."""
+def ensure_gpu_pool(client: SyncPrefectClient, job: Path) -> None:
+    """Make the Kubernetes work pool where the server has none.
+
+    Args:
+        client: of the server.
+        job: template of a run's job; where there is no such file, it is Prefect's own with one GPU.
+    """
     if any(one.name == GPU_POOL for one in client.read_work_pools()):
         return
+    template = read_yaml(job) if job.is_file() else plain_job(client)
+    client.create_work_pool(WorkPoolCreate(name=GPU_POOL, type="kubernetes", base_job_template=template))
+
+
+def plain_job(client: SyncPrefectClient) -> dict[str, Any]:
+    """Prefect's own job on Kubernetes, with one GPU."""
     known = client.read_worker_metadata()["prefect-kubernetes"]["kubernetes"]["default_base_job_configuration"]
     template = deepcopy(known)
     pod = template["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]
     pod["containers"][0]["resources"]["limits"][GPU_RESOURCE] = 1
-    client.create_work_pool(WorkPoolCreate(name=GPU_POOL, type="kubernetes", base_job_template=template))
+    return template
 
 
 def ensure_automation(client: SyncPrefectClient) -> None:
