@@ -70,7 +70,7 @@ def ensure_gpu_pool(client: SyncPrefectClient, job: Path) -> None:
 def plain_job(client: SyncPrefectClient) -> dict[str, Any]:
     """Prefect's own job on Kubernetes, with one GPU."""
     known = client.read_worker_metadata()["prefect-kubernetes"]["kubernetes"]["default_base_job_configuration"]
-    template = deepcopy(known)
+    template: dict[str, Any] = deepcopy(known)
     pod = template["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]
     pod["containers"][0]["resources"]["limits"][GPU_RESOURCE] = 1
     return template
