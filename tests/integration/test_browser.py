@@ -7,13 +7,13 @@ import json
 import os
 import shutil
 import time
-import urllib.request
 from pathlib import Path
 
 import pytest
 
 from tests.fixtures_front import make_project as make_done
 from tests.flows.project import hm3, make_project
+from tests.integration.api import call
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 ROOT = Path(__file__).parents[2]
@@ -56,13 +56,6 @@ def prepared(addresses):
         time.sleep(0.5)
     assert state["type"] == "COMPLETED", state
     return addresses | {"deployment": deployment, "run": run}
-
-
-def call(url, body=None):
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as reply:
-        return json.load(reply)
 
 
 @pytest.fixture(scope="module")

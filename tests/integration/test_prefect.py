@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import time
-import urllib.request
 from pathlib import Path
 
 import psutil
@@ -16,9 +14,9 @@ from flows.register import AUTOMATION
 from flows.servers import in_use, read_record
 from tests.fixtures_front import make_project as make_done
 from tests.flows.project import OUTS, at_work, behave, dvc, git, hm3, make_project, started
+from tests.integration.api import Server, within
 
 ROOT = Path(__file__).parents[2]
-DONE = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
 @pytest.fixture(scope="module")
@@ -42,57 +40,11 @@ def project(tmp_path_factory):
         hm3(root, "down")
 
 
-class Server:
-    """The Prefect API, and what it is asked here."""
-
-    def __init__(self, addresses):
-        self.addresses = addresses
-
-    def call(self, path, body=None):
-        data = None if body is None else json.dumps(body).encode()
-        url = f"{self.addresses['prefect']}/api/{path}"
-        request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as reply:
-            return json.loads(reply.read() or b"null")
-
-    def trigger(self, name, **parameters):
-        """Ask for a run of a deployment, ``flow/deployment``, as a form does; the run's id."""
-        deployment = self.call(f"deployments/name/{name}")
-        body = {"state": {"type": "SCHEDULED"}, "parameters": parameters}
-        return self.call(f"deployments/{deployment['id']}/create_flow_run", body)["id"]
-
-    def wait(self, run, wanted=DONE, seconds=150):
-        """The run's state as soon as it is one of these types."""
-        deadline = time.monotonic() + seconds
-        while (state := self.call(f"flow_runs/{run}")["state"])["type"] not in wanted:
-            assert time.monotonic() < deadline, self.said(run)
-            time.sleep(0.3)
-        return state["name"]
-
-    def said(self, run):
-        """What a run has logged so far."""
-        logs = {"flow_run_id": {"any_": [run]}}
-        return [one["message"] for one in self.call("logs/filter", {"logs": logs, "sort": "TIMESTAMP_ASC"})]
-
-    def artifacts(self, run):
-        """Artifacts of a run by key."""
-        found = self.call("artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})
-        return {one["key"]: one for one in found}
-
-
 @pytest.fixture(scope="module")
 def server(project):
     up = hm3(project, "up", "--gpu", "--json", timeout=300)
     assert up.returncode == 0, up.stderr
     return Server(json.loads(up.stdout))
-
-
-def within(seconds, condition, why):
-    deadline = time.monotonic() + seconds
-    while not (result := condition()):
-        assert time.monotonic() < deadline, why
-        time.sleep(0.1)
-    return result
 
 
 def forms(server, name):
@@ -129,8 +81,8 @@ def test_a_form_shows_every_field_with_its_description_and_the_projects_value(se
 @pytest.mark.parametrize(("pool", "kind"), [("hm3-local", "process"), ("hm3-gpu", "kubernetes")])
 def test_each_work_pool_has_its_deployments_one_run_at_a_time(server, pool, kind):
     suffix = pool.removeprefix("hm3").replace("-local", "")
-    for flow, name in (("hm3", "hm3"), ("hm3-search", "hm3-search")):
-        deployment = server.call(f"deployments/name/{flow}/{name}{suffix}")
+    for name in ("hm3", "hm3-search", "promote"):
+        deployment = server.call(f"deployments/name/{name}/{name}{suffix}")
         assert deployment["work_pool_name"] == pool
         assert "hm3" in deployment["tags"]
         assert deployment["enforce_parameter_schema"]
@@ -187,8 +139,7 @@ def test_one_changed_field_of_a_form_is_an_experiment_and_the_project_stays_as_i
     run = server.trigger("hm3/hm3", **form | {"search": form["search"] | {"budget": 99}})
     assert server.wait(run) == "Completed", server.said(run)
     assert started(project) == ["search@tiny"]
-    (line,) = [one for one in server.said(run) if one.startswith("experiment") and "is saved" in one]
-    name = line.split()[1]
+    name = server.line(run, "is saved: compare").split()[1]
     shown = json.loads(dvc(project, "params", "diff", "--json", "HEAD", name))
     assert shown == {"params.yaml": {"search.budget": {"old": 3, "new": 99, "diff": 96}}}
     assert {path: (project / path).read_bytes() for path in before} == before
@@ -202,7 +153,7 @@ def test_the_second_of_two_runs_says_for_whom_it_waits_and_goes_on_when_the_firs
     first = server.trigger("hm3/hm3")
     (work,) = within(90, lambda: at_work(project, "search"), "the stage does not start")
     second = server.trigger("hm3-search/hm3-search", prefer="math=2, code=2")
-    (waits,) = within(60, lambda: [one for one in server.said(second) if "waits for" in one], "it does not wait")
+    waits = server.line(second, "waits for", 60)
     name = server.call(f"flow_runs/{first}")["name"]
     found = re.search(rf"waits for hm3 run --profile tiny, flow run {name} \(process (\d+), since 2.*\)$", waits)
     process = psutil.Process(int(found[1]))
@@ -214,8 +165,8 @@ def test_the_second_of_two_runs_says_for_whom_it_waits_and_goes_on_when_the_firs
     within(10, lambda: not any(is_alive(one.pid) for one in family), "processes of a cancelled run are left")
     assert server.wait(first) == "Cancelled"
     assert server.wait(second) == "Completed", server.said(second)
-    (line,) = [one for one in server.said(second) if "for math=0.5,code=0.5: member" in one]
-    shown = json.loads(dvc(project, "params", "diff", "--json", "HEAD", line.split()[-1]))["params.yaml"]
+    name = server.line(second, "for math=0.5,code=0.5: member").split()[-1]
+    shown = json.loads(dvc(project, "params", "diff", "--json", "HEAD", name))["params.yaml"]
     assert shown["search.preference"]["new"] == "math=0.5,code=0.5"
     assert yaml.safe_load((project / "params.yaml").read_text()) == params
 
