@@ -187,7 +187,7 @@ def test_a_stage_that_takes_too_long_is_stopped_with_all_its_processes(project):
     error, _ = run(stage_hours=3 / 3600)
     behave(project, "search", None)
     assert isinstance(error, Failed)
-    assert str(error).startswith("search@tiny: stopped, stage_hours=")
+    assert str(error).startswith("search@tiny: stopped after stage_hours=")
     assert started(project) == ["search@tiny"]
     assert not at_work(project, "search")
 
