@@ -136,7 +136,7 @@ def test_a_finished_run_shows_its_front_and_its_images(page, addresses):
     keep(page, "prefect-artifacts")
 
 
-def test_mlflow_shows_the_runs_curves(page, addresses):
+def test_mlflow_shows_the_runs_with_their_hypervolume(page, addresses):
     found = call(f"{addresses['mlflow']}/api/2.0/mlflow/experiments/get-by-name?experiment_name=hm3-tiny")
     page.goto(f"{addresses['mlflow']}/#/experiments/{found['experiment']['experiment_id']}/runs?compareRunsMode=CHART")
     page.get_by_text("by-hand").first.wait_for()
