@@ -7,10 +7,9 @@ import re
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
-from matplotlib.figure import Figure
 from prefect.artifacts import (
     create_image_artifact,
     create_link_artifact,
@@ -20,11 +19,12 @@ from prefect.artifacts import (
 )
 
 from flows.watch import measure, percent
-from tasks.figure_style import save_png
-from tasks.figures import of_front, of_stage
-from tasks.front import Front
-from tasks.front_table import markdown
 from tasks.workspace import Workspace
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from tasks.front import Front
 
 UPDATE_SECONDS = 2.0
 """Shortest time between two updates of a progress artifact."""
@@ -73,6 +73,9 @@ def show_front(workspace: Workspace, front: Front, report: Path, tracked: str | 
         tracked: page of the run in MLflow, where a server shows it.
         images: whether there is anything new to draw.
     """
+    from tasks.figures import of_front, of_stage
+    from tasks.front_table import markdown
+
     name = workspace.name
     create_markdown_artifact(
         markdown(front, front.splits[-1]),
@@ -82,13 +85,17 @@ def show_front(workspace: Workspace, front: Front, report: Path, tracked: str | 
     drawn = of_stage(workspace, "search") | of_front(workspace) if images else {}
     for title, figure in drawn.items():
         create_image_artifact(data_uri(figure), key=key_of("plot", title, name), description=f"{title} of `{name}`")
-    create_link_artifact(report.as_uri(), key=key_of("report", name), link_text=f"report of {name}")
+    # A browser opens no file from a page of a server, but MLflow's pages show the report that a run keeps.
+    shown = report.as_uri() if tracked is None else f"{tracked}/artifacts/{report.name}"
+    create_link_artifact(shown, key=key_of("report", name), link_text=f"report of {name}")
     if tracked is not None:
         create_link_artifact(tracked, key=key_of("mlflow", name), link_text=f"MLflow run of {name}")
 
 
 def data_uri(figure: Figure) -> str:
     """A figure as an address that carries the image itself, so that no server has to serve it."""
+    from tasks.figure_style import save_png
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "figure.png"
         save_png(figure, path)

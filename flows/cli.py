@@ -290,6 +290,7 @@ def report(profile: ProfileOption = None) -> None:
 def up(
     prefect_port: Annotated[int | None, typer.Option(help="Port of the Prefect server. Default: a free one.")] = None,
     mlflow_port: Annotated[int | None, typer.Option(help="Port of the MLflow server. Default: a free one.")] = None,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Make the Kubernetes work pool hm3-gpu too.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Start a Prefect server with a worker and an MLflow server on this machine; later commands use them.
@@ -309,7 +310,7 @@ def up(
             if not console.is_terminal:
                 console.print(text, highlight=False)
 
-        servers = start(root, state_folder(root), prefect_port, mlflow_port, say)
+        servers = start(root, state_folder(root), prefect_port, mlflow_port, say, gpu=gpu)
     if as_json:
         emit(addresses(servers))
         return

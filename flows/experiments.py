@@ -39,6 +39,8 @@ def with_settings(root: Path, settings: Sequence[str]) -> Params:
         key, equals, text = setting.partition("=")
         if not (key.strip() and equals):
             raise BadInput(f"-S {setting}: write it as key=value, such as search.budget=20000")
+        if key.strip() == "profiles":
+            raise BadInput(f"-S {setting}: a run has one profile; name it with --profile")
         *blocks, last = key.strip().split(".")
         try:
             value = yaml.safe_load(text)
@@ -115,6 +117,8 @@ def make_tree(workspace: Workspace, tree: Path, changed: dict[str, Any], log: Pa
     uncommitted = demand(git(root, "stash", "create")).stdout.strip()
     if uncommitted:
         demand(git(tree, "read-tree", "-u", "--reset", uncommitted))
+    if (root / "dvc.lock").is_file():  # it may not be in git yet
+        shutil.copy(root / "dvc.lock", tree)
     with Repo(str(root)) as repo:
         cache = repo.cache.local_cache_dir
     with Repo(str(tree)) as repo, repo.config.edit("local") as config:

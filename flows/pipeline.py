@@ -1,7 +1,8 @@
 """The pipeline as a Prefect flow: it walks dvc.yaml's own graph, a task a stage, and publishes the front.
 
 DVC decides what has to run and keeps the versions; MLflow keeps the record; Prefect shows both, and starts this on a
-schedule. The stages themselves know none of the three.
+schedule. The stages themselves know none of the three. Prefect imports this file to register a flow, and for the hooks
+of a run that was cancelled: torch, MLflow and matplotlib are imported when a run needs them.
 """
 
 from __future__ import annotations
@@ -9,14 +10,13 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from prefect import flow, task
-from prefect.cache_policies import NO_CACHE
+from prefect import flow
 from prefect.events.worker import EventsWorker
 from prefect.logging import get_run_logger
 from prefect.logging.handlers import APILogWorker
@@ -25,23 +25,22 @@ from prefect.states import Completed
 from rich.console import Console
 
 from flows import reproduce
-from flows.artifacts import Gauge, show_front
 from flows.experiments import experiment
+from flows.follow import as_task, follow, log_of
+from flows.form import Dataset, Pareto, Sample, Search, Train, Zoo, merged, project_params
 from flows.local import prepare_environment
 from flows.processes import hold
-from flows.reproduce import Stage
-from flows.watch import Relay, Screen, Tail, duration
-from tasks.front import Front
-from tasks.front_table import front_table, summary
-from tasks.records import write_text
-from tasks.registry import publish
-from tasks.report import write_report
-from tasks.schema import Params
-from tasks.tracking import Outcome, Tracker
+from flows.reproduce import Plan, Stage
+from flows.watch import Relay, Screen, duration
+from models.errors import BadInput
 from tasks.workspace import Workspace, find_root, open_workspace, state_folder
 
-POLL_SECONDS = 0.2
-"""Time between two looks at a stage's progress."""
+if TYPE_CHECKING:
+    from tasks.front import Front
+    from tasks.tracking import Outcome, Tracker
+
+STAGE_HOURS = 72.0
+"""Longest time that a stage may take, unless a run says otherwise."""
 
 RESUMED_FROM = ("journal", "checkpoints")
 """Folders of the state, each with a folder a profile, from which an interrupted run goes on."""
@@ -62,14 +61,54 @@ def shown_on(screen: Screen) -> Iterator[None]:
 
 
 @flow(name="hm3", persist_result=False)
-def hm3(profile: str = "tiny", params: Params | None = None, fresh: bool = False) -> dict[str, Any]:
+def hm3(
+    profile: str = project_params().profiles[0],
+    fresh: bool = False,
+    stage_hours: float = STAGE_HOURS,
+    seed: int = project_params().seed,
+    zoo: Zoo = Zoo(),  # noqa: B008 (frozen)
+    sample: Sample = Sample(),  # noqa: B008
+    dataset: Dataset = Dataset(),  # noqa: B008
+    train: Train = Train(),  # noqa: B008
+    search: Search = Search(),  # noqa: B008
+    pareto: Pareto = Pareto(),  # noqa: B008
+) -> dict[str, Any]:
     """Search the front of merged models of one family, and register it.
 
+    Where a parameter differs from params.yaml, the run becomes a DVC experiment in a working tree of its own, and
+    nothing is registered.
+
     Args:
-        profile: the model family, a file in profiles/.
-        params: parameters of the algorithm. Where they differ from params.yaml the run becomes a DVC experiment in a
-            working tree of its own, and nothing is registered.
-        fresh: compute everything again, and reuse no score.
+        profile: The model family, a file in profiles/.
+        fresh: Compute everything again, and reuse no score.
+        stage_hours: Hours after which a stage is stopped; the next run goes on from there.
+        seed: Seed of every generator.
+        zoo: Stage zoo: how a made family is trained.
+        sample: Stage sample: recipe search, and the anchors.
+        dataset: Stage dataset: the offline data set of scored paths.
+        train: Stage train: actor, critic and surrogate.
+        search: Stage search: the online search over paths.
+        pareto: Stage pareto: which candidates become members of the front.
+    """
+    from tasks.front_table import summary
+
+    with opened(profile, "hm3 run") as (workspace, screen), ExitStack() as stack:
+        name = None
+        params = merged(workspace.params, seed, zoo, sample, dataset, train, search, pareto)
+        if params != workspace.params:
+            screen.spin("preparing a working tree for the experiment")
+            workspace, name = stack.enter_context(experiment(workspace, params, screen.line))
+        front, done = walk(workspace, screen, fresh=fresh, experiment_name=name, hours=stage_hours)
+        return summary(front) | done
+
+
+@contextmanager
+def opened(profile: str, what: str) -> Iterator[tuple[Workspace, Screen]]:
+    """The project around the working directory, held against other runs, and where a run is shown.
+
+    Args:
+        profile: the model family.
+        what: goes on, for those who have to wait for it.
     """
     root = find_root()
     state = state_folder(root)
@@ -77,26 +116,49 @@ def hm3(profile: str = "tiny", params: Params | None = None, fresh: bool = False
     with ExitStack() as stack:
         screen = _screen.get() or stack.enter_context(Screen(Console(quiet=True)))
         screen.log = get_run_logger().info
-        stack.enter_context(hold(state / "locks" / "run.lock", f"hm3 run --profile {profile}", screen.line))
-        workspace = open_workspace(profile, root)
-        name = None
-        if params is not None and params != workspace.params:
-            screen.spin("preparing a working tree for the experiment")
-            workspace, name = stack.enter_context(experiment(workspace, params, screen.line))
-        return walk(workspace, screen, fresh=fresh, experiment_name=name)
+        label = f"{what} --profile {profile}, flow run {flow_run.get_name()}"
+        stack.enter_context(hold(state / "locks" / "run.lock", label, screen.line))
+        yield open_workspace(profile, root), screen
 
 
-def walk(workspace: Workspace, screen: Screen, *, fresh: bool, experiment_name: str | None) -> dict[str, Any]:
+def walk(
+    workspace: Workspace,
+    screen: Screen,
+    *,
+    experiment_name: str | None,
+    fresh: bool = False,
+    first: str | None = None,
+    hours: float = STAGE_HOURS,
+) -> tuple[Front, dict[str, Any]]:
     """All stages of a profile, the report and the registry.
 
+    Args:
+        workspace: project and profile.
+        screen: where the run is shown.
+        experiment_name: of the DVC experiment, if it is one.
+        fresh: run every stage, and resume nothing.
+        first: stage before which nothing may have changed.
+        hours: after which a stage is stopped.
+
     Returns:
-        What there is to say about the front.
+        The front, and what the run took.
+
+    Raises:
+        BadInput: a stage before ``first`` has to run, or a stage finds something that the user can mend.
+        Failed: a stage failed or took too long.
     """
+    from flows.artifacts import show_front
+    from tasks.front import Front
+    from tasks.report import write_report
+    from tasks.tracking import Tracker
+
     began = time.monotonic()
     tracker = Tracker(workspace, lambda text: screen.line(text, "yellow"))
     threading.Thread(target=tracker.prepare, name="mlflow", daemon=True).start()
     screen.spin("asking DVC what has changed")
     plan = reproduce.plan(workspace.root, workspace.name)
+    if first is not None:
+        demand_unchanged(plan, first)
     if fresh:
         set_aside(workspace)
     screen.spin("connecting to MLflow")
@@ -109,7 +171,7 @@ def walk(workspace: Workspace, screen: Screen, *, fresh: bool, experiment_name: 
             screen.clear()
             screen.of_all(number, len(plan.stages), "stages")
             if fresh or stage.name in plan.stale:
-                renewed |= renew(workspace, stage, screen, tracker, force=fresh)
+                renewed |= renew(workspace, stage, screen, tracker, force=fresh, hours=hours)
             else:
                 keep(stage, screen, tracker)
         screen.of_all(len(plan.stages), len(plan.stages), "stages")
@@ -131,12 +193,17 @@ def walk(workspace: Workspace, screen: Screen, *, fresh: bool, experiment_name: 
     screen.clear()
     seconds = time.monotonic() - began
     present(workspace, front, screen, kept[0], tracker.url, seconds, experiment_name)
-    return summary(front) | {"seconds": round(seconds, 1), "experiment": experiment_name}
+    return front, {"seconds": round(seconds, 1), "experiment": experiment_name}
 
 
-def as_task(title: str, work: Callable[[], Any], name: str | None = None) -> Any:
-    """Do a piece of work as a Prefect task, for the sake of its state, log and artifacts."""
-    return task(name=title, task_run_name=name or title, cache_policy=NO_CACHE, persist_result=False)(work)()
+def demand_unchanged(plan: Plan, first: str) -> None:
+    """Check that no stage before ``first`` has to run; raises BadInput if one has."""
+    for stage in plan.stages:
+        if stage.title == first:
+            return
+        if stage.name in plan.stale:
+            why = next(iter(stage.changes), "a stage before it changed")
+            raise BadInput(f"{stage.name}: {why}; this starts at stage {first}: run the whole pipeline once before")
 
 
 def keep(stage: Stage, screen: Screen, tracker: Tracker) -> None:
@@ -146,14 +213,14 @@ def keep(stage: Stage, screen: Screen, tracker: Tracker) -> None:
     tracker.end_stage(stage.title, "cached", 0)
 
 
-def renew(workspace: Workspace, stage: Stage, screen: Screen, tracker: Tracker, *, force: bool) -> bool:
+def renew(workspace: Workspace, stage: Stage, screen: Screen, tracker: Tracker, *, force: bool, hours: float) -> bool:
     """A stage that changed, or may have, through DVC. Whether it gave its outs anew."""
     why = "; ".join(stage.changes[:3]) + ("; …" if len(stage.changes) > 3 else "")
     screen.line(f"{stage.name}: {'computed again' if force else why or 'a stage before it changed'}", "dim")
     tracker.begin_stage(stage.title)
     began = time.monotonic()
     try:
-        done: str = as_task(stage.title, lambda: follow(workspace, stage, screen, force=force), stage.name)
+        done: str = as_task(stage.title, lambda: follow(workspace, stage, screen, force=force, hours=hours), stage.name)
     except BaseException:
         screen.line(
             f"{stage.name}: stopped after {duration(time.monotonic() - began)}; its log is {log_of(workspace, stage)}",
@@ -169,44 +236,10 @@ def renew(workspace: Workspace, stage: Stage, screen: Screen, tracker: Tracker, 
     return done != "unchanged"
 
 
-def log_of(workspace: Workspace, stage: Stage) -> Path:
-    """Where the output of DVC and of the stage goes."""
-    return workspace.state / "logs" / f"{stage.name}.log"
-
-
-def follow(workspace: Workspace, stage: Stage, screen: Screen, *, force: bool) -> str:
-    """Let DVC run a stage, and show how it goes; what DVC did, in a word. Runs inside the stage's task.
-
-    Raises:
-        BadInput: the stage's command exited with 2.
-        Failed: it failed otherwise.
-    """
-    log = log_of(workspace, stage)
-    events = workspace.state / "progress" / workspace.name / f"{stage.title}.jsonl"
-    events.unlink(missing_ok=True)
-    tail, gauge = Tail(events), Gauge(stage.name)
-    screen.spin(stage.name)
-    process = reproduce.start_stage(workspace.root, stage.name, log, force=force)
-    try:
-        ended = False
-        while not ended:
-            ended = process.poll() is not None
-            for event in tail.read():
-                screen.event(stage.name, event)
-                gauge.show(event)
-            if not ended:
-                time.sleep(POLL_SECONDS)
-    finally:
-        status = process.stop()
-        screen.clear()
-        get_run_logger().info("%s\n%s", log, log.read_text(encoding="utf-8", errors="replace")[-20_000:])
-    done = reproduce.outcome(stage.name, status, log)
-    gauge.finish()
-    return done
-
-
 def register(workspace: Workspace, screen: Screen, tracker: Tracker) -> None:
     """Publish the front, as the last task. Experiments are left out: what nobody applied need not be registered."""
+    from tasks.registry import publish
+
     screen.spin("publish")
     published = as_task("publish", lambda: publish(workspace, Relay(screen, "publish"), tracker.run_id))
     screen.clear()
@@ -226,6 +259,8 @@ def set_aside(workspace: Workspace) -> None:
 
 def remember_time(workspace: Workspace, stage: str, seconds: float) -> None:
     """Keep how long a stage took: `hm3 doctor` expects the same of the next run."""
+    from tasks.records import write_text
+
     path = workspace.state / "times" / f"{workspace.name}.json"
     times = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     write_text(path, json.dumps(times | {stage: round(seconds, 1)}, indent=1) + "\n")
@@ -241,6 +276,8 @@ def present(
     experiment_name: str | None,
 ) -> None:
     """The front, what it took, and where to look next."""
+    from tasks.front_table import front_table
+
     split = front.splits[-1]
     screen.console.print("", front_table(front, split), "")
     spent = json.loads((workspace.run / "metrics.json").read_text(encoding="utf-8"))["item_evaluations"]

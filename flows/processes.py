@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import psutil
@@ -96,7 +97,8 @@ def hold(path: Path, label: str, say: Callable[[str], None]) -> Iterator[None]:
         lock.acquire()
     try:
         if lock.lock_counter == 1:
-            holder.write_text(json.dumps({"label": label, "pid": os.getpid()}), encoding="utf-8")
+            since = datetime.now().astimezone().isoformat(timespec="minutes")
+            holder.write_text(json.dumps({"label": label, "pid": os.getpid(), "since": since}), encoding="utf-8")
         yield
     finally:
         lock.release()
@@ -106,6 +108,7 @@ def read_holder(path: Path) -> str:
     """Who holds a lock, in words."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        return f"{data['label']} (process {data['pid']})"
+        since = datetime.fromisoformat(data["since"])
+        return f"{data['label']} (process {data['pid']}, since {since:%Y-%m-%d %H:%M})"
     except (OSError, ValueError, KeyError):
         return "another process"

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.processes import Guarded
+from flows.retry import TRY_AGAIN, Unavailable
 from flows.stage import OWNER
 from models.errors import BadInput, Failed
 
@@ -133,6 +134,7 @@ def outcome(stage: str, status: int, log: Path) -> str:
 
     Raises:
         BadInput: the stage's command exited with 2; the message is its own.
+        Unavailable: a disk or a network did not answer; another try may help.
         Failed: it failed otherwise.
     """
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -147,6 +149,8 @@ def outcome(stage: str, status: int, log: Path) -> str:
         said = [reasons[-1] if reasons else f"dvc exited with {status}"]
     if exited and int(exited[1]) == 2:
         raise BadInput(said[-1])
+    if exited and int(exited[1]) == TRY_AGAIN:
+        raise Unavailable(f"{stage}: {said[-1]}; see {log}")
     raise Failed(f"{stage}: {said[-1].removeprefix('ERROR: ')}; see {log}")
 
 

@@ -48,6 +48,7 @@ def run_pipeline(profile: str | None, settings: Sequence[str], *, fresh: bool, c
             reproduce.ask(root, workspace.name)
         # Prefect's own lines go to its log pages; what a user needs to see is on the screen already.
         os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
+        from flows.form import filled
         from flows.pipeline import drain, hm3, shown_on
 
         if server is not None:
@@ -55,7 +56,8 @@ def run_pipeline(profile: str | None, settings: Sequence[str], *, fresh: bool, c
         screen.clear()
         with shown_on(screen):
             try:
-                return hm3(workspace.name, params, fresh)
+                result: dict[str, Any] = hm3(workspace.name, fresh, **filled(params or workspace.params))
+                return result
             except KeyboardInterrupt:
                 screen.line("interrupted; the next `hm3 run` goes on from here", "yellow")
                 raise

@@ -28,6 +28,9 @@ from models.errors import BadInput, Failed
 POOL = "hm3-local"
 """Prefect work pool of the worker that `hm3 up` starts."""
 
+GPU_POOL = "hm3-gpu"
+"""Prefect work pool of a worker on Kubernetes: a job with one GPU for each run."""
+
 Say = Callable[[str], None]
 
 
@@ -83,7 +86,9 @@ def in_use(root: Path, state: Path) -> dict[str, tuple[str, bool]]:
     }
 
 
-def up(root: Path, state: Path, prefect_port: int | None, mlflow_port: int | None, say: Say) -> dict[str, Running]:
+def up(
+    root: Path, state: Path, prefect_port: int | None, mlflow_port: int | None, say: Say, *, gpu: bool = False
+) -> dict[str, Running]:
     """Start what does not run yet of Prefect server, worker and MLflow server, and register the deployments.
 
     Args:
@@ -92,6 +97,7 @@ def up(root: Path, state: Path, prefect_port: int | None, mlflow_port: int | Non
         prefect_port: port of the Prefect server, by default a free one.
         mlflow_port: port of the MLflow server, by default a free one.
         say: gets a line for each step.
+        gpu: make the Kubernetes work pool too.
 
     Raises:
         BadInput: the project has no ``prefect.yaml``.
@@ -117,7 +123,7 @@ def up(root: Path, state: Path, prefect_port: int | None, mlflow_port: int | Non
         say("Prefect worker: runs already" if "worker" in before else "Prefect worker: starting")
         wait_for_worker(servers["prefect"].url, servers["worker"])
         say("deployments of prefect.yaml: registering")
-        deploy(root, state, servers["prefect"].url)
+        register(root, state, servers["prefect"].url, gpu=gpu)
         say("MLflow server: runs already" if "mlflow" in before else "MLflow server: starting")
         wait_until_healthy("mlflow", servers["mlflow"], "/health")
     except BaseException:
@@ -217,16 +223,17 @@ def call(url: str, body: Any = None) -> Any:
         raise
 
 
-def deploy(root: Path, state: Path, prefect_url: str) -> None:
-    """Register every deployment of ``prefect.yaml``.
+def register(root: Path, state: Path, prefect_url: str, *, gpu: bool) -> None:
+    """Put the deployments of ``prefect.yaml`` and what they need on the server: :mod:`flows.register`.
 
     Raises:
-        Failed: Prefect refuses one.
+        Failed: Prefect refuses something.
     """
-    log = state / "logs" / "deploy.log"
+    log = state / "logs" / "register.log"
     env = {**environment(state), "PREFECT_API_URL": f"{prefect_url}/api"}
     log.write_bytes(b"")
-    if run_logged([sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"], cwd=root, env=env, log=log) != 0:
+    command = [sys.executable, "-P", "-m", "flows.register", *(["--gpu"] if gpu else [])]
+    if run_logged(command, cwd=root, env=env, log=log) != 0:
         raise Failed(f"prefect.yaml: its deployments could not be registered: {last_line(log)}; see {log}")
 
 

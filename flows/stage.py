@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
+import traceback
 from collections.abc import Callable
 
 from rich.console import Console
 
 from flows.processes import hold, watch_owner
+from flows.retry import TRY_AGAIN, may_pass
 from models.errors import BadInput
 from tasks.offline import offline_environment
 from tasks.progress import Progress
@@ -31,6 +34,7 @@ def run_stage(name: str, profile: str | None, console: Console) -> None:
     Raises:
         BadInput: there is no such stage, or the stage finds something that the user can mend.
         Failed: the stage's work failed.
+        SystemExit: with ``TRY_AGAIN``: a disk or a network did not answer.
     """
     if name not in STAGES:
         raise BadInput(f"stage {name!r}: unknown; there are {', '.join(STAGES)}")
@@ -43,8 +47,15 @@ def run_stage(name: str, profile: str | None, console: Console) -> None:
         prepare(workspace)
         run: Callable[[Workspace, Progress], None] = importlib.import_module(f"tasks.{name}").run
         events = workspace.state / "progress" / workspace.name / f"{name}.jsonl"
-        with Progress(events, console) as progress:
-            run(workspace, progress)
+        try:
+            with Progress(events, console) as progress:
+                run(workspace, progress)
+        except OSError as error:
+            if not may_pass(error):
+                raise
+            traceback.print_exc()
+            sys.stderr.write(f"hm3: {' '.join(str(error).split())}\n")
+            sys.exit(TRY_AGAIN)
 
 
 def prepare(workspace: Workspace) -> None:

@@ -12,7 +12,7 @@ from models.agent.networks import Agent, load_agent
 from models.agent.online import SearchSettings, search
 from models.candidate import Candidate
 from models.errors import BadInput
-from models.preferences import preferences
+from models.preferences import Array, parse_preference, preferences
 from tasks.engine import Engine
 from tasks.pool import open_pool
 from tasks.progress import Progress
@@ -36,7 +36,7 @@ def run(workspace: Workspace, progress: Progress) -> None:
             "raise it, or lower sample.candidates, dataset.edits or dataset.random"
         )
     rng = np.random.default_rng([workspace.params.seed, 5])
-    wanted = preferences(len(agent.config.scale.names), params.preferences, rng)
+    wanted = wanted_preferences(params, agent.config.scale.names, rng)
     failures = {
         Candidate.from_json(str(row["candidate"])): str(row["failed"])
         for row in offline[offline["failed"].notna()].to_dict("records")
@@ -63,6 +63,20 @@ def run(workspace: Workspace, progress: Progress) -> None:
     write_table(workspace.run / "archive.parquet", archive_table(archive, agent, anchors, failures))
     write_table(workspace.run / "search.csv", table)
     progress.message(f"{len(archive)} candidates scored, {int(table['evaluations'].iloc[-1])} item evaluations in all")
+
+
+def wanted_preferences(params: SearchParams, names: Sequence[str], rng: np.random.Generator) -> Array:
+    """Preferences (M, K) that the search serves: those that cover the simplex, or the one that is asked for.
+
+    Raises:
+        BadInput: the one that is asked for is malformed or names an unknown objective.
+    """
+    if not params.preference:
+        return preferences(len(names), params.preferences, rng)
+    try:
+        return parse_preference(params.preference, names)[None]
+    except BadInput as error:
+        raise BadInput(f"params.yaml: search.{error}") from None
 
 
 def settings(params: SearchParams, before: int) -> SearchSettings:

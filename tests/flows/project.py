@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
 import yaml
 
 OUTS = {
@@ -55,6 +57,10 @@ if behaviour.exists():
     how = behaviour.read_text().strip()
     if how == "sleep":
         time.sleep(120)
+    elif how == "busy":
+        behaviour.unlink()
+        sys.stderr.write("hm3: the disk is busy\\n")
+        sys.exit(75)
     elif how == "crash":
         raise RuntimeError("out of luck")
     else:
@@ -129,10 +135,20 @@ def hm3(root: Path, *command: str, env: dict[str, str] | None = None, timeout: f
 
 
 def behave(root: Path, stage: str, how: str | None) -> None:
-    """Let a stage ``sleep``, ``crash``, or end as bad input with a message; None: do its work."""
+    """Let a stage ``sleep``, ``crash``, find the disk ``busy`` once, or end as bad input; None: do its work."""
     path = root / "behaviour" / stage
     path.parent.mkdir(exist_ok=True)
     path.write_text(how) if how else path.unlink(missing_ok=True)
+
+
+def at_work(root: Path, stage: str) -> list[psutil.Process]:
+    """Processes of a stage's command in the project."""
+    found = []
+    for one in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if f"stage.py {stage}" in " ".join(one.cmdline()) and Path(one.cwd()) == root:
+                found.append(one)
+    return found
 
 
 def started(root: Path) -> list[str]:

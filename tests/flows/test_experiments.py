@@ -37,6 +37,7 @@ def test_equal_parameters_do_not_differ():
         ("search.budget=-3", r"-S: search\.budget: .* greater than or equal to 1"),
         ("search.budget=many", r"-S: search\.budget: .* integer"),
         ("search.budget", r"-S search\.budget: write it as key=value"),
+        ("profiles=[other]", r"-S profiles=\[other\]: a run has one profile; name it with --profile"),
         ("=3", r"-S =3: write it as key=value"),
         ("search.rungs=[8", r"-S search\.rungs=\[8: '\[8' is no YAML value"),
     ],

@@ -6,6 +6,7 @@ import pytest
 
 from flows import reproduce
 from flows.reproduce import Plan, Stage, describe, outcome
+from flows.retry import Unavailable
 from models.errors import BadInput, Failed
 from tests.flows.project import OUTS, dvc, make_project
 
@@ -84,6 +85,11 @@ FAILED = "ERROR: failed to reproduce 'zoo@a': failed to run: hm3 stage zoo, exit
 def test_bad_input_keeps_the_stages_own_line(tmp_path):
     with pytest.raises(BadInput, match=r"^params\.yaml: seed: mend it$"):
         outcome("zoo@a", 255, log(tmp_path, f"noise\nhm3: params.yaml: seed: mend it\n{FAILED}2\n"))
+
+
+def test_a_stage_that_a_disk_or_a_network_stopped_can_be_tried_again(tmp_path):
+    with pytest.raises(Unavailable, match=r"^zoo@a: the disk is busy; see "):
+        outcome("zoo@a", 255, log(tmp_path, f"hm3: the disk is busy\n{FAILED}75\n"))
 
 
 def test_a_crash_gives_its_last_line_and_the_log(tmp_path):

@@ -16,15 +16,17 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.testing.utilities import prefect_test_harness
 from rich.console import Console
 
+from flows import retry
+from flows.form import Search
+from flows.gpu import LIMIT, ensure_limit, slot
 from flows.pipeline import hm3 as flow
 from flows.pipeline import shown_on
 from flows.processes import is_alive
 from flows.watch import Screen
 from models.errors import BadInput, Failed
 from tasks.tracking import connect
-from tasks.workspace import open_workspace
 from tests.fixtures_front import make_project as make_done
-from tests.flows.project import OUTS, behave, dvc, git, hm3, make_project, started
+from tests.flows.project import OUTS, at_work, behave, dvc, git, hm3, make_project, started
 
 STAGES = [f"{name}@tiny" for name in OUTS]
 
@@ -146,10 +148,8 @@ def test_other_parameters_become_an_experiment_and_the_project_stays_as_it_is(pr
     git(project, "add", "--all")
     git(project, "commit", "--quiet", "--message", "done")
     before = {path: (project / path).read_bytes() for path in ("params.yaml", "dvc.lock")}
-    workspace = open_workspace("tiny", project)
-    search = workspace.params.search.model_copy(update={"budget": 99})
     versions = len(connect(project).search_model_versions("name = 'hm3-front-tiny'"))
-    said, shown = run(params=workspace.params.model_copy(update={"search": search}))
+    said, shown = run(search=Search(budget=99))
     assert started(project) == ["search@tiny"]
     name = said["experiment"]
     assert f"dvc exp apply {name}" in shown
@@ -160,6 +160,49 @@ def test_other_parameters_become_an_experiment_and_the_project_stays_as_it_is(pr
     assert shown_parameters == {"params.yaml": {"search.budget": {"old": 7, "new": 99, "diff": 92}}}
     assert len(connect(project).search_model_versions("name = 'hm3-front-tiny'")) == versions
     assert git(project, "worktree", "list").count("\n") == 1
+
+
+def test_a_stage_that_a_busy_disk_stopped_is_tried_again(project, monkeypatch):
+    monkeypatch.setattr(retry, "WAITS", (0.0, 0.0))
+    set_parameter(project, "search", "budget", 8)
+    behave(project, "search", "busy")
+    _, shown = run()
+    assert started(project) == ["search@tiny", "search@tiny"]
+    assert "search@tiny: done in" in shown
+    _, states = last_flow_run()
+    assert states["search@tiny"] == "Completed"
+
+
+def test_a_stage_that_crashes_is_not_tried_again(project):
+    set_parameter(project, "search", "budget", 9)
+    behave(project, "search", "crash")
+    error, _ = run()
+    behave(project, "search", None)
+    assert type(error) is Failed
+    assert started(project) == ["search@tiny"]
+
+
+def test_a_stage_that_takes_too_long_is_stopped_with_all_its_processes(project):
+    behave(project, "search", "sleep")
+    error, _ = run(stage_hours=3 / 3600)
+    behave(project, "search", None)
+    assert isinstance(error, Failed)
+    assert str(error).startswith("search@tiny: stopped after stage_hours=")
+    assert started(project) == ["search@tiny"]
+    assert not at_work(project, "search")
+
+
+def test_a_stage_on_a_gpu_holds_one_of_the_servers_slots(prefect_server):
+    def taken():
+        with get_client(sync_client=True) as client:
+            return client.read_global_concurrency_limit_by_name(LIMIT).active_slots
+
+    ensure_limit()
+    with slot("cuda:1"):
+        assert taken() == 1
+    assert taken() == 0
+    with slot("cpu"):
+        assert taken() == 0
 
 
 def test_fresh_runs_what_did_not_change_and_leaves_the_journal_aside(project):

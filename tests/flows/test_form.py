@@ -1,0 +1,37 @@
+"""What a form gives overrides params.yaml, and what it leaves alone does not."""
+
+import pytest
+
+from flows.form import FORMS, Search, Train, filled, merged, project_params
+from models.errors import BadInput
+from tasks.schema import Params, SearchParams
+
+
+def test_a_forms_values_are_those_of_the_project():
+    params = project_params()
+    assert set(FORMS) == set(Params.model_fields) - {"profiles", "seed"}
+    for name, form in FORMS.items():
+        assert form().model_dump() == getattr(params, name).model_dump()
+
+
+def test_the_schema_keeps_its_own_values():
+    assert SearchParams().budget == SearchParams.model_fields["budget"].default == 150_000
+    assert Search().budget == project_params().search.budget == 120_000
+
+
+def test_only_what_was_given_overrides():
+    params = Params(search=SearchParams(batch=7, budget=50))
+    after = merged(params, 3, Search(budget=70), Train())
+    assert after == params.model_copy(update={"seed": 3, "search": params.search.model_copy(update={"budget": 70})})
+
+
+def test_all_parameters_come_through():
+    params = Params(seed=5, search=SearchParams(rungs=(8, 16), preference="math=1"))
+    arguments = filled(params)
+    assert merged(Params(), arguments.pop("seed"), *arguments.values()) == params
+
+
+def test_what_the_schema_refuses_is_bad_input_inside_the_flow_too():
+    unchecked = Search.model_construct(_fields_set={"budget"}, budget=-1)
+    with pytest.raises(BadInput, match=r"parameters of the run: search\.budget: .* greater than or equal to 1"):
+        merged(Params(), 0, unchecked)

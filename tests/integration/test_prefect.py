@@ -1,0 +1,223 @@
+"""Prefect with a real server and worker: forms, runs through the API, overrides, waiting, cancelling."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from flows.processes import is_alive
+from flows.register import AUTOMATION
+from flows.servers import in_use, read_record
+from tests.fixtures_front import make_project as make_done
+from tests.flows.project import OUTS, at_work, behave, dvc, git, hm3, make_project, started
+from tests.integration.api import Server, within
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A project whose stages copy, and the environment of a user who has set nothing."""
+    done = make_done(tmp_path_factory.mktemp("done")).run
+    root = make_project(tmp_path_factory.mktemp("prefect") / "project", done)
+    described = yaml.safe_load((root / "dvc.yaml").read_text())
+    described["stages"]["search"]["do"]["params"] = ["search"]
+    (root / "dvc.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
+    shutil.copy(ROOT / "prefect.yaml", root)
+    (root / "flows").symlink_to(ROOT / "flows")
+    git(root, "add", "--all")
+    git(root, "commit", "--quiet", "--message", "deployments")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME", "HM3_STATE"):
+            patch.delenv(name, raising=False)
+        patch.setenv("HM3_TEST_DONE", str(done))
+        patch.setenv("PREFECT_WORKER_QUERY_SECONDS", "2")
+        yield root
+        hm3(root, "down")
+
+
+@pytest.fixture(scope="module")
+def server(project):
+    up = hm3(project, "up", "--gpu", "--json", timeout=300)
+    assert up.returncode == 0, up.stderr
+    return Server(json.loads(up.stdout))
+
+
+def forms(server, name):
+    """The values of a deployment's form that nobody touched, block by block."""
+    schema = server.call(f"deployments/name/{name}")["parameter_openapi_schema"]
+    return {key: field["default"] for key, field in schema["properties"].items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        (
+            "hm3/hm3",
+            {"profile", "fresh", "stage_hours", "seed", "zoo", "sample", "dataset", "train", "search", "pareto"},
+        ),
+        ("hm3-search/hm3-search", {"profile", "prefer", "stage_hours", "search", "pareto"}),
+    ],
+)
+def test_a_form_shows_every_field_with_its_description_and_the_projects_value(server, project, name, fields):
+    schema = server.call(f"deployments/name/{name}")["parameter_openapi_schema"]
+    assert set(schema["properties"]) == fields
+    blocks = [schema, *schema["definitions"].values()]
+    for block in blocks:
+        for field, shown in block["properties"].items():
+            assert shown["description"], field
+            assert "default" in shown, field
+            assert not shown.get("anyOf"), field  # Prefect's form draws those as tabs of types
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    assert schema["definitions"]["Search"]["properties"]["budget"]["default"] == params["search"]["budget"] == 3
+    assert schema["properties"]["search"]["default"]["budget"] == 3
+    assert schema["definitions"]["Search"]["properties"]["budget"]["description"].startswith("Item evaluations")
+
+
+@pytest.mark.parametrize(("pool", "kind"), [("hm3-local", "process"), ("hm3-gpu", "kubernetes")])
+def test_each_work_pool_has_its_deployments_one_run_at_a_time(server, pool, kind):
+    suffix = pool.removeprefix("hm3").replace("-local", "")
+    for name in ("hm3", "hm3-search", "promote"):
+        deployment = server.call(f"deployments/name/{name}/{name}{suffix}")
+        assert deployment["work_pool_name"] == pool
+        assert "hm3" in deployment["tags"]
+        assert deployment["enforce_parameter_schema"]
+        assert deployment["global_concurrency_limit"]["limit"] == 1
+        assert deployment["concurrency_options"]["collision_strategy"] == "ENQUEUE"
+    nightly = server.call(f"deployments/name/hm3/hm3{suffix}")["schedules"]
+    assert [(one["schedule"]["cron"], one["active"]) for one in nightly] == [("0 2 * * *", False)]
+    assert server.call(f"work_pools/{pool}")["type"] == kind
+
+
+def test_a_run_on_kubernetes_gets_one_gpu_and_finds_the_workspace_in_its_volume(server):
+    job = server.call("work_pools/hm3-gpu")["base_job_template"]["job_configuration"]["job_manifest"]
+    assert job["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
+    (step,) = server.call("deployments/name/hm3/hm3-gpu")["pull_steps"]
+    assert [*step.values()] == [{"directory": "{{ $HM3_WORKSPACE }}"}]
+
+
+def test_no_path_of_a_machine_is_in_prefect_yaml():
+    entrypoints = [one["entrypoint"] for one in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]]
+    text = (ROOT / "prefect.yaml").read_text()
+    for one in entrypoints:
+        assert (ROOT / one.split(":")[0]).is_file()
+        text = text.replace(one, "")
+    assert "/" not in text
+
+
+def test_a_run_through_the_api_works_in_place_and_shows_what_it_found(server, project):
+    run = server.trigger("hm3/hm3")
+    assert server.wait(run) == "Completed", server.said(run)
+    assert started(project) == [f"{name}@tiny" for name in OUTS]
+    assert json.loads(dvc(project, "status", "--json")) == {}
+    shown = server.artifacts(run)
+    assert {key: one["type"] for key, one in shown.items()} == {
+        "front-tiny": "markdown",
+        "plot-depth-tiny": "image",
+        "plot-front-tiny": "image",
+        "plot-paths-tiny": "image",
+        "plot-search-tiny": "image",
+        **{f"progress-{name}-tiny": "progress" for name in OUTS},
+        "report-tiny": "markdown",
+        "mlflow-tiny": "markdown",
+    }
+    assert shown["progress-search-tiny"]["data"] == 100
+    page = f"{server.addresses['mlflow']}/#/experiments/"
+    assert page in shown["mlflow-tiny"]["data"]
+    assert "/artifacts/report.html" in shown["report-tiny"]["data"]
+    git(project, "add", "--all")
+    git(project, "commit", "--quiet", "--message", "done")
+
+
+def test_one_changed_field_of_a_form_is_an_experiment_and_the_project_stays_as_it_is(server, project):
+    before = {path: (project / path).read_bytes() for path in ("params.yaml", "dvc.lock")}
+    form = forms(server, "hm3/hm3")
+    run = server.trigger("hm3/hm3", **form | {"search": form["search"] | {"budget": 99}})
+    assert server.wait(run) == "Completed", server.said(run)
+    assert started(project) == ["search@tiny"]
+    name = server.line(run, "is saved: compare").split()[1]
+    shown = json.loads(dvc(project, "params", "diff", "--json", "HEAD", name))
+    assert shown == {"params.yaml": {"search.budget": {"old": 3, "new": 99, "diff": 96}}}
+    assert {path: (project / path).read_bytes() for path in before} == before
+    assert git(project, "status", "--porcelain") == ""
+
+
+def test_the_second_of_two_runs_says_for_whom_it_waits_and_goes_on_when_the_first_is_cancelled(server, project):
+    behave(project, "search", "sleep")
+    params = yaml.safe_load((project / "params.yaml").read_text()) | {"search": {"budget": 4}}
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+    first = server.trigger("hm3/hm3")
+    (work,) = within(90, lambda: at_work(project, "search"), "the stage does not start")
+    second = server.trigger("hm3-search/hm3-search", prefer="math=2, code=2")
+    waits = server.line(second, "waits for", 60)
+    name = server.call(f"flow_runs/{first}")["name"]
+    found = re.search(rf"waits for hm3 run --profile tiny, flow run {name} \(process (\d+), since 2.*\)$", waits)
+    process = psutil.Process(int(found[1]))
+    family = [process, *process.children(recursive=True)]
+    assert work.pid in [one.pid for one in family]
+
+    behave(project, "search", None)
+    server.call(f"flow_runs/{first}/set_state", {"state": {"type": "CANCELLING"}})
+    within(10, lambda: not any(is_alive(one.pid) for one in family), "processes of a cancelled run are left")
+    assert server.wait(first) == "Cancelled"
+    assert server.wait(second) == "Completed", server.said(second)
+    name = server.line(second, "for math=0.5,code=0.5: member").split()[-1]
+    shown = json.loads(dvc(project, "params", "diff", "--json", "HEAD", name))["params.yaml"]
+    assert shown["search.preference"]["new"] == "math=0.5,code=0.5"
+    assert yaml.safe_load((project / "params.yaml").read_text()) == params
+
+
+def test_the_next_run_goes_on_where_the_cancelled_one_was(server, project):
+    started(project)
+    run = server.trigger("hm3/hm3")
+    assert server.wait(run) == "Completed", server.said(run)
+    assert started(project) == ["search@tiny"]
+    assert json.loads(dvc(project, "status", "--json")) == {}
+
+
+def test_up_again_leaves_everything_as_it_is_and_later_commands_use_the_servers(server, project):
+    def there():
+        automations = server.call("automations/filter", {})
+        pools = server.call("work_pools/filter", {})
+        limits = server.call("v2/concurrency_limits/filter", {})
+        deployments = server.call("deployments/filter", {})
+        return [sorted(one["id"] for one in kind) for kind in (automations, pools, limits, deployments)]
+
+    before, ids = read_record(project / ".hm3"), there()
+    again = hm3(project, "up", "--gpu", "--json", timeout=200)
+    assert json.loads(again.stdout) == server.addresses
+    assert read_record(project / ".hm3") == before
+    assert there() == ids
+    used = in_use(project, project / ".hm3")
+    assert used == {
+        "Prefect": (f"{server.addresses['prefect']}/api", True),
+        "MLflow": (server.addresses["mlflow"], True),
+    }
+
+
+def test_a_run_whose_machine_is_gone_is_ended_by_an_automation(server):
+    (automation,) = [one for one in server.call("automations/filter", {}) if one["name"] == AUTOMATION]
+    assert automation["enabled"]
+    trigger, (action,) = automation["trigger"], automation["actions"]
+    assert trigger["posture"] == "Proactive"
+    assert trigger["after"] == ["prefect.flow-run.heartbeat"]
+    assert trigger["within"] >= 3 * 180  # three heartbeats, as often as Prefect sends them by default
+    assert (action["type"], action["state"]) == ("change-flow-run-state", "CRASHED")
+
+
+def test_gpus_have_a_limit(server):
+    assert server.call("v2/concurrency_limits/hm3-gpu")["limit"] == 1
+
+
+def test_down_ends_the_servers_with_everything_under_them(server, project):
+    servers = read_record(project / ".hm3")
+    assert set(servers) == {"prefect", "worker", "mlflow"}
+    family = [one.pid for server in servers.values() for one in psutil.Process(server.pid).children(recursive=True)]
+    down = hm3(project, "down")
+    assert down.returncode == 0, down.stderr
+    assert not any(is_alive(pid) for pid in [*family, *(server.pid for server in servers.values())])
+    assert not (project / ".hm3" / "servers.json").exists()
