@@ -97,7 +97,8 @@ def experiment(workspace: Workspace, params: Params, say: Callable[[str], None])
         say(f"experiment {name}: {', '.join(f'{key}={json.dumps(value)}' for key, value in changed.items())}")
         yield open_workspace(workspace.name, tree), name
         dvc(tree, log, "exp", "save", "--force", "--name", name)
-        say(f"experiment {name} is saved: compare with `dvc exp show`, take it over with `dvc exp apply {name}`")
+        compare = "compare with `dvc exp show --only-changed`"
+        say(f"experiment {name} is saved: {compare}, take it over with `dvc exp apply {name}`")
     finally:
         remove_tree(workspace.root, tree)
 
@@ -117,8 +118,11 @@ def make_tree(workspace: Workspace, tree: Path, changed: dict[str, Any], log: Pa
         demand(git(tree, "read-tree", "-u", "--reset", uncommitted))
     with Repo(str(root)) as repo:
         cache = repo.cache.local_cache_dir
+        core, remotes = dict(repo.config["core"]), {name: dict(one) for name, one in repo.config["remote"].items()}
     with Repo(str(tree)) as repo, repo.config.edit("local") as config:
         config["cache"]["dir"] = cache
+        # Their addresses may be relative to the project, and git knows nothing of those in .dvc/config.local.
+        config["core"], config["remote"] = core, remotes
     with modify_yaml(str(tree / "params.yaml")) as data:  # keeps comments and order
         for key, value in changed.items():
             *blocks, last = key.split(".")

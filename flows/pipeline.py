@@ -29,6 +29,8 @@ from flows.artifacts import Gauge, show_front
 from flows.experiments import experiment
 from flows.local import prepare_environment
 from flows.processes import hold
+from flows.push import push as push_outs
+from flows.push import require_remote
 from flows.reproduce import Stage
 from flows.watch import Relay, Screen, Tail, duration
 from tasks.front import Front
@@ -62,7 +64,7 @@ def shown_on(screen: Screen) -> Iterator[None]:
 
 
 @flow(name="hm3", persist_result=False)
-def hm3(profile: str = "tiny", params: Params | None = None, fresh: bool = False) -> dict[str, Any]:
+def hm3(profile: str = "tiny", params: Params | None = None, fresh: bool = False, push: bool = False) -> dict[str, Any]:
     """Search the front of merged models of one family, and register it.
 
     Args:
@@ -70,6 +72,7 @@ def hm3(profile: str = "tiny", params: Params | None = None, fresh: bool = False
         params: parameters of the algorithm. Where they differ from params.yaml the run becomes a DVC experiment in a
             working tree of its own, and nothing is registered.
         fresh: compute everything again, and reuse no score.
+        push: send what was made to DVC's default remote at the end, so that clones can pull it.
     """
     root = find_root()
     state = state_folder(root)
@@ -83,16 +86,20 @@ def hm3(profile: str = "tiny", params: Params | None = None, fresh: bool = False
         if params is not None and params != workspace.params:
             screen.spin("preparing a working tree for the experiment")
             workspace, name = stack.enter_context(experiment(workspace, params, screen.line))
-        return walk(workspace, screen, fresh=fresh, experiment_name=name)
+        return walk(workspace, screen, fresh=fresh, push=push, experiment_name=name)
 
 
-def walk(workspace: Workspace, screen: Screen, *, fresh: bool, experiment_name: str | None) -> dict[str, Any]:
+def walk(
+    workspace: Workspace, screen: Screen, *, fresh: bool, push: bool, experiment_name: str | None
+) -> dict[str, Any]:
     """All stages of a profile, the report and the registry.
 
     Returns:
         What there is to say about the front.
     """
     began = time.monotonic()
+    if push:
+        require_remote(workspace)
     tracker = Tracker(workspace, lambda text: screen.line(text, "yellow"))
     threading.Thread(target=tracker.prepare, name="mlflow", daemon=True).start()
     screen.spin("asking DVC what has changed")
@@ -117,6 +124,9 @@ def walk(workspace: Workspace, screen: Screen, *, fresh: bool, experiment_name: 
         kept = [as_task("report", lambda: write_report(workspace)), workspace.run / "front.json"]
         if experiment_name is None:
             register(workspace, screen, tracker)
+        if push:
+            screen.spin("push")
+            screen.line(f"push: {push_outs(workspace, [stage.name for stage in plan.stages])}", "green")
         outcome = "finished"
     except Exception:
         outcome = "failed"

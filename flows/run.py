@@ -17,13 +17,16 @@ from flows.watch import Screen
 from tasks.workspace import find_root, open_workspace
 
 
-def run_pipeline(profile: str | None, settings: Sequence[str], *, fresh: bool, console: Console) -> dict[str, Any]:
+def run_pipeline(
+    profile: str | None, settings: Sequence[str], *, fresh: bool, push: bool, console: Console
+) -> dict[str, Any]:
     """Run the flow in this process.
 
     Args:
         profile: the model family, by default the first of params.yaml.
         settings: ``key=value`` pairs that differ from params.yaml.
         fresh: compute everything again.
+        push: send the outs to DVC's default remote at the end.
         console: where progress and the front's table go.
 
     Returns:
@@ -55,7 +58,7 @@ def run_pipeline(profile: str | None, settings: Sequence[str], *, fresh: bool, c
         screen.clear()
         with shown_on(screen):
             try:
-                return hm3(workspace.name, params, fresh)
+                return hm3(workspace.name, params, fresh, push)
             except KeyboardInterrupt:
                 screen.line("interrupted; the next `hm3 run` goes on from here", "yellow")
                 raise

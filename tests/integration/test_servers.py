@@ -49,7 +49,7 @@ def addresses(project):
 def test_the_deployment_shows_every_parameter_with_its_description(addresses):
     deployment = call(f"{addresses['prefect']}/api/deployments/name/hm3/hm3")
     schema = deployment["parameter_openapi_schema"]
-    assert set(schema["properties"]) == {"profile", "params", "fresh"}
+    assert set(schema["properties"]) == {"profile", "params", "fresh", "push"}
     blocks = schema["definitions"]
     assert blocks["SearchParams"]["properties"]["budget"]["description"].startswith("Item evaluations")
     for block in blocks.values():
