@@ -113,6 +113,7 @@ def make_tree(workspace: Workspace, tree: Path, changed: dict[str, Any], log: Pa
         raise BadInput(f"{root.name}/: an experiment starts from a git commit and there is none; commit the project")
     tree.parent.mkdir(parents=True, exist_ok=True)
     demand(git(root, "worktree", "add", "--force", "--detach", str(tree), "HEAD"))
+    git(root, "update-index", "-q", "--refresh")  # or `stash create` fails where a file was touched and not changed
     uncommitted = demand(git(root, "stash", "create")).stdout.strip()
     if uncommitted:
         demand(git(tree, "read-tree", "-u", "--reset", uncommitted))

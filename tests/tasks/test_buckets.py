@@ -72,7 +72,8 @@ def test_settings_of_the_remote_go_before_the_environment(root, server, monkeypa
     assert [status for _, status, _ in look(root)] == ["good"]
 
 
-def test_missing_credentials_are_found(root, monkeypatch):
+def test_missing_credentials_are_found(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))  # where no ~/.aws is
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     remote(root, "s3://team/hm3")

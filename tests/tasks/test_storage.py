@@ -204,7 +204,8 @@ def test_a_probe_leaves_nothing(place, direct):
 @pytest.mark.parametrize(
     ("name", "value"), [("AWS_ACCESS_KEY_ID", None), ("AWS_SECRET_ACCESS_KEY", None), ("AWS_PROFILE", "nobody")]
 )
-def test_missing_credentials_are_said(place, small, monkeypatch, name, value):
+def test_missing_credentials_are_said(place, small, tmp_path, monkeypatch, name, value):
+    monkeypatch.setenv("HOME", str(tmp_path))  # where no ~/.aws is
     monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name)
     with pytest.raises(BadInput, match=r"credentials|profile"):
         upload(small, place, Progress())
