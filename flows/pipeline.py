@@ -30,9 +30,9 @@ from flows.experiments import experiment
 from flows.local import prepare_environment
 from flows.processes import hold
 from flows.push import push as push_outs
-from flows.push import require_remote
 from flows.reproduce import Stage
 from flows.watch import Relay, Screen, Tail, duration
+from tasks.buckets import require_remote
 from tasks.front import Front
 from tasks.front_table import front_table, summary
 from tasks.records import write_text
@@ -99,7 +99,7 @@ def walk(
     """
     began = time.monotonic()
     if push:
-        require_remote(workspace)
+        require_remote(workspace.root)
     tracker = Tracker(workspace, lambda text: screen.line(text, "yellow"))
     threading.Thread(target=tracker.prepare, name="mlflow", daemon=True).start()
     screen.spin("asking DVC what has changed")

@@ -11,17 +11,11 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.local import environment, last_line, run_logged
 from models.errors import BadInput, Failed
-from tasks.buckets import default_remote
+from tasks.buckets import default_remote, require_remote
 from tasks.workspace import Workspace
 
 RETRY_SECONDS = [5.0, 30.0, 120.0]
 """Waits before another try: what is there already is not sent again."""
-
-
-def require_remote(workspace: Workspace) -> None:
-    """Raises BadInput if DVC has no default remote: to be known before anything is computed."""
-    if default_remote(workspace.root) is None:
-        raise BadInput(".dvc/config: no default remote to push to; `dvc remote add --default NAME URL`")
 
 
 def _may_pass(_task: Any, _run: Any, state: Any) -> bool:
@@ -58,7 +52,7 @@ def push(workspace: Workspace, stages: Sequence[str]) -> str:
         BadInput: DVC has no default remote.
         Failed: DVC could not send everything.
     """
-    require_remote(workspace)
+    require_remote(workspace.root)
     log = workspace.state / "logs" / f"push-{workspace.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_bytes(b"")

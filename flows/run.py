@@ -38,6 +38,10 @@ def run_pipeline(
     """
     root = find_root()
     workspace = open_workspace(profile, root)
+    if push:
+        from tasks.buckets import require_remote
+
+        require_remote(root)
     params = with_settings(root, settings) if settings else None
     prepare_environment(workspace.state)
     os.chdir(root)

@@ -73,6 +73,12 @@ def default_remote(root: Path) -> str | None:
     return None if name is None else str(name)
 
 
+def require_remote(root: Path) -> None:
+    """Raises BadInput if DVC has no default remote: to be known before anything is computed."""
+    if default_remote(root) is None:
+        raise BadInput(".dvc/config: no default remote to push to; `dvc remote add --default NAME URL`")
+
+
 def dvc_remote(workspace: Workspace) -> Iterator[Bucket]:
     """DVC's default remote, if it is in S3."""
     if not (workspace.root / ".dvc").is_dir():
