@@ -200,6 +200,9 @@ def test_a_run_pushes_what_it_made_if_it_is_told_to(project, tmp_path):
 
 
 def test_an_experiment_is_pushed_to_the_remote_of_the_project(project, tmp_path):
+    params = PARAMS | {"profiles": ["p"]}  # `dvc exp save` refuses a listed profile that was never run
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+    commit(project, "one profile")
     os.utime(project / "params.yaml")  # touched and not changed
     run = hm3(project, "run", "--profile", "p", "-S", "pareto.members=2", "--push", "--json", timeout=300)
     assert run.returncode == 0, run.stderr
