@@ -53,6 +53,7 @@ def run(
         typer.Option("-S", "--set", metavar="KEY=VALUE", help="Run with another parameter, as a DVC experiment."),
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Compute everything again, and reuse no score.")] = False,
+    push: Annotated[bool, typer.Option("--push", help="Send the outs to DVC's default remote at the end.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run the whole pipeline: make or check the models, search, choose the front, register it.
@@ -64,7 +65,7 @@ def run(
     """
     from flows.run import run_pipeline
 
-    result = run_pipeline(profile, settings or [], fresh=fresh, console=output(stderr=as_json))
+    result = run_pipeline(profile, settings or [], fresh=fresh, push=push, console=output(stderr=as_json))
     if as_json:
         emit(result)
 
@@ -134,7 +135,7 @@ def doctor(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
 @app.command()
 def merge(
     recipe: Annotated[Path, typer.Argument(help="Recipe in mergekit's YAML, one document or several.")],
-    out: Annotated[Path, typer.Argument(help="Folder to write; it must not exist yet.")],
+    out: Annotated[str, typer.Argument(help="Folder to write, or s3://bucket/prefix; it must not exist yet.")],
     device: Annotated[str, typer.Option(help="torch device on which tensors are merged.")] = "cpu",
     dtype: Annotated[
         Dtype | None, typer.Option(help="Number format to store. Default: the recipe's, or the models'.")
@@ -155,19 +156,22 @@ def merge(
           - {model: models/code, parameters: {weight: 0.4}}
     """
     from tasks.export import merge_recipe
+    from tasks.storage import destination
     from tasks.workspace import find_root
 
     places = [Path.cwd(), recipe.absolute().parent]
     with suppress(BadInput):  # a recipe needs no project
         places.append(find_root())
-    with progress_of_command() as progress:
-        merge_recipe(recipe, out, places, device, dtype, progress)
+    with progress_of_command() as progress, destination(out, progress) as folder:
+        merge_recipe(recipe, folder, places, device, dtype, progress)
     output().print(f"{out}: written", highlight=False)
 
 
 @app.command()
 def evaluate(
-    target: Annotated[str, typer.Argument(help="Checkpoint folder, recipe file, or a member of the front.")],
+    target: Annotated[
+        str, typer.Argument(help="Checkpoint folder, here or in S3, recipe file, or member of the front.")
+    ],
     profile: ProfileOption = None,
     split: Annotated[str, typer.Option(help="Items: test, selection or search.")] = "test",
     as_json: JsonOption = False,
@@ -176,7 +180,10 @@ def evaluate(
 
     Example: `hm3 evaluate runs/tiny/zoo/math --split selection`
     """
+    from dataclasses import replace
+
     from flows.stage import prepare
+    from tasks.storage import fetched
     from tasks.workspace import open_workspace
 
     workspace, here = open_workspace(profile), Path.cwd()
@@ -184,8 +191,8 @@ def evaluate(
     prepare(workspace)
     from tasks.evaluation import evaluate as score
 
-    with progress_of_command() as progress:
-        evaluation = score(workspace, target, split, here, progress)
+    with progress_of_command() as progress, fetched(target, progress, workspace.state / "scratch") as found:
+        evaluation = replace(score(workspace, found, split, here, progress), target=target)
     if as_json:
         emit(evaluation.to_json())
     else:
@@ -256,18 +263,20 @@ def choose(
 @app.command()
 def export(
     member: Annotated[str, typer.Argument(help="Id of a member, or an alias such as balanced or best-math.")],
-    out: Annotated[Path, typer.Argument(help="Folder to write; it must not exist yet.")],
+    out: Annotated[str, typer.Argument(help="Folder to write, or s3://bucket/prefix; it must not exist yet.")],
     profile: ProfileOption = None,
 ) -> None:
     """Write a member of the front as a Hugging Face checkpoint with tokenizer, recipe and model card.
 
-    Example: `hm3 export balanced exported/`
+    Example: `hm3 export balanced exported/` or `hm3 export balanced s3://bucket/balanced`
     """
     from tasks.export import export_member
+    from tasks.storage import destination
     from tasks.workspace import open_workspace
 
-    with progress_of_command() as progress:
-        written = export_member(open_workspace(profile), member, out, progress)
+    workspace = open_workspace(profile)
+    with progress_of_command() as progress, destination(out, progress, workspace.state / "scratch") as folder:
+        written = export_member(workspace, member, folder, progress)
     output().print(f"{out}: member {written.id}", highlight=False)
 
 

@@ -99,7 +99,8 @@ def experiment(workspace: Workspace, params: Params, say: Callable[[str], None])
         say(f"experiment {name}: {', '.join(f'{key}={json.dumps(value)}' for key, value in changed.items())}")
         yield open_workspace(workspace.name, tree), name
         dvc(tree, log, "exp", "save", "--force", "--name", name)
-        say(f"experiment {name} is saved: compare with `dvc exp show`, take it over with `dvc exp apply {name}`")
+        compare = "compare with `dvc exp show --only-changed`"
+        say(f"experiment {name} is saved: {compare}, take it over with `dvc exp apply {name}`")
     finally:
         remove_tree(workspace.root, tree)
 
@@ -114,6 +115,7 @@ def make_tree(workspace: Workspace, tree: Path, changed: dict[str, Any], log: Pa
         raise BadInput(f"{root.name}/: an experiment starts from a git commit and there is none; commit the project")
     tree.parent.mkdir(parents=True, exist_ok=True)
     demand(git(root, "worktree", "add", "--force", "--detach", str(tree), "HEAD"))
+    git(root, "update-index", "-q", "--refresh")  # or `stash create` fails where a file was touched and not changed
     uncommitted = demand(git(root, "stash", "create")).stdout.strip()
     if uncommitted:
         demand(git(tree, "read-tree", "-u", "--reset", uncommitted))
@@ -121,8 +123,11 @@ def make_tree(workspace: Workspace, tree: Path, changed: dict[str, Any], log: Pa
         shutil.copy(root / "dvc.lock", tree)
     with Repo(str(root)) as repo:
         cache = repo.cache.local_cache_dir
+        core, remotes = dict(repo.config["core"]), {name: dict(one) for name, one in repo.config["remote"].items()}
     with Repo(str(tree)) as repo, repo.config.edit("local") as config:
         config["cache"]["dir"] = cache
+        # Their addresses may be relative to the project, and git knows nothing of those in .dvc/config.local.
+        config["core"], config["remote"] = core, remotes
     with modify_yaml(str(tree / "params.yaml")) as data:  # keeps comments and order
         for key, value in changed.items():
             *blocks, last = key.split(".")

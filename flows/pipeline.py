@@ -64,6 +64,7 @@ def shown_on(screen: Screen) -> Iterator[None]:
 def hm3(
     profile: str = project_params().profiles[0],
     fresh: bool = False,
+    push: bool = False,
     stage_hours: float = STAGE_HOURS,
     seed: int = project_params().seed,
     zoo: Zoo = Zoo(),  # noqa: B008 (frozen)
@@ -81,6 +82,7 @@ def hm3(
     Args:
         profile: The model family, a file in profiles/.
         fresh: Compute everything again, and reuse no score.
+        push: Send what was made to DVC's default remote at the end, so that clones can pull it.
         stage_hours: Hours after which a stage is stopped; the next run goes on from there.
         seed: Seed of every generator.
         zoo: Stage zoo: how a made family is trained.
@@ -98,7 +100,7 @@ def hm3(
         if params != workspace.params:
             screen.spin("preparing a working tree for the experiment")
             workspace, name = stack.enter_context(experiment(workspace, params, screen.line))
-        front, done = walk(workspace, screen, fresh=fresh, experiment_name=name, hours=stage_hours)
+        front, done = walk(workspace, screen, fresh=fresh, push=push, experiment_name=name, hours=stage_hours)
         return summary(front) | done
 
 
@@ -127,6 +129,7 @@ def walk(
     *,
     experiment_name: str | None,
     fresh: bool = False,
+    push: bool = False,
     first: str | None = None,
     hours: float = STAGE_HOURS,
 ) -> tuple[Front, dict[str, Any]]:
@@ -137,6 +140,7 @@ def walk(
         screen: where the run is shown.
         experiment_name: of the DVC experiment, if it is one.
         fresh: run every stage, and resume nothing.
+        push: send the outs to DVC's default remote at the end.
         first: stage before which nothing may have changed.
         hours: after which a stage is stopped.
 
@@ -153,6 +157,11 @@ def walk(
     from tasks.tracking import Tracker
 
     began = time.monotonic()
+    if push:
+        from flows.push import push as push_outs
+        from tasks.buckets import require_remote
+
+        require_remote(workspace.root)
     tracker = Tracker(workspace, lambda text: screen.line(text, "yellow"))
     threading.Thread(target=tracker.prepare, name="mlflow", daemon=True).start()
     screen.spin("asking DVC what has changed")
@@ -179,6 +188,9 @@ def walk(
         kept = [as_task("report", lambda: write_report(workspace)), workspace.run / "front.json"]
         if experiment_name is None:
             register(workspace, screen, tracker)
+        if push:
+            screen.spin("push")
+            screen.line(f"push: {push_outs(workspace, [stage.name for stage in plan.stages])}", "green")
         outcome = "finished"
     except Exception:
         outcome = "failed"

@@ -17,13 +17,16 @@ from flows.watch import Screen
 from tasks.workspace import find_root, open_workspace
 
 
-def run_pipeline(profile: str | None, settings: Sequence[str], *, fresh: bool, console: Console) -> dict[str, Any]:
+def run_pipeline(
+    profile: str | None, settings: Sequence[str], *, fresh: bool, push: bool, console: Console
+) -> dict[str, Any]:
     """Run the flow in this process.
 
     Args:
         profile: the model family, by default the first of params.yaml.
         settings: ``key=value`` pairs that differ from params.yaml.
         fresh: compute everything again.
+        push: send the outs to DVC's default remote at the end.
         console: where progress and the front's table go.
 
     Returns:
@@ -35,6 +38,10 @@ def run_pipeline(profile: str | None, settings: Sequence[str], *, fresh: bool, c
     """
     root = find_root()
     workspace = open_workspace(profile, root)
+    if push:
+        from tasks.buckets import require_remote
+
+        require_remote(root)
     params = with_settings(root, settings) if settings else None
     prepare_environment(workspace.state)
     os.chdir(root)
@@ -56,7 +63,7 @@ def run_pipeline(profile: str | None, settings: Sequence[str], *, fresh: bool, c
         screen.clear()
         with shown_on(screen):
             try:
-                result: dict[str, Any] = hm3(workspace.name, fresh, **filled(params or workspace.params))
+                result: dict[str, Any] = hm3(workspace.name, fresh, push, **filled(params or workspace.params))
                 return result
             except KeyboardInterrupt:
                 screen.line("interrupted; the next `hm3 run` goes on from here", "yellow")

@@ -15,10 +15,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from models.checkpoint import Model, check_compatible
-from models.errors import BadInput
+from models.errors import BadInput, Failed
 from models.lora import open_model
 from models.merge.methods import find_method
 from models.vocabulary_source import share_vocabulary
+from tasks.buckets import configured, try_out
 from tasks.family import FILE, load_family
 from tasks.objectives import Objectives, open_tokenizer
 from tasks.plan import Plan, costs_of, parameter_count, plan_of, probe
@@ -106,6 +107,7 @@ def examine(workspace: Workspace, servers: Mapping[str, tuple[str, bool]]) -> Di
     for name, (url, answers) in servers.items():
         remedy = "" if answers else f" does not answer; start it, or unset {VARIABLES[name]}"
         checks.append(Check(name, "good" if answers else "bad", url + remedy))
+    checks += buckets(workspace, servers)
     return Diagnosis(workspace.name, tuple(checks), plan)
 
 
@@ -228,6 +230,18 @@ def device(workspace: Workspace) -> Check:
         return Check("device", "bad", f"profile: device: {wanted} is not there; set device: cpu, or install CUDA")
     cores = len(os.sched_getaffinity(0))
     return Check("device", "good", f"{wanted}, {workspace.profile.threads} threads of {cores} cores")
+
+
+def buckets(workspace: Workspace, servers: Mapping[str, tuple[str, bool]]) -> Iterator[Check]:
+    """Whether the buckets that DVC and MLflow are told to use can be used."""
+    _, answers = servers.get("MLflow", ("", False))
+    try:
+        found = list(configured(workspace, answers))
+    except (BadInput, Failed) as error:
+        yield Check("bucket", "bad", str(error))
+        return
+    for one in found:
+        yield attempt("bucket", lambda one=one: try_out(one))  # type: ignore[misc]
 
 
 def in_bytes(number: int) -> str:

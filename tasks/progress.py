@@ -15,11 +15,34 @@ from pathlib import Path
 from typing import IO, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as RichProgress
+from rich.text import Text
 
 MIN_SECONDS = 0.2
 """Shortest time between two events of one bar."""
+
+
+class Amount(ProgressColumn):
+    """How much is done of how much, and in what unit; bytes as people read them."""
+
+    counted, measured = MofNCompleteColumn(), DownloadColumn(binary_units=True)
+
+    def render(self, task: Task) -> Text:
+        """See ``ProgressColumn``."""
+        if task.fields["unit"] == "bytes":
+            return self.measured.render(task)
+        return Text.assemble(self.counted.render(task), f" {task.fields['unit']}")
 
 
 def columns() -> tuple[Any, ...]:
@@ -27,8 +50,7 @@ def columns() -> tuple[Any, ...]:
     return (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[unit]}"),
+        Amount(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", style="dim"),

@@ -58,7 +58,19 @@ def forms(server, name):
     [
         (
             "hm3/hm3",
-            {"profile", "fresh", "stage_hours", "seed", "zoo", "sample", "dataset", "train", "search", "pareto"},
+            {
+                "profile",
+                "fresh",
+                "push",
+                "stage_hours",
+                "seed",
+                "zoo",
+                "sample",
+                "dataset",
+                "train",
+                "search",
+                "pareto",
+            },
         ),
         ("hm3-search/hm3-search", {"profile", "prefer", "stage_hours", "search", "pareto"}),
     ],

@@ -21,7 +21,8 @@ from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 from transformers import AutoModelForCausalLM
 
 from tasks.journal import Journal
-from tests.flows.project import dvc, git, hm3
+from tests.flows.project import dvc, hm3
+from tests.real_project import make_clone
 
 ROOT = Path(__file__).parents[2]
 STAGES = ["zoo", "sample", "dataset", "train", "search", "pareto"]
@@ -51,23 +52,6 @@ PARAMS = {
 TIMEOUT = 400
 
 
-def make_clone(root):
-    """The project as it is committed, with the parameters above, in a git repository of its own."""
-    for name in ("flows", "tasks", "models", "profiles"):
-        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("dvc.yaml", ".dvcignore", ".gitignore", "pyproject.toml"):
-        shutil.copy(ROOT / name, root / name)
-    (root / ".dvc").mkdir()
-    shutil.copy(ROOT / ".dvc" / "config", root / ".dvc" / "config")
-    (root / "params.yaml").write_text(yaml.safe_dump(PARAMS))
-    git(root, "init", "--quiet")
-    git(root, "config", "user.name", "tester")
-    git(root, "config", "user.email", "tester@example.org")
-    git(root, "add", "--all")
-    git(root, "commit", "--quiet", "--message", "project")
-    return root
-
-
 def run(root, *options):
     done = hm3(root, "run", "--profile", "tiny", *options, timeout=TIMEOUT)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -95,7 +79,7 @@ def no_servers():
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    root = make_clone(tmp_path_factory.mktemp("undisturbed"))
+    root = make_clone(tmp_path_factory.mktemp("undisturbed"), PARAMS)
     run(root)
     return root
 
@@ -143,7 +127,7 @@ def test_nothing_is_left_to_do_afterwards(undisturbed):
 
 
 def test_a_run_that_is_killed_in_the_search_goes_on_to_the_same_result(undisturbed, tmp_path):
-    root = make_clone(tmp_path / "killed")
+    root = make_clone(tmp_path / "killed", PARAMS)
     for name in ("zoo", "tasks"):
         shutil.copytree(undisturbed / "runs" / "tiny" / name, root / "runs" / "tiny" / name)
     dvc(root, "commit", "--force", "--quiet", "zoo@tiny")

@@ -28,7 +28,7 @@ from flows.local import free_port
 from tests import infra_files
 from tests.flows.project import dvc, git
 from tests.infra_files import ROOT, compose, interpolate
-from tests.integration import test_real_pipeline as real
+from tests.real_project import make_clone
 from tests.small_tasks import make_family_project
 
 START_SECONDS, RUN_SECONDS = 240, 480
@@ -201,8 +201,7 @@ def start_postgres(stack, folder):
 def project(tmp_path_factory, make_family):
     """The project with a profile of a user's own models, random ones; its data is to be pushed to the bucket."""
     root = tmp_path_factory.mktemp("services") / "project"
-    root.mkdir()
-    real.make_clone(root)
+    make_clone(root, PARAMS)
     family = make_family_project(tmp_path_factory.mktemp("family"), make_family)
     shutil.copytree(family.run, root / "given")
     for task in (family.root / "profiles" / "p").iterdir():

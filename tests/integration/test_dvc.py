@@ -1,0 +1,220 @@
+"""What one does with DVC every week, on the real stages and the smallest family that they take.
+
+Two profiles live side by side: ``p`` has its models below ``runs/``, as if made there; ``mine`` is given the same ones.
+Remotes are a folder and a bucket of moto's S3 server.
+"""
+
+import io
+import json
+import os
+import shutil
+
+import pandas as pd
+import pytest
+import yaml
+
+from tests.flows.project import dvc, git, hm3
+from tests.real_project import make_clone
+from tests.s3_server import CREDENTIALS, client_of, s3_server
+from tests.small_tasks import make_family_project
+
+PARAMS = {
+    "profiles": ["p", "mine"],
+    "seed": 0,
+    "zoo": {"layers": 3},
+    "sample": {"candidates": 5, "population": 4, "anchors": 1},
+    "dataset": {"edits": 6, "random": 4, "items": 8},
+    "train": {"steps": 6, "ensemble": 2, "hidden": 16},
+    "search": {"budget": 1000, "batch": 4, "rungs": [8, 14], "rollouts": 8},
+    "pareto": {"members": 3, "rescored": 4},
+}
+STAGES = ["zoo", "sample", "dataset", "train", "search", "pareto"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment():
+    """That of a user who has set nothing but credentials."""
+    with pytest.MonkeyPatch.context() as patch:
+        ours = ("MLFLOW_", "PREFECT_API", "HM3_STATE", "AWS_")
+        for name in [name for name in os.environ if name.startswith(ours)]:
+            patch.delenv(name)
+        for name, value in CREDENTIALS.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, make_family):
+    """The project after `dvc repro` of ``p``, with what it made committed."""
+    root = make_clone(tmp_path_factory.mktemp("dvc") / "project", PARAMS)
+    made = make_family_project(tmp_path_factory.mktemp("family"), make_family)
+    shutil.copytree(made.root / "profiles", root / "profiles", dirs_exist_ok=True)
+    shutil.copytree(made.run, root / "runs" / "p")
+    profile = yaml.safe_load((root / "profiles" / "p.yaml").read_text()) | {"threads": 1}
+    (root / "profiles" / "p.yaml").write_text(yaml.safe_dump(profile))
+    given = {"made": None, "base": "runs/p/zoo/base", "experts": {"a": "runs/p/zoo/a", "b": "runs/p/zoo/b"}}
+    (root / "profiles" / "mine.yaml").write_text(yaml.safe_dump(profile | given))
+    shutil.copytree(root / "profiles" / "p", root / "profiles" / "mine")
+    dvc(root, "commit", "--force", "--quiet", "zoo@p")
+    dvc(root, "repro", "--glob", "*@p")
+    commit(root, "the front of p")
+    return root
+
+
+def commit(root, message):
+    git(root, "add", "--all")
+    git(root, "commit", "--quiet", "--message", message)
+
+
+@pytest.fixture
+def project(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "project", symlinks=True)
+
+
+def content(root, profile):
+    """Bytes of all outs of a profile, by path."""
+    run = root / "runs" / profile
+    return {one.relative_to(run): one.read_bytes() for one in run.rglob("*") if one.is_file() and one.suffix != ".html"}
+
+
+def test_nothing_is_left_to_do_for_the_profile_that_was_run(finished):
+    status = json.loads(dvc(finished, "status", "--json"))
+    assert {name.partition("@")[2] for name in status} == {"mine"}
+
+
+def test_an_experiment_is_run_shown_and_compared(project):
+    said = dvc(project, "exp", "run", "-S", "search.budget=900", "--name", "less", "search@p", "pareto@p")
+    assert [stage for stage in STAGES if f"Running stage '{stage}@p'" in said] == ["search", "pareto"]
+    parameters = json.loads(dvc(project, "params", "diff", "--json"))
+    assert parameters["params.yaml"]["search.budget"] == {"old": 1000, "new": 900, "diff": -100}
+    metrics = json.loads(dvc(project, "metrics", "diff", "--json"))["runs/p/metrics.json"]
+    assert metrics["item_evaluations"]["new"] <= 900 < metrics["item_evaluations"]["old"] <= 1000
+    table = pd.read_csv(io.StringIO(dvc(project, "exp", "show", "--csv", "--only-changed")))
+    assert {"search.budget", "item_evaluations"} <= set(table.columns)
+    names = table["Experiment"].fillna(table["rev"])
+    budgets = dict(zip(names, table["search.budget"], strict=True))
+    assert budgets == {"workspace": 900, "master": 1000, "less": 900}
+
+
+PLOTS = {
+    "train.csv": ("p: offline training, a panel a network", "optimiser step", "loss on held-out paths"),
+    "search.csv": (
+        *("p: hypervolume found by the search, on the search split", "item evaluations spent"),
+        "hypervolume, share of the box from nadir to ideal",
+    ),
+    "plots/front.csv": (
+        *("p: the front and what it is held against, on the test split", "layers passed, over layers of the base"),
+        "mean score of the tasks",
+    ),
+}
+
+
+@pytest.mark.parametrize("file", PLOTS)
+def test_plots_say_what_they_show_and_in_what_units(finished, file):
+    title, x, y = PLOTS[file]
+    plot = json.loads(dvc(finished, "plots", "show", "--show-vega", f"runs/p/{file}"))
+    encoding = (plot.get("spec") or plot)["encoding"]
+    assert (plot["title"]["text"], encoding["x"]["title"], encoding["y"]["title"]) == (title, x, y)
+    table = pd.read_csv(finished / "runs" / "p" / file)
+    assert len(plot["data"]["values"]) == len(table)
+    assert {encoding["x"]["field"], encoding["y"]["field"]} <= set(table.columns)
+    assert "<DVC" not in json.dumps(plot), "a placeholder of the template is left"
+
+
+def test_plots_of_two_versions_are_drawn_on_one_page(project):
+    table = pd.read_csv(project / "runs" / "p" / "search.csv")
+    table.assign(hv=table["hv"] / 2).to_csv(project / "runs" / "p" / "search.csv", index=False)
+    dvc(project, "plots", "diff", "HEAD", "--out", "shown")
+    page = (project / "shown" / "index.html").read_text()
+    for title, x, y in PLOTS.values():
+        assert page.count(json.dumps(title)) == 1
+        assert json.dumps(x) in page
+        assert json.dumps(y) in page
+    assert '"rev": "workspace"' in page
+    assert '"rev": "HEAD"' in page
+
+
+def test_collecting_garbage_keeps_every_profile(project):
+    dvc(project, "repro", "zoo@mine")
+    (project / "junk").write_text("nobody needs this")
+    dvc(project, "add", "junk")
+    junk = yaml.safe_load((project / "junk.dvc").read_text())["outs"][0]["md5"]
+    kept = project / ".dvc" / "cache" / "files" / "md5" / junk[:2] / junk[2:]
+    assert kept.is_file()
+    for name in ("junk", "junk.dvc"):
+        (project / name).unlink()
+    dvc(project, "gc", "--workspace", "--force")
+    assert not kept.exists()
+    before = {name: content(project, name) for name in ("p", "mine")}
+    shutil.rmtree(project / "runs")
+    dvc(project, "checkout", "--allow-missing")
+    assert {name: content(project, name) for name in ("p", "mine")} == before
+    assert before["mine"]
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory):
+    with s3_server(tmp_path_factory.mktemp("s3") / "log") as url:
+        client_of(url).create_bucket(Bucket="team")
+        yield url
+
+
+def clone(project, folder):
+    """What a colleague gets: the commits, and what `dvc pull` brings of what was pushed."""
+    git(project.parent, "clone", "--quiet", str(project), str(folder))
+    dvc(folder, "pull", "--allow-missing")  # nobody has run `mine`
+    return folder
+
+
+def has_the_front(project, there):
+    assert content(there, "p") == content(project, "p")
+    status = json.loads(dvc(there, "status", "--json"))
+    assert not [name for name in status if name.endswith("@p")]
+    shown = [hm3(one, "front", "--profile", "p", "--json").stdout for one in (project, there)]
+    assert shown[0] == shown[1] != ""
+    report = hm3(there, "report", "--profile", "p")
+    assert (there / "runs" / "p" / "report.html").is_file(), report.stderr
+
+
+def test_a_clone_has_the_front_through_a_bucket_and_can_publish_it(project, s3, tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
+    dvc(project, "remote", "add", "--default", "team", "s3://team/hm3")
+    commit(project, "a remote for the team")
+    dvc(project, "push")
+    there = clone(project, tmp_path / "clone")
+    has_the_front(project, there)
+    published = hm3(there, "publish", "--profile", "p", "--json")
+    assert published.returncode == 0, published.stderr
+    members = json.loads((there / "runs" / "p" / "front.json").read_text())["members"]
+    assert set(json.loads(published.stdout)["versions"]) == {one["id"] for one in members}
+    assert dvc(project, "push") == "Everything is up to date.\n"
+
+
+def test_a_run_pushes_what_it_made_if_it_is_told_to(project, tmp_path):
+    dvc(project, "remote", "modify", "local", "url", str(tmp_path / "remote"))
+    commit(project, "a remote for the team")
+    run = hm3(project, "run", "--profile", "p", "--push", timeout=300)
+    assert run.returncode == 0, run.stderr
+    assert "push: outs are in the DVC remote local" in run.stdout
+    has_the_front(project, clone(project, tmp_path / "clone"))
+
+
+def test_an_experiment_is_pushed_to_the_remote_of_the_project(project, tmp_path):
+    params = PARAMS | {"profiles": ["p"]}  # `dvc exp save` refuses a listed profile that was never run
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+    commit(project, "one profile")
+    os.utime(project / "params.yaml")  # touched and not changed
+    run = hm3(project, "run", "--profile", "p", "-S", "pareto.members=2", "--push", "--json", timeout=300)
+    assert run.returncode == 0, run.stderr
+    name = json.loads(run.stdout)["experiment"]
+    reference = git(project, "for-each-ref", "--format=%(refname)", f"refs/exps/**/{name}").strip()
+    lock = yaml.safe_load(git(project, "show", f"{reference}:dvc.lock"))["stages"]["pareto@p"]
+    front = next(one["md5"] for one in lock["outs"] if one["path"].endswith("front.json"))
+    assert (project / ".hm3" / "dvc-remote" / "files" / "md5" / front[:2] / front[2:]).is_file()
+
+
+def test_a_run_that_could_not_push_does_not_begin(project):
+    dvc(project, "config", "--unset", "core.remote")
+    run = hm3(project, "run", "--profile", "p", "--push", timeout=300)
+    assert run.returncode == 2
+    assert run.stderr.startswith("hm3: .dvc/config: no default remote to push to; `dvc remote add --default NAME URL`")

@@ -1,0 +1,114 @@
+"""S3 from the command line, and MLflow's artifacts in a bucket that only its server has access to."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+
+import mlflow
+import pytest
+
+from tests.fixtures_front import make_project
+from tests.flows.project import hm3
+from tests.s3_server import CREDENTIALS, answers, client_of, free_port, s3_server
+from tests.small_tasks import make_family_project
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory):
+    with s3_server(tmp_path_factory.mktemp("s3") / "log") as url:
+        client_of(url).create_bucket(Bucket="team")
+        yield url
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment(s3):
+    """That of a user who has set nothing but access to the bucket."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(("MLFLOW_", "HM3_STATE", "AWS_"))]:
+            patch.delenv(name)
+        for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": s3}.items():
+            patch.setenv(name, value)
+        yield
+
+
+def keys(s3, prefix):
+    found = client_of(s3).list_objects_v2(Bucket="team", Prefix=prefix).get("Contents", [])
+    return {one["Key"].removeprefix(prefix) for one in found}
+
+
+def test_a_member_is_exported_to_a_bucket_once(s3, tmp_path):
+    workspace = make_project(tmp_path / "project")
+    done = hm3(workspace.root, "export", "balanced", "s3://team/members/balanced")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("s3://team/members/balanced: member ")
+    there = keys(s3, "members/balanced/")
+    assert {"manifest.json", "model.safetensors", "config.json", "tokenizer.json", "recipe.yaml", "README.md"} <= there
+    again = hm3(workspace.root, "export", "balanced", "s3://team/members/balanced")
+    assert again.returncode == 2
+    assert again.stderr == "hm3: s3://team/members/balanced: exists; give another prefix, or delete it first\n"
+    missing = hm3(workspace.root, "export", "balanced", "s3://nobody/balanced")
+    assert missing.returncode == 2
+    assert missing.stderr.startswith("hm3: s3://nobody/balanced: no such bucket at ")
+    assert list((workspace.state / "scratch").iterdir()) == []
+
+
+def test_what_is_merged_into_a_bucket_scores_as_what_is_merged_into_a_folder(make_family, s3, tmp_path):
+    workspace = make_family_project(tmp_path / "project", make_family)
+    recipe = "merge_method: linear\nmodels: [{model: runs/p/zoo/a, parameters: {weight: 1}}]\n"
+    (workspace.root / "recipe.yaml").write_text(recipe)
+    for out in ("merged", "s3://team/merged"):
+        done = hm3(workspace.root, "merge", "recipe.yaml", out)
+        assert done.returncode == 0, done.stderr
+    scores = []
+    for target in ("merged", "s3://team/merged"):
+        done = hm3(workspace.root, "evaluate", target, "--json")
+        assert done.returncode == 0, done.stderr
+        scores.append(json.loads(done.stdout))
+        assert scores[-1].pop("target") == target
+    assert scores[0] == scores[1]
+
+
+@pytest.fixture
+def mlflow_server(s3, tmp_path):
+    """A server that passes artifacts on to the bucket."""
+    url = f"http://127.0.0.1:{free_port()}"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", url.rpartition(":")[2]]
+    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db"]
+    command += ["--artifacts-destination", "s3://team/mlflow"]
+    env = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=log, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 240
+        while not answers(f"{url}/health"):
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.3)
+        yield url
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+
+
+def test_a_front_is_published_into_a_bucket_by_a_client_without_access_to_it(mlflow_server, s3, tmp_path, monkeypatch):
+    workspace = make_project(tmp_path / "project")
+    for name in (*CREDENTIALS, "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
+    done = hm3(workspace.root, "publish", "--json", timeout=300)
+    assert done.returncode == 0, done.stderr
+    versions = json.loads(done.stdout)["versions"]
+    weights = [one for one in keys(s3, "mlflow/") if one.endswith("model.safetensors")]
+    assert len(weights) == len(versions)
+    client = mlflow.MlflowClient(mlflow_server)
+    source = client.get_model_version_by_alias("hm3-front-tiny", "balanced").source
+    query = f"{mlflow_server}/api/2.0/mlflow/logged-models/{source.removeprefix('models:/')}"
+    with urllib.request.urlopen(query, timeout=30) as reply:
+        assert json.load(reply)["model"]["info"]["artifact_uri"].startswith("mlflow-artifacts:/")
+    folder = mlflow.artifacts.download_artifacts(source, dst_path=str(tmp_path), tracking_uri=mlflow_server)
+    assert os.path.isfile(os.path.join(folder, "MLmodel"))
+    assert "s3" not in hm3(workspace.root, "doctor", "--json", timeout=200).stdout

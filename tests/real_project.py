@@ -1,0 +1,29 @@
+"""The project as it is committed, in a git repository of its own."""
+
+import shutil
+from pathlib import Path
+
+import yaml
+
+from tests.flows.project import git
+
+ROOT = Path(__file__).parents[1]
+
+
+def make_clone(root, params, **profiles):
+    """The project with these parameters; ``profiles``: contents of profiles that are added or replaced, by name."""
+    for name in ("flows", "tasks", "models", "profiles"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", ".dvcignore", ".gitignore", "pyproject.toml", ".dvc/config"):
+        (root / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, root / name)
+    shutil.copytree(ROOT / ".dvc" / "plots", root / ".dvc" / "plots")
+    (root / "params.yaml").write_text(yaml.safe_dump(params))
+    for name, content in profiles.items():
+        (root / "profiles" / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    git(root, "init", "--quiet")
+    git(root, "config", "user.name", "tester")
+    git(root, "config", "user.email", "tester@example.org")
+    git(root, "add", "--all")
+    git(root, "commit", "--quiet", "--message", "project")
+    return root
