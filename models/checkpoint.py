@@ -88,6 +88,7 @@ class Checkpoint:
         self.config: dict[str, Any] = _read_json(path, "config.json")
         self.architecture: Architecture = architecture_of(self.config, f"{path}: config.json")
         self._maps: dict[str, Any] = {}
+        self._views: dict[str, Tensor] = {}
         self._digests: dict[str, str] = {}
         tied = self.architecture.head if is_tied(self.config) else None
         canonical = self.architecture.canonical
@@ -112,9 +113,10 @@ class Checkpoint:
 
     def tensor(self, name: str) -> Tensor:
         """One tensor as it lies in the file: a view of the memory map, so never write into it."""
-        file, stored = self._places[name]
-        tensor: Tensor = self.map(file).get_tensor(stored)
-        return tensor
+        if name not in self._views:
+            file, stored = self._places[name]
+            self._views[name] = self.map(file).get_tensor(stored)
+        return self._views[name]
 
     def digest(self, group: str) -> str:
         """Hex sha256 over names inside the block, dtypes, shapes and bytes of a group's tensors."""
@@ -149,6 +151,7 @@ class Checkpoint:
     def release(self) -> None:
         """Let the memory maps go, and with them the pages that count as resident; reading opens them again."""
         self._maps.clear()
+        self._views.clear()
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

@@ -5,6 +5,7 @@ Chunks follow the order of the candidates and nothing else, so that a run that i
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -68,6 +69,9 @@ class Engine:
         self.pool.add("base", base)
         for name, folder in self.family.experts.items():
             self.pool.add(name, self.source(folder))
+        # what was imported stays: looking through it for garbage took a third of the time of a merge
+        gc.collect()
+        gc.freeze()
         self.versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "lm-eval")}
 
     @property

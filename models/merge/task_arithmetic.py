@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from models.merge.registry import Merge, Parameter, SearchParameter, merge_method
-from models.merge.thinning import Rescale, Thinning, drop, drop_by_magnitude, pieces, trim, trim_outliers
+from models.merge.thinning import Rescale, Thinning, as_factor, drop, drop_by_magnitude, pieces, trim, trim_outliers
 
 TASK_ARITHMETIC = "https://arxiv.org/abs/2212.04089"
 TIES = "https://arxiv.org/abs/2306.01708"
@@ -251,8 +251,8 @@ def combine(
         if elect_sign is not None:
             positive = voters.sum(dim=0) >= 0
             agrees = ((voters > 0) == positive).logical_and_(voters != 0)
-            deltas.mul_(agrees)
-            shares = weights * agrees if normalize else weights
+            deltas.mul_(as_factor(agrees))
+            shares = weights * as_factor(agrees) if normalize else weights
         merged = deltas.sum(dim=0)
         if normalize:
             divisor = shares.sum(dim=0)

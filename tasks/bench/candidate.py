@@ -32,8 +32,8 @@ WITH, WITHOUT = "with start-up", "without start-up"
 SPLIT = "test"
 """The split that the task files name themselves, so that lm-eval's command reads them as they are."""
 
-ITEMS = 128
-"""Items a task, as many as drive a search."""
+ITEMS = (32, 128)
+"""Items a task: those on which a search scores a candidate first, and all that drive it."""
 
 BATCH = 32
 """Requests that lm-eval scores at once: as fast as 64 and 128; its default of 1 is slower than it has to be."""
@@ -43,6 +43,8 @@ CHUNK = 16
 
 THEIRS = {WITH: 1, WITHOUT: 4}
 """How many of them the tools score."""
+
+CASES = {f"{kind}, {items} items": (kind, items) for kind in THEIRS for items in ITEMS}
 
 SMALL_PARAMS: dict[str, Any] = {
     "zoo": {
@@ -62,10 +64,9 @@ Scores = list[dict[str, float]]
     "candidates scored a minute on `tiny`: in memory, against mergekit to disk and lm-eval on the folder",
     "≥ 100× with the tools' start-up, ≥ 5× without",
     "the score of every objective is the same for each recipe that both sides scored",
-    cases=[WITH, WITHOUT],
+    cases=list(CASES),
     measures=[
-        Measure(WITH, "wall a candidate", bound=100.0),
-        Measure(WITHOUT, "wall a candidate", bound=5.0),
+        *(Measure(case, "wall a candidate", bound=100.0 if kind == WITH else 5.0) for case, (kind, _) in CASES.items()),
         Measure("*", "cpu a candidate"),
     ],
 )
@@ -75,18 +76,18 @@ def candidate(bench: Bench, todo: Todo) -> Iterator[Sequence[Row]]:
         program(name)
     workspace = make_project(bench, None, SMALL_PARAMS if bench.small else {})
     engine = Engine(workspace)
-    stop = min(ITEMS, engine.items(SPLIT))
     with contextlib.chdir(workspace.root):  # recipes and task files name folders relative to the project
-        tools = Tools(bench, workspace, engine, stop)
+        tools = Tools(bench, workspace, engine)
         warm_up = recipes(engine, 1, np.random.default_rng([bench.seed, 0]))
-        of_engine(engine, warm_up, stop)
-        tools.warm(warm_up)
+        of_engine(engine, warm_up, min(ITEMS))
+        tools.warm(warm_up, min(ITEMS))
         for case, repetition in todo:
-            rng = np.random.default_rng([bench.seed, 1 + list(THEIRS).index(case), repetition])
+            kind, items = CASES[case][0], min(CASES[case][1], engine.items(SPLIT))
+            rng = np.random.default_rng([bench.seed, 1 + list(CASES).index(case), repetition])
             chosen = recipes(engine, 2 if bench.small else CHUNK, rng)
-            some = chosen[: 1 if bench.small else THEIRS[case]]
-            ours, one = timed(of_engine, engine, chosen, stop)
-            theirs, other = tools.cold(some) if case == WITH else tools.warm(some)
+            some = chosen[: 1 if bench.small else THEIRS[kind]]
+            ours, one = timed(of_engine, engine, chosen, items)
+            theirs, other = tools.cold(some, items) if kind == WITH else tools.warm(some, items)
             same = equal(ours[: len(some)], theirs)
             note = f"{len(chosen)} recipes against {len(some)}"
             yield [
@@ -127,7 +128,7 @@ def equal(ours: Scores, theirs: Scores) -> bool:
 class Tools:
     """mergekit and lm-eval, as processes or called in this one."""
 
-    def __init__(self, bench: Bench, workspace: Workspace, engine: Engine, stop: int) -> None:
+    def __init__(self, bench: Bench, workspace: Workspace, engine: Engine) -> None:
         """Find the tools.
 
         Raises:
@@ -141,14 +142,13 @@ class Tools:
             raise BadInput("mergekit: is not installed, and this benchmark runs it; install hm3[dev]") from None
         from lm_eval.tasks import TaskManager
 
-        self.folder, self.stop, self.workspace = bench.folder, stop, workspace
+        self.folder, self.workspace = bench.folder, workspace
         self.tasks = {one.name: one.task for one in workspace.profile.objectives}
         self.keys = {name: (task.key, task.sign) for name, task in engine.objectives(SPLIT).tasks.items()}
-        manager = TaskManager(include_path=str(workspace.task_folder), include_defaults=False)
-        self.loaded = manager.load(list(self.tasks.values()))
+        self.manager = TaskManager(include_path=str(workspace.task_folder), include_defaults=False)
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
 
-    def cold(self, chosen: Sequence[Recipe]) -> tuple[Scores, Usage]:
+    def cold(self, chosen: Sequence[Recipe], items: int) -> tuple[Scores, Usage]:
         """Two processes a recipe."""
         environment = {
             **offline_environment(self.workspace.state),
@@ -167,7 +167,7 @@ class Tools:
                 "--include_path": str(self.workspace.task_folder),
                 "--device": "cpu",
                 "--batch_size": str(BATCH),
-                "--limit": str(self.stop),
+                "--limit": str(items),
                 "--output_path": str(out),
             }
             commands = (
@@ -183,12 +183,12 @@ class Tools:
                 shutil.rmtree(folder)
         return found, Usage(wall, cpu)
 
-    def warm(self, chosen: Sequence[Recipe]) -> tuple[Scores, Usage]:
-        """Both called in this process, where everything is imported and the tasks are loaded."""
-        return timed(lambda: [self._scores(self._evaluate(recipe)) for recipe in chosen])
+    def warm(self, chosen: Sequence[Recipe], items: int) -> tuple[Scores, Usage]:
+        """Both called in this process, as mergekit's own evolutionary search calls lm-eval: with one task manager."""
+        return timed(lambda: [self._scores(self._evaluate(recipe, items)) for recipe in chosen])
 
-    def _evaluate(self, recipe: Recipe) -> Mapping[str, Mapping[str, Any]]:
-        from lm_eval import evaluate
+    def _evaluate(self, recipe: Recipe, items: int) -> Mapping[str, Mapping[str, Any]]:
+        from lm_eval import simple_evaluate
         from lm_eval.models.huggingface import HFLM
 
         merged = self.folder / "merged"
@@ -199,9 +199,16 @@ class Tools:
         )
         with contextlib.redirect_stderr(io.StringIO()):  # lm-eval's own bars
             model = HFLM(str(merged), dtype="float32", device="cpu", batch_size=BATCH)
-            results = evaluate(model, self.loaded, limit=self.stop, bootstrap_iters=0, log_samples=False)["results"]
+            answer = simple_evaluate(
+                model,
+                tasks=list(self.tasks.values()),
+                task_manager=self.manager,
+                limit=items,
+                bootstrap_iters=0,
+                log_samples=False,
+            )
         shutil.rmtree(merged)
-        found: Mapping[str, Mapping[str, Any]] = results
+        found: Mapping[str, Mapping[str, Any]] = answer["results"]
         return found
 
     def _scores(self, results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

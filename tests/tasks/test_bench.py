@@ -114,13 +114,13 @@ def test_a_merge_that_differs_is_seen(tmp_path):
 
 
 def test_candidates_score_the_same_in_memory_and_by_the_tools(measure):
-    found = checked(measure("candidate", "without start-up")["without start-up"])
+    found = checked(measure("candidate", "without start-up, 32 items")["without start-up, 32 items"])
     assert found["wall a candidate"].ours < found["wall a candidate"].theirs
 
 
 @pytest.mark.slow
 def test_candidates_score_the_same_by_the_tools_commands(measure):
-    found = checked(measure("candidate", "with start-up")["with start-up"])
+    found = checked(measure("candidate", "with start-up, 32 items")["with start-up, 32 items"])
     assert found["wall a candidate"].theirs > 20 * found["wall a candidate"].ours
 
 
