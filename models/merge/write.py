@@ -114,15 +114,15 @@ def tokenizer_model(recipes: Sequence[Recipe]) -> str:
 def _stream(
     merged: MergedSource, models: Sequence[Model], on_tensor: Callable[[int, int], None] | None
 ) -> Iterator[tuple[str, Tensor]]:
-    """Tensors from the embedding through the layers in their order to the head."""
+    """Tensors of the layers in their order, then norm and head, and the embedding at last."""
     architecture = merged.architecture
 
-    def depth(name: str) -> tuple[float, str]:
+    def place(name: str) -> tuple[float, str]:
         layer, inner = architecture.split(name)
-        outside = -1.0 if architecture.is_before(name) else float("inf")
+        outside = float("inf") if name == architecture.embedding else architecture.layers(merged.config)
         return (outside if layer is None else layer), inner
 
-    names = sorted(merged.names(), key=depth)
+    names = sorted(merged.names(), key=place)
     group = None
     tensors = _computed_ahead(merged, names)
     for number, (name, tensor) in enumerate(zip(names, tensors, strict=True)):
@@ -138,7 +138,8 @@ def _stream(
 def _computed_ahead(merged: MergedSource, names: Sequence[str]) -> Iterator[Tensor]:
     """Merged tensors in order; on the CPU one a core at a time, each by one thread, as many as torch has.
 
-    That is faster than to share each of the many small sums among threads.
+    That is faster than to share each of the many small sums among threads. The last tensor, which is the largest, is
+    begun first, so that no core waits for it.
     """
     if torch.device(merged.device).type != "cpu":
         yield from map(merged.tensor, names)
@@ -147,12 +148,14 @@ def _computed_ahead(merged: MergedSource, names: Sequence[str]) -> Iterator[Tens
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as executor:
         waiting: deque[Future[Tensor]] = deque()
         try:
-            for name in names:
+            last = executor.submit(merged.tensor, names[-1])
+            for name in names[:-1]:
                 waiting.append(executor.submit(merged.tensor, name))
                 if len(waiting) > threads:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+            yield last.result()
         finally:
             for one in waiting:
                 one.cancel()
