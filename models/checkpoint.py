@@ -99,9 +99,6 @@ class Checkpoint:
         }
         """Names of tensors, and the file and the name under which each is stored."""
 
-    def __repr__(self) -> str:
-        return f"Checkpoint({str(self.path)!r})"
-
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """Which token each row of its embedding belongs to."""
@@ -113,10 +110,11 @@ class Checkpoint:
 
     def tensor(self, name: str) -> Tensor:
         """One tensor as it lies in the file: a view of the memory map, so never write into it."""
-        if name not in self._views:
+        view = self._views.get(name)  # another thread may release at any time
+        if view is None:
             file, stored = self._places[name]
-            self._views[name] = self.map(file).get_tensor(stored)
-        return self._views[name]
+            view = self._views[name] = self.map(file).get_tensor(stored)
+        return view
 
     def digest(self, group: str) -> str:
         """Hex sha256 over names inside the block, dtypes, shapes and bytes of a group's tensors."""
@@ -136,9 +134,10 @@ class Checkpoint:
         Raises:
             BadInput: it is missing, or no whole safetensors file.
         """
-        if file not in self._maps:
+        opened = self._maps.get(file)
+        if opened is None:
             try:
-                self._maps[file] = safe_open(self.path / file, framework="pt")
+                opened = self._maps[file] = safe_open(self.path / file, framework="pt")
             except FileNotFoundError:
                 raise BadInput(f"{self.path}: {file}: missing; fetch or copy the checkpoint again") from None
             except (SafetensorError, OSError) as error:
@@ -146,7 +145,7 @@ class Checkpoint:
                 raise BadInput(
                     f"{self.path}: {file}: truncated or no safetensors file ({reason}); fetch or copy it again"
                 ) from None
-        return self._maps[file]
+        return opened
 
     def release(self) -> None:
         """Let the memory maps go, and with them the pages that count as resident; reading opens them again."""

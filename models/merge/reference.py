@@ -19,8 +19,8 @@ of experts, λ the parameter `lambda`.
 A parameter is set for the whole recipe, or (scope *model*: each model, *expert*: each model but the base) also for a
 slice or a single model. Numbers and switches can run over layers (`[0.2, 0.8]`) and differ by tensor (`[{filter: mlp,
 value: 0.7}, {value: 0.4}]`). Random methods take a `seed`. Methods work tensor by tensor.
-Of entries with equal magnitudes at a threshold, tensors of more than 131,072 entries keep the first; mergekit leaves the
-choice to a sort that isn't stable.
+Of entries with equal magnitudes at a threshold, tensors of more than 131,072 entries keep the first; mergekit leaves
+the choice to a sort that isn't stable.
 
 *mergekit* says whether [mergekit](https://github.com/arcee-ai/mergekit) rebuilds the same model: `exact`,
 `in-distribution` (with other random masks), or `no`. A value that mergekit lacks makes any recipe `no`: named values of

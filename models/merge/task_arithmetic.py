@@ -245,15 +245,21 @@ def combine(
         deltas = torch.stack(
             [thinning(expert[piece] - start[piece], piece) for expert, thinning in zip(tuned, thinnings, strict=True)]
         )  # (K, m)
-        shares = weights
-        voters = deltas.clone() if elect_sign == "unweighted" else deltas
-        deltas.mul_(weights)
-        if elect_sign is not None:
-            positive = voters.sum(dim=0) >= 0
-            agrees = ((voters > 0) == positive).logical_and_(voters != 0)
-            deltas.mul_(as_factor(agrees))
-            shares = weights * as_factor(agrees) if normalize else weights
+        shares, sign = weights, None
+        if elect_sign == "unweighted":
+            positive = deltas.sum(dim=0) >= 0
+            agrees = as_factor(((deltas > 0) == positive).logical_and_(deltas != 0))
+            deltas.mul_(weights).mul_(agrees)
+            shares = weights * agrees if normalize else weights
+        else:
+            deltas.mul_(weights)
+        if elect_sign == "weighted":
+            sign = (deltas.sum(dim=0) >= 0).to(deltas.dtype).mul_(2).sub_(1)
+            deltas.mul_(sign).clamp_(min=0)  # what has the elected sign is positive now, and the rest is gone
+            shares = weights * as_factor(deltas > 0) if normalize else weights
         merged = deltas.sum(dim=0)
+        if sign is not None:
+            merged *= sign
         if normalize:
             divisor = shares.sum(dim=0)
             merged /= divisor.masked_fill_(divisor.abs() <= (1e-8 if elect_sign is None else 0), 1)

@@ -122,8 +122,10 @@ def drop(magnitude: Tensor, density: float, generator: torch.Generator, rescale:
     magnitude = magnitude.flatten()
     probability = float(torch.tensor(density, dtype=dtype))
     keep = torch.empty(len(magnitude), dtype=torch.bool)
+    drawn = torch.empty(min(PIECE, len(magnitude)))
     for piece in pieces(len(magnitude)):
-        keep[piece] = torch.rand(piece.stop - piece.start, generator=generator) < probability
+        size = piece.stop - piece.start
+        torch.lt(torch.rand(size, generator=generator, out=drawn[:size]), probability, out=keep[piece])
     keep = keep.to(magnitude.device)
     if rescale == "inverse_density":
         return Thinning(keep, 1 / density if density > 0 else None, dtype)

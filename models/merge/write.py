@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from models.checkpoint import Model, require_finite, require_new, write_checkpoint
@@ -111,24 +114,52 @@ def tokenizer_model(recipes: Sequence[Recipe]) -> str:
 def _stream(
     merged: MergedSource, models: Sequence[Model], on_tensor: Callable[[int, int], None] | None
 ) -> Iterator[tuple[str, Tensor]]:
-    """Tensors from the embedding through the layers in their order to the head."""
+    """Tensors of the layers in their order, then norm and head, and the embedding at last."""
     architecture = merged.architecture
 
-    def depth(name: str) -> tuple[float, str]:
+    def place(name: str) -> tuple[float, str]:
         layer, inner = architecture.split(name)
-        outside = -1.0 if architecture.is_before(name) else float("inf")
+        outside = float("inf") if name == architecture.embedding else architecture.layers(merged.config)
         return (outside if layer is None else layer), inner
 
-    names = sorted(merged.names(), key=depth)
+    names = sorted(merged.names(), key=place)
     group = None
-    for number, name in enumerate(names):
+    tensors = _computed_ahead(merged, names)
+    for number, (name, tensor) in enumerate(zip(names, tensors, strict=True)):
         if architecture.group(name) != group:
             group = architecture.group(name)
             for model in models:
                 model.release()
-        yield name, _finite(merged.tensor(name), name)
+        yield name, _finite(tensor, name)
         if on_tensor:
             on_tensor(number + 1, len(names))
+
+
+def _computed_ahead(merged: MergedSource, names: Sequence[str]) -> Iterator[Tensor]:
+    """Merged tensors in order; on the CPU one a core at a time, each by one thread, as many as torch has.
+
+    That is faster than to share each of the many small sums among threads. The last tensor, which is the largest, is
+    begun first, so that no core waits for it.
+    """
+    if torch.device(merged.device).type != "cpu":
+        yield from map(merged.tensor, names)
+        return
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as executor:
+        waiting: deque[Future[Tensor]] = deque()
+        try:
+            last = executor.submit(merged.tensor, names[-1])
+            for name in names[:-1]:
+                waiting.append(executor.submit(merged.tensor, name))
+                if len(waiting) > threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+            yield last.result()
+        finally:
+            for one in waiting:
+                one.cancel()
+            torch.set_num_threads(threads)
 
 
 def _finite(tensor: Tensor, name: str) -> Tensor:

@@ -21,7 +21,7 @@ from models.errors import BadInput, Failed
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
 
-POLL_SECONDS = 0.02
+POLL_SECONDS = 0.25
 """Time between two looks at the memory of a process."""
 
 MEGABYTE = 1e6

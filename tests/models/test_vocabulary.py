@@ -350,7 +350,7 @@ def test_matrices_that_differ_from_the_config_are_refused(root):
     extend(root / "a", ["<tool>"])
     config = json.loads((root / "b" / "config.json").read_text())
     (root / "b" / "config.json").write_text(json.dumps(config | {"vocab_size": 45}))
-    with pytest.raises(BadInput, match=r"b: model.embed_tokens.weight: has 41 rows, but config.json has vocab_size 45"):
+    with pytest.raises(BadInput, match=r"b: \S+.weight: has 41 rows, but config.json has vocab_size 45"):
         merge(root)
     assert not (root / "out").exists()
 

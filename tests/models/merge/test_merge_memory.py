@@ -11,8 +11,8 @@ from models.merge.methods import METHODS
 ROWS, COLUMNS, EXPERTS = 16640, 512, 3  # more than the 32 MiB up to which glibc keeps what is freed
 COPY = ROWS * COLUMNS * 4 / 2**20
 """MiB of one tensor in float32."""
-MOST = 4.5
-"""Copies that are allowed."""
+MOST = 6
+"""Copies that are allowed: the methods take four at most, and the process allocates other things too."""
 ALIKE = {"passthrough", "dare_linear", "breadcrumbs_ties", "della_linear", "tsv_m", "wudi"}
 """What another method's code merges, or nothing."""
 SETTINGS = {"weight": 0.5, "density": 0.3, "gamma": 0.01, "epsilon": 0.1, "select_topk": 0.1, "t": 0.3, "rescale": True}
@@ -56,4 +56,4 @@ def test_copies(name, models):
     before = memory("VmRSS")
     merge(METHODS[name], models)
     copies = (memory("VmHWM") - before) / COPY
-    assert 0.9 <= copies <= MOST
+    assert 0.5 <= copies <= MOST
