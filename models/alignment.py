@@ -15,7 +15,6 @@ to the norms' epsilon.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +26,7 @@ from transformers import PreTrainedModel
 from models.architecture import Architecture
 from models.candidate import Candidate, SourceLayer
 from models.checkpoint import Source
+from models.digest import group_digest
 from models.path import at_position, path_model
 from models.pool import Pool, shallow_clone
 
@@ -196,13 +196,7 @@ class FoldedSource:
 
     def digest(self, group: str) -> str:
         """See ``Source``."""
-        digest = hashlib.sha256()
-        for name in self.names():
-            if self.architecture.group(name) == group:
-                tensor = self.tensor(name).contiguous()
-                digest.update(f"{self.architecture.split(name)[1]} {tensor.dtype} {list(tensor.shape)}\n".encode())
-                digest.update(tensor.view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        return group_digest(self.architecture, self.names(), self.tensor, group)
 
 
 def scaled_weight(weight: Tensor, scale: Tensor, offset: float) -> Tensor:

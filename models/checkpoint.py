@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from models.architecture import Architecture, architecture_of, is_tied
+from models.digest import group_digest
 from models.errors import BadInput
 from models.shards import Shard, write_shards
 from models.vocabulary import Vocabulary, read_vocabulary
@@ -117,15 +117,9 @@ class Checkpoint:
         return view
 
     def digest(self, group: str) -> str:
-        """Hex sha256 over names inside the block, dtypes, shapes and bytes of a group's tensors."""
+        """See ``Source``."""
         if group not in self._digests:
-            digest = hashlib.sha256()
-            for name in self.names():
-                if self.architecture.group(name) == group:
-                    tensor = self.tensor(name).contiguous()
-                    digest.update(f"{self.architecture.split(name)[1]} {tensor.dtype} {list(tensor.shape)}\n".encode())
-                    digest.update(tensor.view(torch.uint8).numpy().data)
-            self._digests[group] = digest.hexdigest()
+            self._digests[group] = group_digest(self.architecture, self.names(), self.tensor, group)
         return self._digests[group]
 
     def map(self, file: str) -> Any:

@@ -267,6 +267,7 @@ def _open(adapter: Path) -> Any:
         return safe_open(adapter / WEIGHTS, framework="pt")
     except FileNotFoundError:
         if (adapter / "adapter_model.bin").is_file():
+            # only text for the user to run, and torch refuses everything but tensors there
             command = (
                 'python -c "import torch; from safetensors.torch import save_file; '
                 f"save_file(torch.load('{adapter}/adapter_model.bin', weights_only=True), '{adapter}/{WEIGHTS}')\""

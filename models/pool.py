@@ -277,7 +277,7 @@ def _skeleton(config: dict[str, Any], device: torch.device) -> PreTrainedModel:
     made: PreTrainedConfig = CONFIG_MAPPING[config["model_type"]].from_dict(config)
     family: type[PreTrainedModel] = getattr(transformers, config["architectures"][0])
     with init_empty_weights(include_buffers=False):
-        model = family(made).eval()
+        model = family(made).eval()  # the module's inference mode
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             module._buffers[name] = buffer.to(device)

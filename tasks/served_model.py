@@ -37,7 +37,7 @@ class ServedModel(PythonModel):  # type: ignore[misc]
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, dtype="auto")
-        self.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        self.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()  # inference mode
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
