@@ -98,7 +98,9 @@ def experiment(workspace: Workspace, params: Params, say: Callable[[str], None])
         make_tree(workspace, tree, changed, log)
         say(f"experiment {name}: {', '.join(f'{key}={json.dumps(value)}' for key, value in changed.items())}")
         yield open_workspace(workspace.name, tree), name
-        dvc(tree, log, "exp", "save", "--force", "--name", name)
+        stages = [f"{one}@{workspace.name}" for one in read_yaml(tree / "dvc.yaml")["stages"]]
+        # only these: it refuses a profile of params.yaml that was never run
+        dvc(tree, log, "exp", "save", "--force", "--name", name, *stages)
         compare = "compare with `dvc exp show --only-changed`"
         say(f"experiment {name} is saved: {compare}, take it over with `dvc exp apply {name}`")
     finally:

@@ -9,6 +9,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
 from flows.artifacts import key_of
+from flows.form import project_params
 from flows.local import prepare_environment
 from flows.stage import prepare
 from models.errors import Failed
@@ -18,22 +19,22 @@ from tasks.workspace import find_root, open_workspace, validate
 
 @flow(name="promote", persist_result=False)
 def promote(
-    profile: str = "tiny",
-    member: str | None = None,
+    profile: str = project_params().profiles[0],
+    member: str = "",
     alias: str = "champion",
-    prefer: str | None = None,
+    prefer: str = "",
     force: bool = False,
     reason: str = "",
 ) -> dict[str, Any]:
     """Move an alias of the MLflow registry to a member of the front that passes the gates.
 
     Args:
-        profile: the model family, a file in profiles/.
-        member: id of a member, a unique beginning of it, its name, or an alias such as balanced or best-math.
-        alias: alias that is to name it: letters, digits, _ and -.
-        prefer: instead of a member, what matters how much, such as translation=0.5,math=0.3.
-        force: move the alias even if a gate fails; needs a reason.
-        reason: why; kept in the audit trail.
+        profile: The model family, a file in profiles/.
+        member: Id of a member, a unique beginning of it, its name, or an alias such as `balanced` or `best-math`.
+        alias: Alias that is to name it: letters, digits, _ and -.
+        prefer: Instead of a member: what matters how much, such as `translation=0.5,math=0.3`.
+        force: Move the alias even if a gate fails; needs a reason.
+        reason: Why; kept in the audit trail.
     """
     workspace = open_workspace(profile, find_root())
     prepare_environment(workspace.state)

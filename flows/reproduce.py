@@ -143,6 +143,9 @@ def outcome(stage: str, status: int, log: Path) -> str:
             return "restored"
         return "unchanged" if any(f"'{stage}' didn't change" in line for line in lines) else "ran"
     said = [line.removeprefix("hm3: ") for line in lines if line.startswith("hm3: ")]
+    if absent := re.search(r"Parameters '(.+)' are missing from 'params.yaml'", "\n".join(lines[-5:])):
+        block = absent[1].split("', '")[0].split(", ")[0]
+        raise BadInput(f"params.yaml: {block}: missing; add it, `{block}: {{}}` takes every default")
     exited = re.search(r"exited with (-?\d+)\s*$", "\n".join(lines[-5:]), re.MULTILINE)
     if not said:
         reasons = [line.strip() for line in lines if line.strip() and not line.startswith("ERROR: failed to reproduce")]

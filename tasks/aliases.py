@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from models.errors import BadInput, Failed
-from tasks.front import Front
+from tasks.front import Front, Member
 from tasks.front_table import by_member
 from tasks.workspace import Workspace
 
@@ -46,6 +46,27 @@ def aliases_now(workspace: Workspace, front: Front) -> Aliases:
     except (BadInput, Failed, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         return Aliases(by_member(front), "front.json", (f"aliases by front.json, promotions are not shown: {reason}",))
+
+
+def named(workspace: Workspace, front: Front, key: str) -> Member:
+    """A member of a front by id, a unique beginning of it, its name, or an alias as the registry has it now.
+
+    Raises:
+        BadInput: none goes by it, or it is an alias of a version that this front doesn't have.
+    """
+    try:
+        return front.member(key)
+    except BadInput as unknown:
+        aliases = aliases_now(workspace, front)
+        for member in front.members:
+            if key in aliases.of[member.id]:
+                return member
+        elsewhere = next((note for note in aliases.notes if note.startswith(f"{key} is version ")), None)
+        if elsewhere is None:
+            raise
+        uri = f"models:/hm3-front-{workspace.name}@{key}"
+        remedy = f"`mlflow artifacts download --artifact-uri {uri} --dst-path FOLDER` fetches it"
+        raise BadInput(f"{elsewhere}; {remedy}") from unknown
 
 
 def compare(registered: Registered, front: Front) -> Aliases:

@@ -22,7 +22,8 @@ from models.merge.recipe import Recipe
 from models.merge.source import open_recipes
 from models.merge.write import tokenizer_model
 from models.pool import Pool
-from tasks.export import find_member, folder_finder, read_recipes
+from tasks.aliases import named
+from tasks.export import folder_finder, read_recipes
 from tasks.family import load_family
 from tasks.front import Front
 from tasks.objectives import Objectives
@@ -120,7 +121,7 @@ def member_recipes(workspace: Workspace, key: str) -> list[Recipe]:
         BadInput: there is no front, or no such member.
     """
     try:
-        member = find_member(Front.read(workspace.run), key)
+        member = named(workspace, Front.read(workspace.run), key)
     except BadInput as error:
         raise BadInput(f"{key}: neither a folder nor a file here, nor a member of the front: {error}") from None
     return read_recipes(workspace.run / member.recipe)

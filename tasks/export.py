@@ -13,7 +13,7 @@ from tasks.progress import Progress
 from tasks.workspace import Workspace
 
 if TYPE_CHECKING:  # merging a recipe needs no front, and what computes one takes a while to import
-    from tasks.front import Front, Member
+    from tasks.front import Member
 
 
 def read_recipes(path: Path) -> list[Recipe]:
@@ -42,15 +42,6 @@ def folder_finder(*places: Path) -> Callable[[str], Path]:
     return find
 
 
-def find_member(front: Front, key: str) -> Member:
-    """A member by id, a unique beginning of it, name, or alias.
-
-    Raises:
-        BadInput: there is none.
-    """
-    return front.aliases().get(key) or front.member(key)
-
-
 def merge_recipe(
     recipe: Path, out: Path, places: Sequence[Path], device: str, dtype: Dtype | None, progress: Progress
 ) -> None:
@@ -75,16 +66,17 @@ def export_member(workspace: Workspace, key: str, out: Path, progress: Progress)
 
     Args:
         workspace: project and profile.
-        key: id or alias of the member.
+        key: id, beginning of it, name or alias of the member.
         out: folder to make.
         progress: shows the tensors.
 
     Raises:
         BadInput: there is no such member, one of its models is missing, or ``out`` is there.
     """
+    from tasks.aliases import named
     from tasks.front import Front
 
-    member = find_member(Front.read(workspace.run), key)
+    member = named(workspace, Front.read(workspace.run), key)
     write(read_recipes(workspace.run / member.recipe), out, folder_finder(workspace.root), progress)
     return member
 

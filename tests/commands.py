@@ -1,14 +1,15 @@
-"""Says whether a command line can be right: program, subcommands, options and the files that it names all exist.
+"""The commands of the documentation, and whether one can be right: program, subcommands, options and files all exist.
 
-Nothing is run: each program's own parser looks at the words.
+Nothing is run here: each program's own parser looks at the words.
 """
 
 import argparse
 import ast
 import re
+import shlex
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
 from itertools import pairwise
@@ -22,12 +23,46 @@ from typer.exceptions import TyperException
 from tests import infra_files
 
 ROOT = Path(__file__).parents[1]
-PLAIN = {"cp", "chmod", "export", "source", "cd", "tar", "crontab", "id"}
+PAGES = ("README.md", "docs/operating.md", "docs/promotion.md")
+OURS = ("hm3", "prefect", "mlflow", "dvc", "make", "docker", "kubectl")
+PLAIN = {"cp", "chmod", "export", "source", "cd", "tar", "crontab", "id", "curl"}
 """Programs of any system, whose words are taken as they are."""
 
 
 class WrongCommandError(Exception):
     """The command can't be right; the message says why."""
+
+
+def commands(page: str) -> list[str]:
+    """Commands of a page: after `$` in console blocks, in bash blocks, and what tables and sentences quote of ours."""
+    text = (ROOT / page).read_text()
+    found = []
+    for kind, block in re.findall(r"^ *```(\w*)\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL):
+        lines = [line.strip() for line in block.replace("\\\n", " ").splitlines()]
+        if kind == "console":
+            found += [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+        elif kind == "bash":
+            found += [line for line in lines if line and not line.startswith("#")]
+    prose = re.sub(r"^ *```.*?^ *```", "", text, flags=re.MULTILINE | re.DOTALL)
+    return found + [one for one in re.findall(r"`([^`\n]+)`", prose) if one.split()[0] in OURS and " " in one]
+
+
+def programs(line: str) -> Iterator[list[str]]:
+    """The programs of a line: what pipes and `;` join; redirections, comments and quotes dealt with."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars="|;&<>")
+    lexer.whitespace_split = True
+    parts: list[list[str]] = [[]]
+    for word in lexer:
+        if set(word) <= set("|;&"):
+            parts.append([])
+        else:
+            parts[-1].append(word)
+    for words in filter(None, parts):
+        yield [
+            word
+            for number, word in enumerate(words)
+            if word not in "<>" and (number == 0 or words[number - 1] not in "<>")
+        ]
 
 
 def check(words: Sequence[str]) -> None:

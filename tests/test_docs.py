@@ -1,57 +1,20 @@
-"""Every command in README.md and docs/operating.md exists with its options, on files and services that exist."""
+"""Every command in the documentation exists with its options, on files and services that exist.
+
+Those that need neither Docker nor a cluster are also run: integration/test_commands.py.
+"""
 
 import re
-import shlex
-from pathlib import Path
 
 import pytest
 
-from tests.commands import WrongCommandError, check
-
-ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/operating.md")
-OURS = ("hm3", "prefect", "mlflow", "dvc", "make", "docker", "kubectl")
-
-
-def commands(page):
-    """Commands of a page: after `$` in console blocks, in bash blocks, and what tables and sentences quote of ours."""
-    text = (ROOT / page).read_text()
-    found = []
-    for kind, block in re.findall(r"^ *```(\w*)\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL):
-        lines = [line.strip() for line in block.replace("\\\n", " ").splitlines()]
-        if kind == "console":
-            found += [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
-        elif kind == "bash":
-            found += [line for line in lines if line and not line.startswith("#")]
-    prose = re.sub(r"^ *```.*?^ *```", "", text, flags=re.MULTILINE | re.DOTALL)
-    found += [one for one in re.findall(r"`([^`\n]+)`", prose) if one.split()[0] in OURS and " " in one]
-    return found
-
-
-def split(line):
-    """The programs of a line: what pipes and `;` join; redirections, comments and quotes dealt with."""
-    lexer = shlex.shlex(line, posix=True, punctuation_chars="|;&<>")
-    lexer.whitespace_split = True
-    parts = [[]]
-    for word in lexer:
-        if set(word) <= set("|;&"):
-            parts.append([])
-        else:
-            parts[-1].append(word)
-    for words in filter(None, parts):
-        yield [
-            word
-            for number, word in enumerate(words)
-            if word not in "<>" and (number == 0 or words[number - 1] not in "<>")
-        ]
-
+from tests.commands import PAGES, ROOT, WrongCommandError, check, commands, programs
 
 ALL = [pytest.param(line, id=f"{page}: {line[:60]}") for page in PAGES for line in commands(page)]
 
 
 @pytest.mark.parametrize("line", ALL)
 def test_a_command_in_the_docs_exists(line):
-    for words in split(line):
+    for words in programs(line):
         check(words)
 
 
@@ -79,7 +42,7 @@ def test_the_pages_hold_commands():
 )
 def test_a_wrong_command_is_noticed(line):
     with pytest.raises(WrongCommandError):
-        for words in split(line):
+        for words in programs(line):
             check(words)
 
 

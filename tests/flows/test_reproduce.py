@@ -108,3 +108,15 @@ def test_an_answer_is_used_once(project):
     assert isinstance(reproduce._asked[project, "tiny"], subprocess.Popen)
     reproduce.plan(project, "tiny")
     assert (project, "tiny") not in reproduce._asked
+
+
+def test_a_block_that_is_missing_in_params_is_bad_input(project):
+    path = project / "params.yaml"
+    text = path.read_text()
+    path.write_text("\n".join(line for line in text.splitlines() if "zoo" not in line and "base_steps" not in line))
+    ran = subprocess.run(["dvc", "repro", "--single-item", "zoo@tiny"], cwd=project, capture_output=True, text=True)
+    path.write_text(text)
+    log = project / "repro.log"
+    log.write_text(ran.stdout + ran.stderr)
+    with pytest.raises(BadInput, match=r"params.yaml: zoo.base_steps: missing; add it"):
+        outcome("zoo@tiny", ran.returncode, log)

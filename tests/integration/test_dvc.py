@@ -170,8 +170,10 @@ def has_the_front(project, there):
     assert content(there, "p") == content(project, "p")
     status = json.loads(dvc(there, "status", "--json"))
     assert not [name for name in status if name.endswith("@p")]
-    shown = [hm3(one, "front", "--profile", "p", "--json").stdout for one in (project, there)]
-    assert shown[0] == shown[1] != ""
+    shown = [json.loads(hm3(one, "front", "--profile", "p", "--json").stdout) for one in (project, there)]
+    for one in shown:
+        del one["aliases_from"], one["notes"]  # only the project has a registry
+    assert shown[0] == shown[1]
     report = hm3(there, "report", "--profile", "p")
     assert (there / "runs" / "p" / "report.html").is_file(), report.stderr
 
@@ -200,9 +202,6 @@ def test_a_run_pushes_what_it_made_if_it_is_told_to(project, tmp_path):
 
 
 def test_an_experiment_is_pushed_to_the_remote_of_the_project(project, tmp_path):
-    params = PARAMS | {"profiles": ["p"]}  # `dvc exp save` refuses a listed profile that was never run
-    (project / "params.yaml").write_text(yaml.safe_dump(params))
-    commit(project, "one profile")
     os.utime(project / "params.yaml")  # touched and not changed
     run = hm3(project, "run", "--profile", "p", "-S", "pareto.members=2", "--push", "--json", timeout=300)
     assert run.returncode == 0, run.stderr

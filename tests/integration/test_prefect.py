@@ -73,6 +73,7 @@ def forms(server, name):
             },
         ),
         ("hm3-search/hm3-search", {"profile", "prefer", "stage_hours", "search", "pareto"}),
+        ("promote/promote", {"profile", "member", "alias", "prefer", "force", "reason"}),
     ],
 )
 def test_a_form_shows_every_field_with_its_description_and_the_projects_value(server, project, name, fields):
@@ -84,6 +85,8 @@ def test_a_form_shows_every_field_with_its_description_and_the_projects_value(se
             assert shown["description"], field
             assert "default" in shown, field
             assert not shown.get("anyOf"), field  # Prefect's form draws those as tabs of types
+    if "search" not in fields:
+        return
     params = yaml.safe_load((project / "params.yaml").read_text())
     assert schema["definitions"]["Search"]["properties"]["budget"]["default"] == params["search"]["budget"] == 3
     assert schema["properties"]["search"]["default"]["budget"] == 3

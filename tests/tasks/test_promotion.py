@@ -13,7 +13,7 @@ from rich.console import Console
 
 from models.errors import BadInput, Failed
 from tasks import audit
-from tasks.aliases import aliases_now
+from tasks.aliases import aliases_now, named
 from tasks.choice import choose_member
 from tasks.front import Front
 from tasks.front_table import summary
@@ -260,6 +260,7 @@ def test_a_move_by_hand_is_noticed_and_can_be_rolled_back(published):
     aliases = aliases_now(published, front)
     assert aliases.source == "registry"
     assert "hand" in aliases.of[ID["short"]]
+    assert named(published, front, "hand").id == ID["short"]
     shown = {one["id"]: one["aliases"] for one in summary(front, aliases.of)["members"]}
     assert "hand" in shown[ID["short"]] and "hand" not in shown[ID["b"]]
     line = f"hand was moved by hand to version {short}; the audit trail says: promoted last to version {b}"
@@ -336,7 +337,14 @@ def test_the_holder_from_another_front_is_scored_again(fresh):
         ("layers", True),
     ]
     notes = aliases_now(fresh, Front.read(fresh.run)).notes
-    assert f"champion is version {holder.number}, which is member {ID['b']} of another front" in notes
+    told = f"champion is version {holder.number}, which is member {ID['b']} of another front"
+    assert told in notes
+    with pytest.raises(
+        BadInput, match=f"^{told}; `mlflow artifacts download --artifact-uri models:/hm3-front-p@champion"
+    ):
+        named(fresh, Front.read(fresh.run), "champion")
+    with pytest.raises(BadInput, match="member 'nobody': none of that name"):
+        named(fresh, Front.read(fresh.run), "nobody")
 
 
 def test_champion_alone_gets_its_weights_at_promotion(fresh):

@@ -1,0 +1,159 @@
+"""The commands of the documentation, run word for word in their order, on the smallest family that the stages take.
+
+Only what stands for the reader's own is replaced: names, addresses, and numbers that would make a run long.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from flows.local import free_port
+from tests.commands import PAGES, ROOT, commands, programs
+from tests.flows.project import hm3
+from tests.real_project import make_clone
+from tests.s3_server import CREDENTIALS, client_of, s3_server
+from tests.small_tasks import COUNTS, TASK, answered, prompts, write_items
+
+NAMES = ("translation", "math", "code")
+PARAMS = {
+    "profiles": ["tiny"],
+    "seed": 0,
+    "zoo": {"layers": 3},
+    "sample": {"candidates": 5, "population": 4, "anchors": 1},
+    "dataset": {"edits": 6, "random": 4, "items": 8},
+    "train": {"steps": 6, "ensemble": 2, "hidden": 16},
+    "search": {"budget": 1200, "batch": 4, "rungs": [8, 14], "rollouts": 8},
+    "pareto": {"members": 4, "rescored": 6},
+}
+NOT_HERE = {
+    "docker": "tests/integration/test_services.py runs the services of the compose file without containers",
+    "kubectl": "tests/integration/test_infra.py holds the manifests against their schemas",
+    "make": "make demo and make test are what .ci/run calls",
+    "mlflow models serve": "tests/integration/test_promote.py serves and asks",
+    "curl": "tests/integration/test_promote.py serves and asks",
+    "export": "says where the reader's servers are",
+    "cp": "copies a file for Docker or the cluster",
+    "chmod": "guards a file for Docker or the cluster",
+    "tar": "packs and unpacks the state",
+    "git pull": "needs the reader's repository",
+}
+
+
+def elsewhere(line):
+    """Where a command is tested that isn't run here; None for one that is."""
+    return next((why for start, why in NOT_HERE.items() if f"{line} ".startswith(f"{start} ")), None)
+
+
+def here():
+    """Commands to run, each once: servers go down when all is done."""
+    found = dict.fromkeys(re.sub(r"\s+#.*", "", line) for page in PAGES for line in commands(page))
+    return sorted((line for line in found if elsewhere(line) is None), key=lambda line: line == "hm3 down")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, make_family):
+    """The project with three experts of a random model, its bucket on loopback, and nothing computed."""
+    folder = tmp_path_factory.mktemp("commands")
+    experts = {name: f"family/{name}" for name in NAMES}
+    profile = {
+        "base": "family/base",
+        "experts": experts,
+        "objectives": [{"name": name, "task": f"small_{name}", "items": COUNTS} for name in NAMES],
+        "promotion": {"tolerance": 1.0},
+        "threads": 1,
+    }
+    root = make_clone(folder / "project", PARAMS, tiny=profile)
+    family = make_family(folder / "made", experts=3, noise=0.2)
+    for name, source in zip(("base", *NAMES), family.values(), strict=True):
+        shutil.copytree(source, root / "family" / name)
+    for seed, name in enumerate(NAMES):
+        files = {}
+        for number, (split, count) in enumerate(COUNTS.items()):
+            files[split] = f"data/{name}.{split}.jsonl"
+            items = answered(root / "family" / name, prompts(count, 10 * seed + number))
+            write_items(root / files[split], items)
+        task = {"task": f"small_{name}", **TASK, "dataset_kwargs": {"data_files": files}}
+        (root / "profiles" / "tiny" / f"small_{name}.yaml").write_text(json.dumps(task))
+    with pytest.MonkeyPatch.context() as patch, s3_server(folder / "s3.log") as url:
+        for name in [name for name in os.environ if name.startswith(("MLFLOW_", "PREFECT_API", "HM3_STATE", "AWS_"))]:
+            patch.delenv(name)
+        for name, value in (CREDENTIALS | {"AWS_ENDPOINT_URL": url}).items():
+            patch.setenv(name, value)
+        for bucket in ("bucket", "hm3-dvc"):
+            client_of(url).create_bucket(Bucket=bucket)
+        done = hm3(root, "run", timeout=400)
+        assert done.returncode == 0, done.stderr
+        yield root
+        hm3(root, "down")
+
+
+class Reader:
+    """What the reader has of his own where the documentation has an example."""
+
+    def __init__(self, root):
+        self.root = root
+        self.members = [one["id"] for one in json.loads((root / "runs/tiny/front.json").read_text())["members"]]
+        shutil.copy(root / "runs" / "tiny" / "members" / self.members[0] / "recipe.yaml", root / "recipe.yaml")
+
+    def words(self, line):
+        """The command as this reader types it."""
+        for example, own in {
+            r"\bMEMBER\b": self.members[0],
+            r"\be178a4b4ff\b": self.members[-1][:8],
+            r"\bFOLDER\b": "family/math",
+            r"\bmine\b": "tiny",
+            r"\bout/": f"out-{free_port()}/",
+            r"s3://bucket/prefix": f"s3://bucket/{free_port()}",
+            r"search\.budget=\d+": "search.budget=1000",
+            r"'translation>=0\.5'": "'translation>=0'",
+            r"--(prefect|mlflow)-port \d+": lambda found: f"--{found[1]}-port {free_port()}",
+            r"\binfra/": f"{ROOT}/infra/",
+        }.items():
+            line = re.sub(example, own, line)
+        if "flow-run cancel" in line:
+            line = f"{line.rpartition(' ')[0]} {self.waiting_run()}"
+        return line
+
+    def servers(self):
+        """Addresses of the servers that are up, as variables of the environment."""
+        path = self.root / ".hm3" / "servers.json"
+        if not path.is_file():
+            return {}
+        up = json.loads(hm3(self.root, "up", "--json").stdout)
+        return {"PREFECT_API_URL": f"{up['prefect']}/api"}
+
+    def waiting_run(self):
+        """Id of a run that is to start tomorrow."""
+        api = self.servers()["PREFECT_API_URL"]
+        command = ["prefect", "deployment", "run", "hm3/hm3", "--start-in", "20 hours"]
+        done = subprocess.run(command, cwd=self.root, env=os.environ | {"PREFECT_API_URL": api}, capture_output=True)
+        return re.search(rb"UUID: ([0-9a-f-]{36})", done.stdout)[1].decode()
+
+
+@pytest.fixture(scope="module")
+def reader(project):
+    return Reader(project)
+
+
+@pytest.mark.parametrize("line", here())
+def test_a_command_of_the_documentation_works(line, reader):
+    environment = os.environ | (reader.servers() if line.startswith("prefect") else {})
+    typed = reader.words(line)
+    done = subprocess.run(
+        ["bash", "-c", typed], cwd=reader.root, env=environment, capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, f"{typed}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+    assert done.stdout.strip() or line.startswith(("hm3 merge", "git")), "it says nothing"
+
+
+def test_what_is_not_run_here_is_named():
+    ours = {words[0] for line in here() for words in programs(line)}
+    assert ours <= {"hm3", "dvc", "prefect", "mlflow", "git"}
+    assert len(here()) > 25
+    for why in NOT_HERE.values():
+        for path in re.findall(r"tests/\S+\.py", why):
+            assert (ROOT / path).is_file()
