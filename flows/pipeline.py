@@ -253,6 +253,7 @@ def register(workspace: Workspace, screen: Screen, tracker: Tracker) -> None:
     from tasks.registry import publish
 
     screen.spin("publish")
+    tracker.deliver()
     published = as_task("publish", lambda: publish(workspace, Relay(screen, "publish"), tracker.run_id))
     screen.clear()
     screen.line(f"publish: {published}", "green")

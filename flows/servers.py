@@ -75,7 +75,7 @@ def write_record(state: Path, servers: Mapping[str, Running]) -> None:
 
 def in_use(root: Path, state: Path) -> dict[str, tuple[str, bool]]:
     """The servers that a run would use: name → address, or in words what stands for it, and whether it answers."""
-    from tasks.tracking import tracking_uri
+    from tasks.mlflow_store import tracking_uri
 
     running = read_record(state).get("prefect")
     api = os.environ.get("PREFECT_API_URL") or (f"{running.url}/api" if running else None)
@@ -178,7 +178,7 @@ def start_worker(root: Path, state: Path, prefect_url: str) -> Running:
 
 def start_mlflow(root: Path, state: Path, port: int) -> Running:
     """MLflow server on the same database and artifact folder that runs use without it."""
-    from tasks.tracking import local_store
+    from tasks.mlflow_store import local_store
 
     database, artifacts = local_store(root)
     (state / "mlflow").mkdir(parents=True, exist_ok=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import BadInput, Failed
+from tasks.mlflow_store import connect as connect_mlflow
+from tasks.mlflow_store import local_store, tracking_uri
 from tasks.s3 import connect, is_remote, parse_place, probe
-from tasks.tracking import connect as connect_mlflow
-from tasks.tracking import local_store, tracking_uri
 from tasks.workspace import Workspace
 
 ATTEMPTS = 2

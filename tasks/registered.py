@@ -15,7 +15,7 @@ import yaml
 from rich.filesize import decimal
 
 from models.errors import BadInput, Failed
-from tasks.tracking import connect, local_server, local_store, tracking_uri
+from tasks.mlflow_store import connect, local_server, local_store, tracking_uri
 from tasks.workspace import Workspace
 
 if TYPE_CHECKING:

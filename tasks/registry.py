@@ -23,10 +23,12 @@ from tasks.family import load_family
 from tasks.front import Front, Member
 from tasks.member_package import packed
 from tasks.mlflow_log import allowed, log
+from tasks.mlflow_store import connect, open_experiment, tracking_uri
 from tasks.progress import Progress
 from tasks.registered import MEMBER
 from tasks.run_record import flatten
-from tasks.tracking import connect, git_tags, open_experiment, tracking_uri
+from tasks.spool import spool_of
+from tasks.tracking import git_tags
 from tasks.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -63,7 +65,7 @@ class Published:
 
 
 def publish(workspace: Workspace, progress: Progress | None = None, parent: str | None = None) -> Published:
-    """Register agent and members, then move the aliases.
+    """Register agent and members, then move the aliases. What MLflow missed of earlier runs is sent before.
 
     Args:
         workspace: project and profile; its front, members, agent and zoo must be there.
@@ -81,6 +83,8 @@ def publish(workspace: Workspace, progress: Progress | None = None, parent: str 
     (workspace.state / "mlflow").mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(workspace.state / "mlflow" / "publish.lock"):
+            if kept := spool_of(workspace):
+                kept.deliver(client, open_experiment(client, workspace))
             return Publication(workspace, front, client, parent).complete(progress or Progress())
     except MlflowException as error:
         reason = " ".join(str(error).split())[:300]

@@ -9,129 +9,39 @@ from __future__ import annotations
 
 import getpass
 import json
-import os
-import socket
 import subprocess
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import wraps
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec
-from urllib.parse import urlsplit
-
-import psutil
+from typing import TYPE_CHECKING, Any, Literal
 
 from models.errors import BadInput
+from tasks.figure_style import save_png
 from tasks.figures import of_front, of_stage
 from tasks.front import Front
 from tasks.front_table import markdown
-from tasks.mlflow_log import log, log_data, log_figures
+from tasks.mlflow_log import Message, described, send
+from tasks.mlflow_store import connect, open_experiment, settle_environment, tracking_uri
 from tasks.records import write_text
-from tasks.run_record import Point, StageLock, data_versions, parameters, read_lock, stage_points
-from tasks.workspace import Workspace, state_folder
+from tasks.run_record import Out, Point, StageLock, data_versions, parameters, read_lock, stage_points
+from tasks.spool import PREFIX, is_away, spool_of
+from tasks.workspace import Workspace
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from mlflow import MlflowClient
 
 Status = Literal["ran", "cached", "failed"]
 Outcome = Literal["finished", "failed", "killed"]
-Given = ParamSpec("Given")
-
-SETTINGS = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_UV_AUTO_DETECT": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    # A server that is away costs about ten seconds once, not MLflow's minutes at every call.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-}
-"""MLflow's environment, where the user has not set it otherwise. It is read when mlflow is imported."""
 
 SYSTEM_METRICS_SECONDS = 5.0
 """Time between two samples of processor, memory, disk and network while a stage runs."""
 
 PARENT_METRICS = ("search", "pareto")
 """Stages whose metrics the pipeline's run carries as well, so that pipeline runs can be compared with each other."""
-
-
-def local_store(root: Path) -> tuple[str, str]:
-    """Database and artifact location in the state folder, as absolute URIs; a local server serves the same."""
-    folder = state_folder(root) / "mlflow"
-    return f"sqlite:///{folder / 'mlflow.db'}", (folder / "artifacts").as_uri()
-
-
-def local_server(root: Path) -> str | None:
-    """Address of the MLflow server that `hm3 up` recorded, if it is alive."""
-    path = state_folder(root) / "servers.json"
-    if not path.is_file():
-        return None
-    server = json.loads(path.read_text(encoding="utf-8")).get("mlflow")
-    if not server or not psutil.pid_exists(int(server["pid"])):
-        return None
-    address = urlsplit(server["url"])
-    try:
-        with socket.create_connection((address.hostname, address.port), timeout=1):
-            return str(server["url"])
-    except OSError:
-        return None
-
-
-def tracking_uri(root: Path) -> str:
-    """Where runs and models go: ``MLFLOW_TRACKING_URI``, else the server of `hm3 up`, else a database file."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or local_server(root) or local_store(root)[0]
-
-
-def settle_environment() -> None:
-    """Apply ``SETTINGS``; to be called before anything imports mlflow."""
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-
-
-def connect(root: Path) -> MlflowClient:
-    """A client for :func:`tracking_uri`; imports mlflow, and makes a new database (seconds each)."""
-    settle_environment()
-    import mlflow
-
-    uri = tracking_uri(root)
-    if uri == local_store(root)[0]:
-        (state_folder(root) / "mlflow").mkdir(parents=True, exist_ok=True)
-    # The registry's database store asks for the global address where it resolves a model's folder.
-    mlflow.set_tracking_uri(uri)
-    return mlflow.MlflowClient(uri)
-
-
-def open_experiment(client: MlflowClient, workspace: Workspace) -> str:
-    """Id of the experiment ``hm3-PROFILE``, made if missing.
-
-    Raises:
-        BadInput: it was deleted in MLflow and not yet purged.
-    """
-    from mlflow.exceptions import MlflowException
-
-    name = f"hm3-{workspace.name}"
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        # Files of the local store are named absolutely, so that database and server find the same ones.
-        local = client.tracking_uri in (local_store(workspace.root)[0], local_server(workspace.root))
-        tags = {
-            "mlflow.note.content": f"Merges of profile `{workspace.name}`: a run a pipeline run, nested a run a stage.",
-            "mlflow.experimentKind": "custom_model_development",
-        }
-        location = local_store(workspace.root)[1] if local else None
-        try:
-            return str(client.create_experiment(name, artifact_location=location, tags=tags))
-        except MlflowException:  # another process was faster
-            found = client.get_experiment_by_name(name)
-            if found is None:
-                raise
-    if found.lifecycle_stage != "active":
-        raise BadInput(f"MLflow experiment {name}: deleted; `mlflow experiments restore -x {found.experiment_id}`")
-    return str(found.experiment_id)
 
 
 def git_tags(root: Path) -> dict[str, str]:
@@ -147,61 +57,53 @@ def git_tags(root: Path) -> dict[str, str]:
     return {"mlflow.source.git.commit": commit, "git.dirty": str(bool(git("status", "--porcelain"))).lower()}
 
 
-def bounded(
-    method: Callable[Concatenate[Tracker, Given], None],
-) -> Callable[Concatenate[Tracker, Given], None]:
-    """Connects before the first call, and lets the work go on when MLflow does not answer."""
-
-    @wraps(method)
-    def call(tracker: Tracker, /, *args: Given.args, **kwargs: Given.kwargs) -> None:
-        tracker.prepare()
-        if not tracker.stopped:
-            with tracker.stopping():
-                method(tracker, *args, **kwargs)
-
-    return call
-
-
 class Tracker:
     """The MLflow side of one pipeline run.
 
-    When MLflow does not answer, it says so once and does nothing from then on: computing goes on without it.
+    When MLflow does not answer, it says so once and keeps everything in the state folder; what is kept is sent when a
+    stage or a run ends, or the next run begins, while MLflow answers. Where MLflow refuses, tracking stops: computing
+    goes on.
 
     Args:
         workspace: project and profile.
-        warn: gets the one line that says why tracking stopped.
+        warn: gets the lines that say why MLflow has not got everything, and that it has got it later.
     """
 
     def __init__(self, workspace: Workspace, warn: Callable[[str], None]):
         settle_environment()
         self.workspace = workspace
-        self.run_id: str | None = None
-        """Id of the pipeline's run, once it is open."""
         self.stopped = False
+        """Whether MLflow refused what it was told."""
+        self.away = False
+        """Whether MLflow did not answer, so that all is kept."""
+        self.spool = spool_of(workspace)
         self._warn = warn
         self._lock = threading.Lock()
         self._connection: MlflowClient | None = None
         self._experiment = ""
+        self._run = ""
         self._open: dict[str, str] = {}
         self._monitors: dict[str, Any] = {}
 
     @property
+    def run_id(self) -> str | None:
+        """Id of the pipeline's run in MLflow, once that knows it."""
+        run = self.spool.id_of(self._run)
+        return None if not run or run.startswith(PREFIX) else run
+
+    @property
     def url(self) -> str | None:
         """Page of the pipeline's run, where a server shows it."""
-        if self.run_id is None or not self._client.tracking_uri.startswith("http"):
+        if self.run_id is None or self._connection is None or not self._connection.tracking_uri.startswith("http"):
             return None
-        return f"{self._client.tracking_uri.rstrip('/')}/#/experiments/{self._experiment}/runs/{self.run_id}"
+        return f"{self._connection.tracking_uri.rstrip('/')}/#/experiments/{self._experiment}/runs/{self.run_id}"
 
     def prepare(self) -> None:
         """Import, connect, open the experiment: about ten seconds the first time. May be called in a thread, early."""
         with self._lock:
-            if self._connection is None and not self.stopped:
-                with self.stopping():
-                    client = connect(self.workspace.root)
-                    self._experiment = open_experiment(client, self.workspace)
-                    self._connection = client
+            if self._connection is None and not self.stopped and not self.away:
+                self._connect()
 
-    @bounded
     def start(self, name: str | None = None, tags: Mapping[str, str] | None = None) -> None:
         """Open the pipeline's run; runs that a killed process left open are closed.
 
@@ -209,25 +111,27 @@ class Tracker:
             name: of the run; MLflow invents one if left out.
             tags: further tags, such as the id of the flow run.
         """
+        self.prepare()
+        if not self.away:
+            self.deliver()
         source = {"mlflow.user": getpass.getuser(), "mlflow.source.name": "hm3 run", "mlflow.source.type": "LOCAL"}
         every = {**source, **git_tags(self.workspace.root), "profile": self.workspace.name, **(tags or {})}
         if left := self._close_interrupted():
-            every["resumes"] = left
-        self.run_id = self._client.create_run(self._experiment, tags=every, run_name=name).info.run_id
-        self._remember(self.run_id, "pipeline")
-        log(self._client, self.run_id, parameters(self.workspace))
+            every["resumes"] = self.spool.id_of(left)
+        self._run = self._create(name, every, "pipeline")
+        self._values(self._run, parameters(self.workspace))
 
-    @bounded
     def begin_stage(self, stage: str) -> None:
         """Open a stage's run before it starts, so that system metrics are sampled while it runs."""
-        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+        run = self._create_stage(stage, time.time())
+        if run and not self.away and self._connection is not None:
+            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        run_id = self._create_stage(stage, time.time())
-        monitor = SystemMetricsMonitor(run_id, SYSTEM_METRICS_SECONDS, tracking_uri=self._client.tracking_uri)
-        monitor.start()
-        self._monitors[stage] = monitor
+            uri = self._connection.tracking_uri
+            monitor = SystemMetricsMonitor(run, SYSTEM_METRICS_SECONDS, tracking_uri=uri)
+            monitor.start()
+            self._monitors[stage] = monitor
 
-    @bounded
     def end_stage(self, stage: str, status: Status, seconds: float) -> None:
         """Record a stage that is done, was cached or failed; opens its run if :meth:`begin_stage` did not.
 
@@ -238,23 +142,24 @@ class Tracker:
         """
         if monitor := self._monitors.pop(stage, None):
             monitor.finish()
-        opened = next((run_id for run_id, name in self._open.items() if name == stage), None)
-        run_id = opened or self._create_stage(stage, time.time() - seconds)
+        opened = next((run for run, name in self._open.items() if name == stage), None)
+        run = opened or self._create_stage(stage, time.time() - seconds)
         lock = read_lock(self.workspace).get(stage, StageLock())
         tags: dict[str, str] = {"stage.status": status}
         points: list[Point] = []
         if status != "failed":
             points = stage_points(self.workspace, stage)
             tags |= {f"dvc.{out.path}": out.md5 for out in lock.outs}
-            log_data(self._client, run_id, data_versions(self.workspace, lock.deps))
+            self._data(run, lock.deps)
         if status == "ran":
-            log_figures(self._client, run_id, of_stage(self.workspace, stage))
-        log(self._client, run_id, parameters(self.workspace, stage), [*points, ("seconds", seconds, 0)], tags)
-        if self.run_id and stage in PARENT_METRICS:
-            log(self._client, self.run_id, points=points)
-        self._close(run_id, "FAILED" if status == "failed" else "FINISHED")
+            self._figures(run, of_stage(self.workspace, stage))
+        self._values(run, parameters(self.workspace, stage), [*points, ("seconds", seconds, 0)], tags)
+        if self._run and stage in PARENT_METRICS:
+            self._values(self._run, points=points)
+        self._close(run, "FAILED" if status == "failed" else "FINISHED")
+        if self.away:
+            self.deliver()
 
-    @bounded
     def finish(self, outcome: Outcome, seconds: float, artifacts: Sequence[Path] = ()) -> None:
         """Close the pipeline's run.
 
@@ -263,77 +168,149 @@ class Tracker:
             seconds: how long it took.
             artifacts: files to keep with it, such as the report and ``front.json``.
         """
-        if self.run_id is None:
+        if not self._run:
             return
         outs = tuple(out for lock in read_lock(self.workspace).values() for out in lock.outs)
-        tags = {f"dvc.{out.path}": out.md5 for out in outs}
-        log(self._client, self.run_id, points=[("seconds", seconds, 0)], tags=tags)
+        self._values(self._run, points=[("seconds", seconds, 0)], tags={f"dvc.{out.path}": out.md5 for out in outs})
         if outcome == "finished":
-            log_data(self._client, self.run_id, data_versions(self.workspace, outs))
-            log_figures(self._client, self.run_id, of_front(self.workspace))
+            self._data(self._run, outs)
+            self._figures(self._run, of_front(self.workspace))
             front = Front.read(self.workspace.run)
-            log(self._client, self.run_id, tags={"mlflow.note.content": markdown(front, front.splits[-1])})
-            self._client.log_artifacts(self.run_id, str(self.workspace.run / "plots"), "plots")
+            self._values(self._run, tags={"mlflow.note.content": markdown(front, front.splits[-1])})
+            self._files(self._run, self.workspace.run / "plots", "plots")
             for path in artifacts:
-                self._client.log_artifact(self.run_id, str(path))
-        for run_id in [one for one in self._open if one != self.run_id]:
-            self._close(run_id, "KILLED")
-        self._close(self.run_id, {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}[outcome])
+                self._files(self._run, path)
+        for run in [one for one in self._open if one != self._run]:
+            self._close(run, "KILLED")
+        self._close(self._run, {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}[outcome])
+        self.deliver()
 
-    @contextmanager
-    def stopping(self) -> Iterator[None]:
-        """Turns what goes wrong with MLflow into one warning, and stops tracking."""
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
+    def deliver(self) -> None:
+        """Send what was kept while MLflow did not answer, if it answers now; else everything is kept."""
+        with self._lock:
+            if self.stopped:
+                return
+            if self._connection is None or self.away:
+                self._connect()
+            if self._connection is None or self.away:
+                return
+            try:
+                sent, refused = self.spool.deliver(self._connection, self._experiment)
+            except foreign() as error:
+                self._lose(error)
+                return
+        if sent or refused:
+            lost = f"; it refused {len(refused)}: {refused[0]}" if refused else ""
+            self._warn(f"MLflow has got the {sent} messages that were kept while it did not answer{lost}")
 
+    def _connect(self) -> None:
         try:
-            yield
-        except (MlflowException, SQLAlchemyError, OSError, BadInput) as error:
-            self.stopped = True
-            reason = " ".join(str(error).split())[:300]
-            self._warn(
-                f"MLflow at {tracking_uri(self.workspace.root)}: {reason}; this run is not tracked any further, "
-                "`hm3 publish` sends its front later"
-            )
+            client = self._connection or connect(self.workspace.root)
+            self._experiment = open_experiment(client, self.workspace)
+            self._connection, self.away = client, False
+        except foreign() as error:
+            self._lose(error)
 
-    @property
-    def _client(self) -> MlflowClient:
-        if self._connection is None:
-            raise RuntimeError("the tracker was not prepared")
-        return self._connection
+    def _lose(self, error: Exception) -> None:
+        """MLflow did not answer, or refused: say so once."""
+        at = f"MLflow at {tracking_uri(self.workspace.root)}: {' '.join(str(error).split())[:300]}"
+        if isinstance(error, BadInput) or not is_away(error):
+            if not self.stopped:
+                self._warn(f"{at}; this run is not tracked any further, `hm3 publish` sends its front later")
+            self.stopped = True
+            return
+        if not self.away:
+            self._warn(f"{at}; what it should know is kept, and sent when a run begins or ends while it answers")
+        self.away = True
+
+    def _say(self, message: Message, files: Path | None = None) -> str:
+        """Tell MLflow, or keep it; the id of the run, empty where tracking has stopped."""
+        self.prepare()
+        if self.stopped:
+            return ""
+        if not self.away and self._connection is not None:
+            try:
+                known = replace(message, run=self.spool.id_of(message.run))
+                return send(self._connection, self._experiment, known, files)
+            except foreign() as error:
+                self._lose(error)
+        return "" if self.stopped else self.spool.keep(message, files)
+
+    def _create(self, name: str | None, tags: Mapping[str, str], what: str, started: float | None = None) -> str:
+        when = int((time.time() if started is None else started) * 1000)
+        run = self._say(Message("create", "", {"name": name, "tags": dict(tags)}, when))
+        if run:
+            self._open[run] = what
+            write_text(self._open_runs, json.dumps(self._open))
+        return run
+
+    def _create_stage(self, stage: str, started: float) -> str:
+        tags = {"stage": stage, "profile": self.workspace.name}
+        if self._run:
+            tags["mlflow.parentRunId"] = self.spool.id_of(self._run)
+        return self._create(stage, tags, stage, started)
+
+    def _values(
+        self, run: str, params: Mapping[str, str] | None = None, points: Sequence[Point] = (), tags: Any = None
+    ) -> None:
+        if run:
+            self._say(Message("values", run, {"params": params or {}, "points": list(points), "tags": tags or {}}))
+
+    def _data(self, run: str, outs: tuple[Out, ...]) -> None:
+        versions = data_versions(self.workspace, outs)
+        if run and versions:
+            self._say(Message("data", run, {"versions": described(versions)}))
+
+    def _figures(self, run: str, figures: Mapping[str, Figure]) -> None:
+        """Figures as PNG under ``plots/``."""
+        if not (run and figures):
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            for name, figure in figures.items():
+                save_png(figure, Path(folder) / f"{name}.png")
+            self._files(run, Path(folder), "plots")
+
+    def _files(self, run: str, files: Path, to: str | None = None) -> None:
+        if run:
+            self._say(Message("files", run, {"to": to}), files)
+
+    def _close(self, run: str, status: str) -> None:
+        if not run:
+            return
+        self._say(Message("end", run, {"status": status}))
+        self._open.pop(run, None)
+        write_text(self._open_runs, json.dumps(self._open))
 
     @property
     def _open_runs(self) -> Path:
         return self.workspace.state / "mlflow" / f"open-{self.workspace.name}.json"
 
-    def _create_stage(self, stage: str, started: float) -> str:
-        tags = {"stage": stage, "profile": self.workspace.name}
-        if self.run_id:
-            tags["mlflow.parentRunId"] = self.run_id
-        run = self._client.create_run(self._experiment, int(started * 1000), tags, run_name=stage)
-        self._remember(run.info.run_id, stage)
-        return str(run.info.run_id)
-
-    def _remember(self, run_id: str, what: str) -> None:
-        self._open[run_id] = what
-        write_text(self._open_runs, json.dumps(self._open))
-
-    def _close(self, run_id: str, status: str) -> None:
-        self._client.set_terminated(run_id, status)
-        self._open.pop(run_id, None)
-        write_text(self._open_runs, json.dumps(self._open))
-
     def _close_interrupted(self) -> str | None:
         """Close what a killed process left open; returns the id of its pipeline run."""
-        from mlflow.exceptions import MlflowException
-
         if not self._open_runs.is_file():
             return None
         left: dict[str, str] = json.loads(self._open_runs.read_text(encoding="utf-8"))
-        for run_id in left:
-            try:
-                self._client.set_terminated(run_id, "KILLED")
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # it was opened at another address
-                    raise
-        return next((run_id for run_id, what in left.items() if what == "pipeline"), None)
+        for run in left:
+            if self._knows(run):
+                self._say(Message("end", run, {"status": "KILLED"}))
+        return next((run for run, what in left.items() if what == "pipeline"), None)
+
+    def _knows(self, run: str) -> bool:
+        """Whether a run was opened at this address, as far as can be seen."""
+        from mlflow.exceptions import MlflowException
+
+        if self.away or self.stopped or self._connection is None:
+            return True
+        try:
+            self._connection.get_run(self.spool.id_of(run))
+        except MlflowException as error:
+            return bool(error.error_code != "RESOURCE_DOES_NOT_EXIST")
+        return True
+
+
+def foreign() -> tuple[type[Exception], ...]:
+    """What goes wrong with MLflow; imports it."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return MlflowException, SQLAlchemyError, OSError, BadInput

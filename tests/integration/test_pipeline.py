@@ -24,7 +24,7 @@ from flows.pipeline import shown_on
 from flows.processes import is_alive
 from flows.watch import Screen
 from models.errors import BadInput, Failed
-from tasks.tracking import connect
+from tasks.mlflow_store import connect
 from tests.fixtures_front import make_project as make_done
 from tests.flows.project import OUTS, at_work, behave, dvc, git, hm3, make_project, started
 

@@ -16,10 +16,10 @@ import pytest
 
 from flows.local import free_port, wait_for
 from tasks.front import Front
+from tasks.mlflow_store import connect, local_store
 from tasks.progress import Progress
 from tasks.promotion import Request, promote, rollback
 from tasks.registry import publish
-from tasks.tracking import connect, local_store
 from tasks.workspace import open_workspace
 from tests.flows.project import hm3
 from tests.promotable import ids, make_promotable_project

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from tasks.tracking import connect, settle_environment
+from tasks.mlflow_store import connect, settle_environment
 from tasks.workspace import open_workspace
 from tests.fixtures_front import make_project
 

@@ -19,9 +19,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from models.errors import BadInput, Failed
 from tasks.export import export_member
 from tasks.front import Front
+from tasks.mlflow_store import connect, local_store
 from tasks.progress import Progress
 from tasks.registry import Publication, publish
-from tasks.tracking import Tracker, connect, local_store
+from tasks.tracking import Tracker
 from tasks.workspace import open_workspace
 
 ROOT = Path(__file__).parents[2]

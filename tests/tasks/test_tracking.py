@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -12,8 +13,9 @@ import pytest
 import yaml
 
 from tasks import tracking
+from tasks.mlflow_store import connect, local_store, tracking_uri
 from tasks.run_record import flatten, parameters, stage_points
-from tasks.tracking import Tracker, connect, local_store, tracking_uri
+from tasks.tracking import Tracker
 
 STAGES = ("zoo", "sample", "dataset", "train", "search", "pareto")
 
@@ -175,7 +177,26 @@ def test_what_a_killed_process_left_open_is_closed_by_the_next(project, client):
     assert client.get_run(following.run_id).data.tags["resumes"] == killed.run_id
 
 
-def test_when_the_server_is_away_one_warning_comes_and_nothing_fails(project, monkeypatch):
+def shown(client):
+    """What MLflow shows of each run, by name: its status, parent, values and files."""
+    experiment = client.get_experiment_by_name("hm3-tiny").experiment_id
+    runs = client.search_runs([experiment])
+    names = {run.info.run_id: run.info.run_name for run in runs}
+    assert len(set(names.values())) == len(names), "a run is there twice"
+    return {
+        run.info.run_name: (
+            run.info.status,
+            names.get(run.data.tags.get("mlflow.parentRunId")),
+            run.data.params,
+            {key: one for key, one in run.data.metrics.items() if not key.startswith("system/")},
+            sorted(one.path for one in client.list_artifacts(run.info.run_id)),
+            sorted((one.dataset.name, one.dataset.digest) for one in run.inputs.dataset_inputs),
+        )
+        for run in runs
+    }
+
+
+def test_what_a_server_misses_while_it_is_away_is_kept_and_sent_by_the_next_run(project, walked, monkeypatch):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{probe.getsockname()[1]}"
@@ -183,14 +204,80 @@ def test_when_the_server_is_away_one_warning_comes_and_nothing_fails(project, mo
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     warnings = []
     tracker = Tracker(project, warnings.append)
-    began = time.monotonic()
-    tracker.begin_stage("zoo")
     walk(tracker)
-    assert time.monotonic() - began < 20
     assert len(warnings) == 1
     assert address in warnings[0]
+    assert "what it should know is kept" in warnings[0]
     assert tracker.run_id is None
     assert tracker.url is None
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    following = Tracker(project, warnings.append)
+    following.deliver()
+    assert "MLflow has got the" in warnings[1]
+    client = connect(project.root)
+    assert shown(client) == shown(walked[2])
+    assert client.get_run(tracker.run_id).info.run_name == "morning"
+    assert not following.spool
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Starts and kills an MLflow server, always at one address with one database."""
+
+    class Server:
+        def __init__(self):
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                self.port = probe.getsockname()[1]
+            self.url = f"http://127.0.0.1:{self.port}"
+            self.process = None
+
+        def start(self):
+            store = ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", str(tmp_path)]
+            command = [sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--workers", "1", *store]
+            env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+            with (tmp_path / "log").open("ab") as log:
+                self.process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+            deadline = time.monotonic() + 120
+            while time.monotonic() < deadline:
+                try:
+                    socket.create_connection(("127.0.0.1", self.port), 1).close()
+                    return
+                except OSError:
+                    time.sleep(0.3)
+            raise AssertionError((tmp_path / "log").read_text())
+
+        def kill(self):
+            if self.process is not None:
+                os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait()
+                self.process = None
+
+    one = Server()
+    yield one
+    one.kill()
+
+
+def test_a_server_that_is_killed_in_the_middle_of_a_run_has_everything_once_when_it_is_back(
+    project, walked, server, monkeypatch
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    warnings = []
+    server.start()
+    tracker = Tracker(project, warnings.append)
+    tracker.start("morning", {"prefect.flow_run_id": "f-1"})
+    tracker.begin_stage("zoo")
+    server.kill()
+    for stage in STAGES[:4]:
+        tracker.end_stage(stage, "ran", 2.0)
+    assert len(warnings) == 1
+    server.start()
+    for stage in STAGES[4:]:
+        tracker.end_stage(stage, "ran", 2.0)
+    tracker.finish("finished", 12.0, [project.run / "front.json"])
+    assert len(warnings) == 2
+    assert shown(connect(project.root)) == shown(walked[2])
 
 
 def test_a_deleted_experiment_stops_tracking_with_the_remedy(project, client):

@@ -10,5 +10,7 @@ def test_defaults_of_the_schema_are_those_of_the_algorithms():
     own = {field.name: field.default for kind in (AgentConfig, TrainSettings) for field in fields(kind)}
     assert TrainParams().model_dump().items() <= own.items()
     own = {field.name: field.default for field in fields(SearchSettings)}
-    given = SearchParams().model_dump(exclude={"budget", "preferences", "preference"})  # the stage makes of these its own
+    given = SearchParams().model_dump(
+        exclude={"budget", "preferences", "preference"}
+    )  # the stage makes of these its own
     assert given.items() <= own.items()
