@@ -23,6 +23,9 @@ from models.errors import BadInput, Failed
 from tasks.schema import Params
 from tasks.workspace import Workspace, open_workspace, read_yaml, state_folder, validate
 
+OWN = (".hm3", ".venv", ".dvc", "runs", "dvc_plots", "__pycache__")
+"""Folders of which each working tree has its own, or none."""
+
 
 def with_settings(root: Path, settings: Sequence[str]) -> Params:
     """The parameters of params.yaml with ``key=value`` settings applied, checked by the schema.
@@ -138,6 +141,18 @@ def make_tree(workspace: Workspace, tree: Path, changed: dict[str, Any], log: Pa
                 block = block.setdefault(one, {})
             block[last] = value
     dvc(tree, log, "checkout", "--quiet", "--allow-missing")
+    link_untracked(root, tree)
+
+
+def link_untracked(root: Path, tree: Path) -> None:
+    """Let the tree see what git does not know of, such as folders of models and profiles that are not added yet."""
+    listed = demand(git(root, "ls-files", "-z", "--others", "--directory", "--no-empty-directory")).stdout
+    for name in filter(None, listed.split("\0")):
+        path = Path(name)
+        if path.parts[0] in OWN or path.name in OWN or (tree / path).exists() or root / path in tree.parents:
+            continue
+        (tree / path).parent.mkdir(parents=True, exist_ok=True)
+        (tree / path).symlink_to(root / path)
 
 
 def remove_tree(root: Path, tree: Path) -> None:

@@ -26,7 +26,7 @@ SPOOLED = "hm3.spooled"
 class Message:
     """One thing that is said of one run. Said twice it changes nothing."""
 
-    kind: Literal["create", "values", "data", "files", "end"]
+    kind: Literal["create", "values", "data", "files", "image", "end"]
     run: str
     """Id of the run; of a new one the id under which it is kept on disk."""
     content: dict[str, Any] = field(default_factory=dict)
@@ -42,7 +42,7 @@ def send(client: MlflowClient, experiment: str, message: Message, files: Path | 
         client: connected.
         experiment: id of the experiment, for a new run.
         message: what to say.
-        files: the folder, or the file, of a message of kind ``files``.
+        files: the folder or file of a message of kind ``files`` or ``image``.
 
     Returns:
         The run's id in MLflow.
@@ -63,6 +63,10 @@ def send(client: MlflowClient, experiment: str, message: Message, files: Path | 
             client.log_artifacts(run, str(files), content["to"])
         else:
             client.log_artifact(run, str(files), content["to"])
+    elif message.kind == "image" and files is not None:
+        from mlflow import Image
+
+        client.log_image(run, Image(str(files)), key=content["key"], step=0, timestamp=message.when)
     elif message.kind == "end":
         client.set_terminated(run, content["status"], message.when)
     return run

@@ -174,7 +174,7 @@ class Tracker:
         self._values(self._run, points=[("seconds", seconds, 0)], tags={f"dvc.{out.path}": out.md5 for out in outs})
         if outcome == "finished":
             self._data(self._run, outs)
-            self._figures(self._run, of_front(self.workspace))
+            self._figures(self._run, of_front(self.workspace), beside_each_other=True)
             front = Front.read(self.workspace.run)
             self._values(self._run, tags={"mlflow.note.content": markdown(front, front.splits[-1])})
             self._files(self._run, self.workspace.run / "plots", "plots")
@@ -261,13 +261,16 @@ class Tracker:
         if run and versions:
             self._say(Message("data", run, {"versions": described(versions)}))
 
-    def _figures(self, run: str, figures: Mapping[str, Figure]) -> None:
-        """Figures as PNG under ``plots/``."""
+    def _figures(self, run: str, figures: Mapping[str, Figure], *, beside_each_other: bool = False) -> None:
+        """Figures as PNG under ``plots/``, and if wanted as images that MLflow shows for several runs at once."""
         if not (run and figures):
             return
         with tempfile.TemporaryDirectory() as folder:
             for name, figure in figures.items():
-                save_png(figure, Path(folder) / f"{name}.png")
+                file = Path(folder) / f"{name}.png"
+                save_png(figure, file)
+                if beside_each_other:
+                    self._say(Message("image", run, {"key": name}), file)
             self._files(run, Path(folder), "plots")
 
     def _files(self, run: str, files: Path, to: str | None = None) -> None:
