@@ -14,7 +14,7 @@ def make_clone(root, params, **profiles):
     """The project with these parameters; ``profiles``: contents of profiles that are added or replaced, by name."""
     for name in ("flows", "tasks", "models", "profiles"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("dvc.yaml", ".dvcignore", ".gitignore", "pyproject.toml", ".dvc/config"):
+    for name in ("dvc.yaml", "prefect.yaml", ".dvcignore", ".gitignore", "pyproject.toml", ".dvc/config"):
         (root / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, root / name)
     shutil.copytree(ROOT / ".dvc" / "plots", root / ".dvc" / "plots")

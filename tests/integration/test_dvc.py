@@ -192,6 +192,7 @@ def test_a_clone_has_the_front_through_a_bucket_and_can_publish_it(project, s3, 
     assert dvc(project, "push") == "Everything is up to date.\n"
 
 
+@pytest.mark.slow  # the documentation's commands push and pull, too
 def test_a_run_pushes_what_it_made_if_it_is_told_to(project, tmp_path):
     dvc(project, "remote", "modify", "local", "url", str(tmp_path / "remote"))
     commit(project, "a remote for the team")

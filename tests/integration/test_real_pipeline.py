@@ -196,6 +196,7 @@ def test_mergekit_rebuilds_what_is_called_exact(undisturbed, front, tmp_path):
         assert all(torch.isfinite(one).all() for one in states[0].values())
 
 
+@pytest.mark.slow
 def test_a_changed_search_runs_search_and_pareto_only(undisturbed, tmp_path):
     root = tmp_path / "changed"
     shutil.copytree(undisturbed, root, symlinks=True)
