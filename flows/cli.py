@@ -13,7 +13,7 @@ from flows.bench_command import bench
 from flows.options import JsonOption, ProfileOption, emit, progress_of_command
 from flows.promote_command import promote
 from flows.watch import output
-from models.errors import BadInput, Failed
+from models.errors import BadInput, Failed, one_line
 
 app = typer.Typer(
     name="hm3",
@@ -34,7 +34,7 @@ def main() -> None:
     try:
         app()
     except (BadInput, Failed) as error:
-        sys.stderr.write(f"hm3: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"hm3: {one_line(error)}\n")
         sys.exit(2 if isinstance(error, BadInput) else 1)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from models.errors import BadInput, Failed
+from models.errors import BadInput, Failed, one_line
 from tasks.front import Front, Member
 from tasks.front_table import by_member
 from tasks.workspace import Workspace
@@ -44,7 +44,7 @@ def aliases_now(workspace: Workspace, front: Front) -> Aliases:
         with answering(workspace.root):
             return compare(registered, front)
     except (BadInput, Failed, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         return Aliases(by_member(front), "front.json", (f"aliases by front.json, promotions are not shown: {reason}",))
 
 

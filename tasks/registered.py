@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import yaml
 from rich.filesize import decimal
 
-from models.errors import BadInput, Failed
+from models.errors import BadInput, Failed, one_line
 from tasks.mlflow_store import connect, local_server, local_store, tracking_uri
 from tasks.workspace import Workspace
 
@@ -209,4 +209,4 @@ def answering(root: Path) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError) as error:
-        raise Failed(f"MLflow at {tracking_uri(root)}: {' '.join(str(error).split())[:300]}") from error
+        raise Failed(f"MLflow at {tracking_uri(root)}: {one_line(error, 300)}") from error

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from models.errors import BadInput
+from models.errors import BadInput, one_line
 from tasks.figure_style import save_png
 from tasks.figures import of_front, of_stage
 from tasks.front import Front
@@ -213,7 +213,7 @@ class Tracker:
 
     def _lose(self, error: Exception) -> None:
         """MLflow did not answer, or refused: say so once."""
-        at = f"MLflow at {tracking_uri(self.workspace.root)}: {' '.join(str(error).split())[:300]}"
+        at = f"MLflow at {tracking_uri(self.workspace.root)}: {one_line(error, 300)}"
         if isinstance(error, BadInput) or not is_away(error):
             if not self.stopped:
                 self._warn(f"{at}; this run is not tracked any further, `hm3 publish` sends its front later")
