@@ -24,7 +24,7 @@ from tasks.figures import of_front, of_stage
 from tasks.front import Front
 from tasks.front_table import markdown
 from tasks.mlflow_log import Message, described, send
-from tasks.mlflow_store import connect, open_experiment, settle_environment, tracking_uri
+from tasks.mlflow_store import connect, mlflow_errors, open_experiment, settle_environment, tracking_uri
 from tasks.records import write_text
 from tasks.run_record import Out, Point, StageLock, data_versions, parameters, read_lock, stage_points
 from tasks.spool import PREFIX, is_away, spool_of
@@ -312,8 +312,5 @@ class Tracker:
 
 
 def foreign() -> tuple[type[Exception], ...]:
-    """What goes wrong with MLflow; imports it."""
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    return MlflowException, SQLAlchemyError, OSError, BadInput
+    """What goes wrong with MLflow, on its way there, and in opening the experiment."""
+    return *mlflow_errors(), OSError, BadInput

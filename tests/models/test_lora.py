@@ -285,7 +285,7 @@ def test_what_would_untie_the_head_is_refused(llama, tmp_path):
     assert "modules_to_save: unties the embedding from the head" in refused(llama, tmp_path / "own")
 
 
-@pytest.mark.parametrize("name", ["adapter", "John's \"adapter\" $(exit 3) `exit 4`"])
+@pytest.mark.parametrize("name", ["adapter", 'John\'s "adapter" $(exit 3) `exit 4`'])
 def test_a_pickled_adapter_is_refused_with_the_command_that_converts_it(llama, tmp_path, name):
     adapter = tmp_path / name
     merged = make_adapter(adapter, llama, r=2, target_modules=ATTENTION)
