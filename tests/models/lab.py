@@ -16,6 +16,8 @@ from models.trial import Trial
 
 EXPERTS = ("a", "b", "c")
 COUNTS = (20, 30, 10)
+FULL = 30
+"""Items after which a candidate is fully scored."""
 RULES = PathRules()
 BEST_SUM = 2.05
 """Of weights times strengths: more hurts more than it gives."""
@@ -67,10 +69,10 @@ class FormulaLab:
         self.strengths[name] = total - 0.4 * np.maximum(total - 0.8, 0) ** 2
         return Candidate.identity(name, self.layers)
 
-    def score(self, candidate, start=0, stop=max(COUNTS)):
+    def score(self, candidate, start=0, stop=FULL):
         """Over all items by default. NaN for a task without items between."""
         weight = self.weight
-        if (start, stop) != (0, max(COUNTS)):
+        if (start, stop) != (0, FULL):
             parts = [one[start:stop] for one in self.by_item]
             weight = np.stack([one.mean(axis=0) if len(one) else np.full(self.layers, np.nan) for one in parts])
         found = np.zeros(3)
@@ -82,7 +84,7 @@ class FormulaLab:
         return found - missing**2
 
     def evaluate(self, candidates, start, stop):
-        assert 0 <= start < stop <= max(COUNTS)
+        assert 0 <= start < stop <= FULL
         assert len(set(candidates)) == len(candidates)
         found = []
         for one in candidates:
@@ -140,9 +142,7 @@ def new_trial(candidates=120, depth=True, **changes):
     lab = FormulaLab(**changes)
     sources = [Candidate.identity(name, lab.layers) for name in ("base", *EXPERTS)]
     kinds = ("base", *["expert"] * 3)
-    entries = [
-        Entry(one, kind, 0, max(COUNTS), tuple(lab.score(one))) for one, kind in zip(sources, kinds, strict=True)
-    ]
+    entries = [Entry(one, kind, 0, FULL, tuple(lab.score(one))) for one, kind in zip(sources, kinds, strict=True)]
     scores = np.array([one.scores for one in entries])
     names, ideal, nadir = ("x", "y", "z"), tuple(scores.max(0)), tuple(scores.min(0))
     scale = Scale((*names, "layers"), (*ideal, 0.5), (*nadir, 1.0)) if depth else Scale(names, ideal, nadir)

@@ -20,7 +20,9 @@ from models.merge.space import PLACES, RecipeSpace
 FAMILIES = sorted(name for name, method in METHODS.items() if method.takes_families)
 SEARCHED = [name for name in FAMILIES if search_space(name)]
 SPACES = st.builds(
-    lambda methods, experts, stops: RecipeSpace(tuple(methods), "base", {one: f"/m/{one}" for one in experts}, 5, stops),
+    lambda methods, experts, stops: RecipeSpace(
+        tuple(methods), "base", {one: f"/m/{one}" for one in experts}, 5, stops
+    ),
     st.lists(st.sampled_from(SEARCHED), min_size=1, max_size=5, unique=True),
     st.sampled_from(["ab", "abc", "abcd"]),
     st.integers(1, 6),
