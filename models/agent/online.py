@@ -141,10 +141,12 @@ class _Search:
         if not chosen:
             return False
         before = self.charged()
-        found = [candidate for candidate, _ in chosen]
-        kinds = [kind for _, kind in chosen]
-        for candidate in found:
-            self.proposer.enter(candidate)
+        entered = {self.proposer.enter(candidate): kind for candidate, kind in chosen}
+        self.proposer.forget()
+        found = [one for one in entered if one not in self.trial.archive]  # a recipe can come up a second time
+        kinds = [entered[one] for one in found]
+        if not found:
+            return True
         expected = self.judge.expect(found)[0]
         self.trial.score(found, kinds, self.rungs[0], self.number)
         for level in range(1, len(self.rungs)):
