@@ -20,6 +20,7 @@ from models.agent.phases import (
     train,
 )
 from models.anchors import choose_anchors
+from models.candidate import Candidate
 from models.preferences import preferences
 from tests.models.lab import EXPERTS, FULL, new_trial, reached, recipe_space
 
@@ -73,7 +74,7 @@ def test_anchors_are_the_merges_that_serve_the_preferences_best_together():
     found = anchors(trial, WANTED, 3)
     merges = [entry.candidate for entry in trial.archive.entries[4:]]
     assert found == [merges[i].host for i in choose_anchors(trial.costs(merges), WANTED, 3)]
-    path = PathSpace((found[0],), 6).edits(merges[0], np.random.default_rng(0), 1)
+    path = PathSpace((found[0],), 6).edits(Candidate.identity(found[0], 6), np.random.default_rng(0), 1)
     trial.score(path, "edit")
     assert anchors(trial, WANTED, 3) == found
 
