@@ -18,6 +18,7 @@ from tests.models.agent.small import SEARCH, SMALL
 from tests.models.lab import FULL, RULES, new_trial, reached, recipe_space
 
 SEEDS = range(3)
+BUDGET = 45
 
 
 def search(trial, seed=0, settings=SMALL):
@@ -26,7 +27,7 @@ def search(trial, seed=0, settings=SMALL):
 
 @cache
 def searched(seed, depth):
-    trial = new_trial(60, depth, seed=seed)
+    trial = new_trial(BUDGET, depth, seed=seed)
     told = []
     trial.on_spent = told.append
     return trial, search(trial, seed), told
@@ -118,7 +119,7 @@ def test_it_beats_random_paths_and_nsga2_at_equal_budget(depth):
         best = hypervolume(trial.reward.costs(scores, depths))
         shares["hm3"].append(reached(trial) / best)
         for name in shares.keys() - {"hm3"}:
-            other = new_trial(60, depth, seed=seed)
+            other = new_trial(BUDGET, depth, seed=seed)
             BASELINES[name].run(other, recipe_space(), RULES, np.random.default_rng(seed))
             assert other.budget == trial.budget
             shares[name].append(reached(other) / best)

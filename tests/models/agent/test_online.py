@@ -80,20 +80,26 @@ def test_places_of_a_kind_without_offers_go_to_the_others(size):
 
 @pytest.mark.parametrize("wanted", [WANTED, np.array([[0.4, 0.4, 0.1, 0.1]])], ids=["several", "one"])
 def test_later_kinds_are_chosen_for_what_they_add_to_the_picks_of_earlier_ones(wanted):
-    """With one sample, which is the mean, the second kind takes what raises the value most beyond the first's pick."""
+    """Under one drawn sample, in which the second kind's are the better ones, whatever is expected in the mean."""
     run = begun(settings=replace(BY_VARIATION, kinds=("recipe", "edit")), wanted=wanted)
     offers = run.offers(wanted[:1])
-    run.judge.draw = lambda candidates, count, rng: run.judge.costs(candidates)[None]
+    rng = np.random.default_rng(0)
+    drawn = {"recipe": rng.uniform(0.2, 0.6, (len(offers["recipe"]), 4))}
+    drawn["edit"] = rng.uniform(-0.5, 0.1, (len(offers["edit"]), 4))
+    run.judge.draw = lambda candidates, count, rng: np.concatenate([drawn["recipe"], drawn["edit"]])[None]
     run.shares.places = lambda size, rng: {"recipe": 1, "edit": 1}
-    depths = {kind: np.array([one.depth for one in some]) for kind, some in offers.items()}
-    values = {kind: run.targets.values(run.judge.costs(some), depths[kind]) for kind, some in offers.items()}
     best = complete_best(run.judge, run.trial.archive, run.trial.complete(), run.targets)
     expected = []
     for kind in ("recipe", "edit"):
-        gain = np.maximum(values[kind] - best, 0).mean(axis=1)
-        pick = int(gain.argmax()) if gain.max() > 0 else int(values[kind].mean(axis=1).argmax())
+        depths = np.array([one.depth for one in offers[kind]])
+        values = run.targets.values(drawn[kind], depths)
+        hope = run.targets.values(run.judge.costs(offers[kind]), depths).mean(axis=1)
+        gain = np.maximum(values - best, 0).mean(axis=1)
+        pick = int(gain.argmax()) if gain.max() > 0 else int(hope.argmax())
         expected.append((offers[kind][pick], kind))
-        best = np.maximum(best, values[kind][pick])
+        best = np.maximum(best, values[pick])
+    assert gain.max() > 0
+    assert hope.argmax() != pick  # or the mean would do
     assert run.choose(offers, 2) == expected
 
 
