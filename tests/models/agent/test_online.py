@@ -78,14 +78,14 @@ def test_places_of_a_kind_without_offers_go_to_the_others(size):
     assert run.choose({kind: [] for kind in offers}, 8) == []
 
 
-@pytest.mark.parametrize("wanted", [WANTED, np.array([[0.4, 0.4, 0.1, 0.1]])], ids=["several", "one"])
+@pytest.mark.parametrize("wanted", [WANTED, np.array([[0.3, 0.2, 0.2, 0.3]])], ids=["several", "one"])
 def test_later_kinds_are_chosen_for_what_they_add_to_the_picks_of_earlier_ones(wanted):
     """Under one drawn sample, in which the second kind's are the better ones, whatever is expected in the mean."""
     run = begun(settings=replace(BY_VARIATION, kinds=("recipe", "edit")), wanted=wanted)
     offers = run.offers(wanted[:1])
     rng = np.random.default_rng(0)
-    drawn = {"recipe": rng.uniform(0.2, 0.6, (len(offers["recipe"]), 4))}
-    drawn["edit"] = rng.uniform(-0.5, 0.1, (len(offers["edit"]), 4))
+    drawn = {"recipe": rng.uniform(0.5, 0.9, (len(offers["recipe"]), 4))}
+    drawn["edit"] = rng.uniform(0.02, 0.3, (len(offers["edit"]), 4))
     run.judge.draw = lambda candidates, count, rng: np.concatenate([drawn["recipe"], drawn["edit"]])[None]
     run.shares.places = lambda size, rng: {"recipe": 1, "edit": 1}
     best = complete_best(run.judge, run.trial.archive, run.trial.complete(), run.targets)
