@@ -125,7 +125,7 @@ def test_it_beats_random_paths_and_nsga2_at_equal_budget(depth):
             shares[name].append(reached(other) / best)
     median = {name: float(np.median(values)) for name, values in shares.items()}
     assert max(max(values) for values in shares.values()) <= 1 + 1e-6
-    assert median["hm3"] > (0.65 if depth else 0.98), median
+    assert median["hm3"] > (0.65 if depth else 0.95), median
     for name in shares.keys() - {"hm3"}:
         assert median["hm3"] > median[name] + (0.1 if depth else 0.01), median
 
