@@ -100,12 +100,12 @@ def test_hypervolume_and_utility_of_what_is_fully_scored_never_fall(done):
 def test_the_same_seed_gives_the_same_archive_bit_for_bit_and_another_another():
     np.random.seed(5)
     state = np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-    trials, rows = zip(*((trial, search(trial, seed)) for seed in (0, 0, 1) for trial in [new_trial(25)]), strict=True)
+    trials, rows = zip(*((trial, search(trial, seed)) for seed in (0, 0, 1) for trial in [new_trial(32)]), strict=True)
     assert trials[1].archive.entries == trials[0].archive.entries
     assert list(trials[1].recipes.items()) == list(trials[0].recipes.items())
     assert str(rows[1]) == str(rows[0])
     assert trials[2].archive.entries != trials[0].archive.entries
-    assert len(rows[0]) > 2
+    assert len(rows[0]) > 1
     assert (np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == state
 
 
