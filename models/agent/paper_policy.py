@@ -201,17 +201,18 @@ def ppo(
     """PPO-clip on the density of the proto-actions, and squared error for the critic (Eq. 12-14).
 
     Args:
-        reward: R (N,), of which each of a path's T layers gets R/T, and STOP nothing.
+        reward: R (N,).
 
     Returns:
         Losses, entropy (nats) and mean squared error of the last epoch.
     """
     actions = torch.from_numpy(drawn.actions)
-    taken, layers = actions >= 0, (actions >= 0) & (actions != len(actor.actions) - 1)
-    spread = layers * (reward / layers.sum(dim=1))[:, None]
+    taken = actions >= 0
     with torch.no_grad():
         values = critic.value(critic.encoder(actions))
-    advantage = advantages(spread, values, taken, settings.discount, settings.gae)
+    advantage = advantages(
+        spread(reward, actions, len(actor.actions) - 1), values, taken, settings.discount, settings.gae
+    )
     target = (advantage + values[:, :-1])[taken]
     gain = advantage[taken]
     gain = (gain - gain.mean()) / (gain.std() + 1e-8)
@@ -226,6 +227,12 @@ def ppo(
         parts = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
         result = {name: float(part.detach()) for name, part in parts.items()}
     return result
+
+
+def spread(reward: Tensor, actions: Tensor, stop: int) -> Tensor:
+    """Rewards (N, T) of the actions (N, T): R/T for each of a path's T layers, nothing for STOP (Eq. 9)."""
+    layers = (actions >= 0) & (actions != stop)
+    return layers * (reward / layers.sum(dim=1))[:, None]
 
 
 def advantages(rewards: Tensor, values: Tensor, taken: Tensor, discount: float, gae: float) -> Tensor:
