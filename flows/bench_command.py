@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
+from flows.front_bench import NAME, REACH, TITLE, bench_front
 from flows.watch import output
 
 
 def bench(
-    name: Annotated[str | None, typer.Argument(help="merge, candidate, prefix, memory or scale.")] = None,
+    name: Annotated[str | None, typer.Argument(help="merge, candidate, prefix, memory, scale or front.")] = None,
     listed: Annotated[bool, typer.Option("--list", help="List all benchmarks and what they should reach.")] = False,
     repetitions: Annotated[int | None, typer.Option(help="Of each case. Default: the benchmark's own number.")] = None,
     small: Annotated[
@@ -20,13 +21,26 @@ def bench(
     ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is measured already.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    profile: Annotated[str | None, typer.Option(help="front: model family. Default: the first of params.yaml.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="front: searches of each arm on each family. Default: 4.")] = None,
+    families: Annotated[
+        int | None, typer.Option(help="front: families to make, where they are made. Default: 3.")
+    ] = None,
+    arm: Annotated[list[str] | None, typer.Option(help="front: run only this arm; may be repeated.")] = None,
+    budget: Annotated[
+        int | None, typer.Option(help="front: item evaluations of each run. Default: search.budget.")
+    ] = None,
+    no_depth: Annotated[bool, typer.Option("--no-depth", help="front: task scores are all objectives.")] = False,
 ) -> None:
     """Run a benchmark: each measures two sides in one run, compares their results, and holds the ratio to a target.
 
     A repetition that was measured is kept in docs/results/raw/, so an interrupted run goes on where it ended. Then
     docs/results/engine.md is written again.
 
-    Example: `hm3 bench prefix --repetitions 3`
+    `front` runs searches and baselines side by side, at equal budgets: every run that ended is kept likewise, one that
+    was interrupted finds its scores again, and docs/results/search.md is written.
+
+    Example: `hm3 bench prefix --repetitions 3`, `hm3 bench front --profile tiny --seeds 4`
     """
     from flows.processes import hold
     from flows.stage import prepare
@@ -40,7 +54,16 @@ def bench(
         return
     if name is None:
         raise BadInput("NAME: missing; `hm3 bench --list` shows all benchmarks")
+    asked = {"seeds": seeds, "families": families, "arms": tuple(arm or ()), "budget": budget, "depth": not no_depth}
+    if name == NAME:
+        if repetitions is not None:
+            raise BadInput("--repetitions: is not for front; say --seeds and --families")
+        given = {key: value for key, value in asked.items() if value is not None}
+        bench_front(profile, {**given, "fresh": fresh, "small": small}, as_json)
+        return
     check_name(name)
+    if profile or no_depth or arm or any(asked[key] is not None for key in ("seeds", "families", "budget")):
+        raise BadInput(f"{name}: --profile, --seeds, --families, --arm, --budget and --no-depth are for front alone")
     first = open_workspace()
     workspace = open_workspace("tiny") if "tiny" in profiles(first.root) else first
     console = output(stderr=True)
@@ -68,6 +91,7 @@ def _list(as_json: bool) -> None:
     known = benchmarks()
     if as_json:
         data = [{"name": one.name, "title": one.title, "reach": one.reach} for one in known]
+        data.append({"name": NAME, "title": TITLE, "reach": REACH})
         sys.stdout.write(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
         return
     table = Table(box=None, pad_edge=False)
@@ -75,4 +99,5 @@ def _list(as_json: bool) -> None:
         table.add_column(column)
     for one in known:
         table.add_row(one.name, one.title, one.reach)
+    table.add_row(NAME, TITLE, REACH)
     output().print(table)

@@ -9,6 +9,7 @@ import gc
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -54,11 +55,17 @@ class Scored:
 class Engine:
     """The pool of a family, the objectives on each split and the journal, in this process."""
 
-    def __init__(self, workspace: Workspace):
+    def __init__(self, workspace: Workspace, journal: Path | None = None):
+        """Open the family.
+
+        Args:
+            workspace: project and profile.
+            journal: folder of the journal, by default the profile's own in the state folder.
+        """
         self.workspace = workspace
         self.family: Family = load_family(workspace)
         self.recipes: dict[str, Recipe] = {}
-        self.journal = Journal(workspace.state / "journal" / workspace.name)
+        self.journal = Journal(journal or workspace.state / "journal" / workspace.name)
         self._objectives: dict[str, Objectives] = {}
         names = dict.fromkeys((self.family.base, *self.family.experts.values()))
         self._find = finder(workspace)

@@ -21,9 +21,9 @@ from models.preferences import preferences
 from models.trial import Trial
 from tasks.engine import Engine, Scored
 from tasks.lab import EngineLab
-from tasks.pool import recipe_space
 from tasks.progress import Progress
 from tasks.records import Anchors, ScoredModel
+from tasks.trials import recipe_space
 from tasks.workspace import Workspace
 
 

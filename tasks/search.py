@@ -18,10 +18,11 @@ from models.merge.recipe import dump_recipes
 from models.preferences import Array, parse_preference, preferences
 from models.trial import Trial
 from tasks.lab import EngineLab
-from tasks.pool import open_pool, open_trial, path_space, recipe_space
+from tasks.pool import open_pool, path_space
 from tasks.progress import Progress
 from tasks.records import Anchors, write_table
 from tasks.schema import SearchParams
+from tasks.trials import open_trial, recipe_space
 from tasks.workspace import Workspace
 
 

@@ -8,9 +8,10 @@ import pandas as pd
 from models.agent.offline import TrainSettings
 from models.agent.phases import AgentSettings, new_agent, new_judge, train
 from tasks.lab import EngineLab
-from tasks.pool import open_pool, open_trial, path_space, recipe_space
+from tasks.pool import open_pool, path_space
 from tasks.progress import Bar, Progress
 from tasks.records import write_table
+from tasks.trials import open_trial, recipe_space
 from tasks.workspace import Workspace
 
 NETWORKS = ("surrogate", "critic", "actor")

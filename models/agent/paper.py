@@ -27,11 +27,6 @@ GIVEN_UP = 3
 Rows = list[dict[str, float]]
 
 
-def run_paper(trial: Trial, space: RecipeSpace, rules: PathRules, rng: np.random.Generator) -> None:
-    """The published algorithm as an arm of a comparison."""
-    paper(trial, space, rules, rng)
-
-
 def paper(
     trial: Trial,
     space: RecipeSpace,
@@ -112,8 +107,8 @@ def one_preference(
             drawn, found = drawn.take(torch.tensor(known)), [found[i] for i in known]
             reward = rewards(trial, found, preference, settings.depth_cost / trial.lab.layers)
             losses = ppo(actor, critic, optimiser, drawn, torch.from_numpy(reward).float(), settings)
-            depth = float(np.mean([one.depth for one in found]))
-            yield {"reward": float(reward.mean()), "best": float(reward.max()), "depth": depth, **losses}
+            length = float(np.mean([one.depth for one in found]))
+            yield {"reward": float(reward.mean()), "best": float(reward.max()), "length": length, **losses}
         idle = idle + 1 if trial.spent == before else 0
         if not whole or limit - trial.spent < trial.whole or idle == settings.idle:
             return
@@ -158,12 +153,9 @@ def score(trial: Trial, candidates: Sequence[Candidate], kind: str, limit: int) 
 
 def rewards(trial: Trial, candidates: Sequence[Candidate], preference: Array, per_layer: float) -> Array:
     """R = Σ_k λ_k f_k - β₁T (N,) of scored paths (Eq. 9). One that failed has the worst scores there are."""
-    tasks = np.full((len(candidates), len(preference)), np.nan)
-    for row, one in zip(tasks, candidates, strict=True):
-        row[:] = trial.archive[one].scores or np.nan
-    everything = trial.archive.task_scores(trial.complete())
-    sound = everything[np.isfinite(everything).all(axis=1)]
-    tasks[~np.isfinite(tasks).all(axis=1)] = sound.min(axis=0) if len(sound) else 0.0
+    known = trial.archive.task_scores(trial.complete())
+    worst = known.min(axis=0) if len(known) else np.zeros(len(preference))
+    tasks = np.array([trial.archive[one].scores or worst for one in candidates])
     return np.asarray(tasks @ preference - per_layer * np.array([one.depth for one in candidates]))
 
 

@@ -53,7 +53,8 @@ _ALL = (
     Baseline(
         "nsga2-paths",
         "NSGA-II over paths",
-        f"{SWITCHES}; population 24, 12 offspring, two-point crossover, 3 flips a child; {POOL}",
+        f"{SWITCHES}; population 24, 12 offspring, two-point crossover, a child loses one switch and gains half a one; "
+        f"{POOL}",
         nsga2_paths,
         paths=True,
     ),

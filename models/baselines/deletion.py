@@ -27,6 +27,9 @@ influence, which takes one candidate a layer."""
 STARTS = 16
 """Recipes that are cut by block influence, at most, before more recipes are sought."""
 
+Known = dict[tuple[frozenset[int], int], Array]
+"""Layers that were deleted, and one more → what its removal then added to the costs (K_tasks,), when last seen."""
+
 
 def without(candidate: Candidate, *steps: SourceLayer) -> Candidate:
     """A path less some of its layers, with the same host."""
@@ -36,71 +39,62 @@ def without(candidate: Candidate, *steps: SourceLayer) -> Candidate:
 def greedy_deletion(trial: Trial, space: RecipeSpace, rules: PathRules, rng: np.random.Generator) -> None:
     """Greedy deletion for one preference after the other; see ``BASELINES``."""
     search = started(trial, space, rng, int(FIRST_GREEDY * trial.budget))
-    guess: Array | None = None
+    known: Known = {}
     idle = 0
     for preference in _endless(trial.reward.tasks, rng):
         before = trial.spent
         starts = plain(trial)
-        costs = task_costs(trial, starts)
-        start = starts[int(scalarise(costs, preference, trial.reward.rho).argmax())]
-        _, guess = delete_greedily(trial, start, preference, guess)
+        start = starts[int(scalarise(task_costs(trial, starts), preference, trial.reward.rho).argmax())]
+        delete_greedily(trial, start, preference, known)
         idle = idle + 1 if trial.spent == before else 0
         if trial.left < trial.whole or idle == IDLE:
             break
     search.run(trial.budget)
 
 
-def delete_greedily(
-    trial: Trial, start: Candidate, preference: Array, guess: Array | None = None
-) -> tuple[list[Candidate], Array | None]:
+def delete_greedily(trial: Trial, start: Candidate, preference: Array, known: Known) -> list[Candidate]:
     """Drop the layer whose removal costs the utility least, again and again, as long as that is worth it.
 
     Lazily (Minoux 1978): by how much a layer's removal raised the costs is known from when it was tried last. Only the
     layer that looks best by that is tried anew, until one that was just tried is best. Where removals only cost more as
-    others are made, in every task, that is what trying all layers at each step would choose.
+    others are made, in every task, that is what trying all layers at each step would choose. What was seen of another
+    recipe in the same state is taken for this one's until it is tried.
 
     Args:
         trial: pays.
         start: an identity path, scored.
         preference: over the tasks (K_tasks,).
-        guess: (L, K_tasks), what removing each layer added to the costs of another start, to begin with.
+        known: grows by what is tried.
 
     Returns:
-        The path after each deletion; and the same of this start where it had no guess and the budget sufficed, else the
-        guess.
+        The path after each deletion.
     """
-    here, costs = start, task_costs(trial, [start])[0]
-    added = {} if guess is None else dict(zip(start.path, guess, strict=True))
-    tried: set[SourceLayer] = set()
+    here, costs, gone = start, task_costs(trial, [start])[0], frozenset[int]()
+    added: dict[SourceLayer, Array] = {}
     found: list[Candidate] = []
-
-    def try_without(steps: Sequence[SourceLayer]) -> bool:
-        children = [without(here, step) for step in steps]
-        paid = score(trial, children, "deletion")
-        if paid:
-            added.update(zip(steps, task_costs(trial, children) - costs, strict=True))
-            tried.update(steps)
-        return paid
-
-    if guess is None:
-        if not try_without(start.path):
-            return [], None
-        guess = np.array([added[step] for step in start.path])
     while here.depth > 1:
+        added.update((step, known[gone, step[1]]) for step in here.path if (gone, step[1]) in known)
+        tried: set[SourceLayer] = set()
         while True:
-            u = scalarise(costs + np.array([added[step] for step in here.path]), preference, trial.reward.rho)
-            best = here.path[int(u.argmax())]
-            if best in tried:
-                break
-            if not try_without([best]):
-                return found, guess
+            if untried := [step for step in here.path if step not in added]:
+                steps = untried
+            else:
+                u = scalarise(costs + np.array([added[step] for step in here.path]), preference, trial.reward.rho)
+                steps = [here.path[int(u.argmax())]]
+                if steps[0] in tried:
+                    break
+            children = [without(here, step) for step in steps]
+            if not score(trial, children, "deletion"):
+                return found
+            added.update(zip(steps, task_costs(trial, children) - costs, strict=True))
+            known.update(((gone, step[1]), added[step]) for step in steps)
+            tried.update(steps)
         loss = float(scalarise(costs, preference, trial.reward.rho) - u.max())
-        here, costs = without(here, best), costs + added[best]
+        here, costs, gone = without(here, steps[0]), costs + added[steps[0]], gone | {steps[0][1]}
         found.append(here)
-        tried.clear()
         if not worth(trial, here, loss):
             break
-    return found, guess
+    return found
 
 
 def block_influence(trial: Trial, space: RecipeSpace, rules: PathRules, rng: np.random.Generator) -> None:

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import cycle
+from typing import Any
 
 import cma
 import numpy as np
 from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.algorithms.soo.nonconvex.de import DE
+from pymoo.core.mutation import Mutation
 from pymoo.core.problem import Problem
 from pymoo.core.termination import NoTermination
 from pymoo.operators.crossover.pntx import TwoPointCrossover
-from pymoo.operators.mutation.bitflip import BitflipMutation
 from scipy.stats import norm
 
 from models.agent.environment import PathRules, PathSpace
@@ -35,17 +36,32 @@ FIRST = 0.35
 """Share of the budget that NSGA-II over recipes has, to find anchors."""
 ANCHORS = 3
 PREFERENCES = 16
-"""Under which anchors are chosen, and a multiple of which random directions are not needed for."""
+"""Under which anchors are chosen."""
 EACH = 40
 """Candidates that a preference gets at least, where an algorithm takes one at a time."""
-FLIPS = 3.0
-"""Switches in which a new path differs from the one it starts from, on average: an edit or two."""
+OFF, ON = 1.0, 0.5
+"""Switches that a variant of a path turns off and on, on average. Most switches are off, so flipping all alike would
+almost only put layers in; that left NSGA-II over paths with a third of the hypervolume on the family `tiny`."""
 CMA_POPULATION, DE_POPULATION = 10, 16
 F, CR = 0.8, 0.5
 """Differential weight and crossover rate: usual ones (Storn & Price 1997)."""
 
 Search = Callable[[Array, int], None]
 """Searches under a preference (K,) until the trial has spent so many item evaluations."""
+
+
+class Flips(Mutation):  # type: ignore[misc] # pymoo has no types
+    """Turns a few switches off and a few on."""
+
+    def _do(self, problem: Problem, X: Switches, *, random_state: np.random.Generator, **how: Any) -> Switches:  # noqa: N803
+        return np.asarray(X ^ (random_state.random(X.shape) < flips(X)))
+
+
+def flips(switches: Switches) -> Array:
+    """Probability (..., D) that each of some switches changes in a variant."""
+    on = switches.sum(axis=-1, keepdims=True)
+    off = switches.shape[-1] - on
+    return np.asarray(np.minimum(np.where(switches, OFF / np.maximum(on, 1), ON / np.maximum(off, 1)), 0.4))
 
 
 def pool(trial: Trial, space: RecipeSpace, rules: PathRules, rng: np.random.Generator) -> PathSpace:
@@ -76,7 +92,7 @@ def nsga2_paths(trial: Trial, space: RecipeSpace, rules: PathRules, rng: np.rand
         n_offsprings=OFFSPRING,
         sampling=first,
         crossover=TwoPointCrossover(),
-        mutation=BitflipMutation(prob=1.0, prob_var=_flips(slots)),
+        mutation=Flips(prob=1.0),
     )
     variables = {"n_var": len(slots), "xl": False, "xu": True, "vtype": bool}
     Evolution(trial, algorithm, variables, lambda on: slots.decode(on.astype(bool)), "path", rng).run(trial.budget)
@@ -85,10 +101,10 @@ def nsga2_paths(trial: Trial, space: RecipeSpace, rules: PathRules, rng: np.rand
 def ea_paths(trial: Trial, space: RecipeSpace, rules: PathRules, rng: np.random.Generator) -> None:
     """CMA-ES over switches; see ``BASELINES``."""
     slots = Slots(pool(trial, space, rules, rng))
-    spread = 1 / norm.isf(_flips(slots))  # of switches at 1 and -1, so that FLIPS of them change their sign
 
     def search(preference: Array, limit: int) -> None:
         start = _best(trial, slots, preference, 1)[0]
+        mean = np.where(start, 1, -1) * norm.isf(flips(start))  # standard deviations from zero
         options = {
             "popsize": CMA_POPULATION,
             "CMA_diagonal": True,
@@ -96,7 +112,7 @@ def ea_paths(trial: Trial, space: RecipeSpace, rules: PathRules, rng: np.random.
             "seed": np.nan,  # numpy's own generator is left alone
             "randn": lambda *shape: rng.standard_normal(shape),
         }
-        algorithm = cma.CMAEvolutionStrategy(np.where(start, 1.0, -1.0), spread, options)
+        algorithm = cma.CMAEvolutionStrategy(mean, 1.0, options)
         while not algorithm.stop():
             asked = algorithm.ask()
             candidates = [slots.decode(one > 0) for one in asked]
@@ -141,11 +157,6 @@ def _one_by_one(trial: Trial, search: Search) -> None:
             return
 
 
-def _flips(slots: Slots) -> float:
-    """Probability that a switch changes in a new path."""
-    return min(FLIPS / len(slots), 0.25)
-
-
 def _best(
     trial: Trial, slots: Slots, preference: Array, count: int, rng: np.random.Generator | None = None
 ) -> Switches:
@@ -153,17 +164,17 @@ def _best(
     known = {one: switches for one in whole(trial) if (switches := slots.encode(one)) is not None}
     order = np.argsort(-utilities(trial, list(known), preference), kind="stable")
     found = np.array(list(known.values()))[order[:count]]
-    return found if rng is None else _filled(found, count, _flips(slots), rng)
+    return found if rng is None else _filled(found, count, rng)
 
 
 def _first(trial: Trial, slots: Slots, count: int, rng: np.random.Generator) -> Switches:
     """Switches (count, D) of the pool's models and of variants of them."""
     models = map(slots.space.identity, reversed(slots.space.models))
     known = [slots.encode(one) for one in models if trial.archive[one].scores is not None]
-    return _filled(np.array([one for one in known if one is not None][:count]), count, _flips(slots), rng)
+    return _filled(np.array([one for one in known if one is not None][:count]), count, rng)
 
 
-def _filled(found: Switches, count: int, flips: float, rng: np.random.Generator) -> Switches:
+def _filled(found: Switches, count: int, rng: np.random.Generator) -> Switches:
     """What was found (N, D), filled up to ``count`` rows with variants of it, each in turn."""
     variants = found[np.arange(max(count - len(found), 0)) % len(found)]
-    return np.concatenate([found, variants ^ (rng.random(variants.shape) < flips)])
+    return np.concatenate([found, variants ^ (rng.random(variants.shape) < flips(variants))])

@@ -25,7 +25,7 @@ from tasks.bench.registry import Bench, Measure, Todo, benchmark
 from tasks.bench.rows import Row
 from tasks.engine import Engine
 from tasks.offline import offline_environment
-from tasks.pool import recipe_space
+from tasks.trials import recipe_space
 from tasks.workspace import Workspace
 
 WITH, WITHOUT = "with start-up", "without start-up"

@@ -134,7 +134,7 @@ def check_name(name: str) -> None:
         BadInput: there is none.
     """
     if name not in (*MODULES, *BENCHMARKS):
-        raise BadInput(f"benchmark {name!r}: unknown; there are {', '.join(MODULES)}")
+        raise BadInput(f"benchmark {name!r}: unknown; there are {', '.join(MODULES)} and front")
 
 
 def find_benchmark(name: str) -> Benchmark:

@@ -9,7 +9,7 @@ from torch.distributions import Normal
 
 from models.agent.environment import PathSpace
 from models.agent.features import FEATURES
-from models.agent.paper import loose, merged, paper, rewards, run_paper
+from models.agent.paper import loose, merged, paper, rewards
 from models.agent.paper_policy import (
     Actor,
     Critic,
@@ -23,19 +23,13 @@ from models.agent.paper_policy import (
     wolpertinger,
 )
 from models.candidate import Candidate
-from tests.models.baselines.lab import EXPERTS, RULES, new_trial, recipe_space
+from tests.models.lab import EXPERTS, RULES, new_trial, recipe_space
 
 SMALL = PaperSettings(each=20, hidden=16, rollouts=4)
 
 
 def statistics(models, layers):
     return np.random.default_rng(3).standard_normal((len(models), layers, FEATURES))
-
-
-def trial_of(candidates=60, depth=True, **changes):
-    trial = new_trial(candidates, depth, **changes)
-    trial.lab.statistics = lambda models: statistics(models, trial.lab.layers)
-    return trial
 
 
 def run(trial, seed=0, settings=SMALL):
@@ -55,7 +49,7 @@ def networks(layers=4, rules=RULES, seed=0):
 @pytest.mark.parametrize("candidates", [0, 1, 2, 30, 61])
 def test_it_spends_its_budget_and_no_more(candidates, depth):
     told = []
-    trial = trial_of(candidates, depth)
+    trial = new_trial(candidates, depth)
     trial.on_spent = told.append
     _, rows = run(trial)
     assert sum(told) == trial.spent == trial.whole * len(trial.lab.calls) <= trial.budget
@@ -65,37 +59,28 @@ def test_it_spends_its_budget_and_no_more(candidates, depth):
         assert rows[-1]["full"] == len(trial.archive)
 
 
-def test_as_an_arm_it_has_its_usual_settings():
-    trial = trial_of(50)
-    assert run_paper(trial, recipe_space(), RULES, np.random.default_rng(1)) is None
-    other = trial_of(50)
-    run(other, 1, PaperSettings())
-    assert trial.archive.entries == other.archive.entries
-    assert trial.left < trial.whole
-
-
 def test_the_same_seed_gives_the_same_archive_and_leaves_other_generators_alone():
-    first, rows = run(trial_of())
+    first, rows = run(new_trial(60))
     np.random.seed(5)
     torch.manual_seed(5)
     before = np.random.get_state()[1].tolist(), torch.get_rng_state()
-    again, same = run(trial_of())
+    again, same = run(new_trial(60))
     assert again.archive.entries == first.archive.entries
     assert str(same) == str(rows)
     assert again.recipes == first.recipes
     assert np.random.get_state()[1].tolist() == before[0]
     assert torch.equal(torch.get_rng_state(), before[1])
-    assert run(trial_of(), seed=1)[0].archive.entries != first.archive.entries
+    assert run(new_trial(60), seed=1)[0].archive.entries != first.archive.entries
 
 
 def test_no_candidate_is_scored_twice_or_in_part():
-    trial, _ = run(trial_of(80))
+    trial, _ = run(new_trial(80))
     assert len(set(trial.lab.calls)) == len(trial.lab.calls)
     assert all(entry.items == trial.archive.full for entry in trial.archive.entries)
 
 
 def test_a_path_that_is_known_costs_nothing_and_is_learned_from():
-    trial = trial_of(70, layers=2)
+    trial = new_trial(70, layers=2)
     _, rows = run(trial, settings=replace(SMALL, rollouts=16, preferences=1))
     assert len(rows) * 16 > len(trial.archive)
     assert len(set(trial.lab.calls)) == len(trial.lab.calls)
@@ -103,7 +88,7 @@ def test_a_path_that_is_known_costs_nothing_and_is_learned_from():
 
 @pytest.mark.parametrize("masked", [True, False])
 def test_every_path_is_legal_over_the_experts_and_the_merge_of_its_preference(masked):
-    trial, rows = run(trial_of(80), settings=replace(SMALL, masked=masked))
+    trial, rows = run(new_trial(80), settings=replace(SMALL, masked=masked))
     rules = RULES if masked else loose(RULES)
     merge, merges, paths = None, 0, 0
     for entry in trial.archive.entries[4:]:
@@ -121,7 +106,7 @@ def test_every_path_is_legal_over_the_experts_and_the_merge_of_its_preference(ma
 
 
 def test_the_preferences_have_equal_shares():
-    trial, _ = run(trial_of(90))
+    trial, _ = run(new_trial(90))
     merges = [i for i, entry in enumerate(trial.archive.entries[4:]) if entry.kind == "recipe"]
     assert len(merges) == 4
     sizes = np.diff([*merges, len(trial.archive) - 4])
@@ -130,18 +115,18 @@ def test_the_preferences_have_equal_shares():
 
 def test_what_failed_has_the_worst_reward_and_breaks_nothing():
     for every, how in ((1, None), (3, None), (3, "nan")):
-        trial, _ = run(trial_of(fails=(every, how)))
+        trial, _ = run(new_trial(60, fails=(every, how)))
         assert trial.spent <= trial.budget
         assert trial.left < trial.whole
-    failed = [entry.candidate for entry in trial.archive.entries if np.isnan(entry.scores).any()]
-    sound = np.array([entry.scores for entry in trial.archive.entries if not np.isnan(entry.scores).any()])
+    failed = [entry.candidate for entry in trial.archive.entries if entry.scores is None]
+    sound = np.array([entry.scores for entry in trial.archive.entries if entry.scores is not None])
     preference = np.array([0.2, 0.5, 0.3])
     assert failed
     np.testing.assert_allclose(rewards(trial, failed, preference, 0.0), sound.min(axis=0) @ preference)
 
 
 def test_the_reward_weighs_scores_and_charges_layers():
-    trial = trial_of()
+    trial = new_trial(60)
     expert, short = Candidate.identity("a", 6), Candidate("b", (("b", 1), ("a", 3)))
     trial.score([short], "policy")
     found = rewards(trial, [expert, short], np.array([0.5, 0.25, 0.25]), 0.01)
@@ -151,7 +136,7 @@ def test_the_reward_weighs_scores_and_charges_layers():
 
 
 def test_the_merge_has_the_preference_as_weights():
-    trial = trial_of()
+    trial = new_trial(60)
     recipe = merged(trial, recipe_space(), np.array([0.2, 0.5, 0.3]), 0.4)
     assert recipe.merge_method == "dare_ties"
     assert [one.parameters for one in recipe.models] == [
@@ -160,7 +145,7 @@ def test_the_merge_has_the_preference_as_weights():
 
 
 def test_of_several_tasks_that_no_expert_is_named_for_each_counts_for_the_expert_that_does_best():
-    trial = trial_of()
+    trial = new_trial(60)
     trial.lab.strengths["a"][1] = 2.0
     entries = [replace(one, scores=tuple(trial.lab.score(one.candidate))) for one in trial.archive.entries]
     trial.archive.entries[:] = entries
@@ -289,7 +274,7 @@ def test_with_one_preference_and_a_generous_budget_it_learns_to_beat_random_path
     """Medians over seeds of mean rewards: the last quarter of its rollouts, the first, and random paths."""
     learned, before, uniform, forward = [], [], [], []
     for seed in range(5):
-        trial = trial_of(250, layers=4, seed=seed)
+        trial = new_trial(250, layers=4, seed=seed)
         _, rows = run(trial, seed, PaperSettings(preferences=1))
         mean = [row["reward"] for row in rows]
         quarter = len(mean) // 4

@@ -5,7 +5,7 @@ import pytest
 
 from models.baselines import BASELINES
 from models.front import hypervolume
-from tests.models.baselines.lab import RULES, new_trial, recipe_space
+from tests.models.lab import RULES, new_trial, recipe_space
 
 EVERY = pytest.mark.parametrize("name", BASELINES)
 
@@ -103,3 +103,13 @@ def test_layered_recipes_start_from_plain_ones_and_hold_gradients_then():
     layered = [any(isinstance(one.parameters.get("weight"), list) for one in recipe.models) for recipe in recipes]
     assert not any(layered[:40])
     assert sum(layered[40:]) > 40
+
+
+def test_a_gradient_of_one_value_is_the_plain_recipe():
+    space = recipe_space()
+    layered = space.with_stops(3)
+    for point in space.sample(20, np.random.default_rng(0)):
+        plain = space.recipe(point)
+        assert layered.recipe(layered.read(plain)) == plain
+    slope = layered.read(plain) | {"weight.a@0": 0.1, "weight.a@1": 0.2, "weight.a@2": 0.3}
+    assert layered.recipe(slope).models[0].parameters["weight"] == [0.1, 0.2, 0.3]

@@ -8,7 +8,7 @@ import pytest
 from models.baselines.baseline import relative
 from models.baselines.deletion import delete_by_influence, delete_greedily, task_costs, without
 from models.candidate import Candidate
-from tests.models.baselines.lab import new_trial, recipe_space
+from tests.models.lab import new_trial, recipe_space
 
 PREFERENCE = np.array([0.5, 0.3, 0.2])
 
@@ -42,34 +42,32 @@ def test_greedy_deletion_is_brute_force_step_by_step_at_less_cost(layers, seed):
     trial, start = started(layers=layers, seed=seed)
     wanted = brute_force(trial, start, PREFERENCE)
     trial.lab.calls.clear()
-    assert delete_greedily(trial, start, PREFERENCE)[0] == wanted
+    assert delete_greedily(trial, start, PREFERENCE, {}) == wanted
     assert layers <= len(trial.lab.calls) <= sum(range(layers - len(wanted) + 1, layers + 1))
     assert len(trial.lab.calls) < layers + 3 * len(wanted)
 
 
 def test_what_is_seen_of_one_recipe_saves_trials_with_the_next():
     trial, start = started(layers=12)
-    _, guess = delete_greedily(trial, start, PREFERENCE)
+    known = {}
+    delete_greedily(trial, start, PREFERENCE, known)
     removed = [without(start, step) for step in start.path]
-    np.testing.assert_allclose(guess, relative(trial, removed)[:, :3] - relative(trial, [start])[:, :3])
+    increases = task_costs(trial, removed) - task_costs(trial, [start])
+    np.testing.assert_allclose([known[frozenset(), layer] for layer in range(12)], increases)
     other = trial.add(recipe_space().make("task_arithmetic", {name: {"weight": 0.5} for name in "abc"}))
     trial.score([other], "recipe")
     trial.lab.calls.clear()
-    found, same = delete_greedily(trial, other, PREFERENCE, guess)
-    assert same is guess
+    found = delete_greedily(trial, other, PREFERENCE, known)
     assert found == brute_force(trial, other, PREFERENCE)
-    informed = len(trial.lab.calls)
-    fresh, _ = started(layers=12)
-    other = fresh.add(recipe_space().make("task_arithmetic", {name: {"weight": 0.5} for name in "abc"}))
-    fresh.score([other], "recipe")
-    fresh.lab.calls.clear()
-    delete_greedily(fresh, other, PREFERENCE)
-    assert informed < len(fresh.lab.calls)
+    assert len(trial.lab.calls) < 12 + len(found)
+    trial.lab.calls.clear()
+    assert delete_greedily(trial, other, PREFERENCE, known) == found
+    assert trial.lab.calls == []
 
 
 def test_without_depth_as_an_objective_it_stops_where_a_deletion_gains_nothing():
     trial, start = started(layers=8, depth=False)
-    delete_greedily(trial, start, PREFERENCE)
+    delete_greedily(trial, start, PREFERENCE, {})
     assert {one.candidate.depth for one in trial.archive.entries} == {8, 7}
 
 

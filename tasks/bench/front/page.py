@@ -1,0 +1,133 @@
+"""``search.md`` and its figures, from all raw rows there are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import jinja2
+
+from tasks.bench.arms import ARMS, Arm
+from tasks.bench.front.figures import figures
+from tasks.bench.front.rows import Files
+from tasks.bench.front.sheets import Sheet, sheets
+from tasks.bench.front.summary import Study, studies
+from tasks.figure_style import save_png
+from tasks.records import write_text
+
+PAGE = "search.md"
+SETUP = ("commit", "hm3", "torch", "tools", "cores", "threads", "cpu")
+CAPTIONS = {
+    "curves": "Hypervolume of the anytime front by item evaluations",
+    "fronts": "Fronts in one family, with the seed of the median run",
+    "kinds": "Kinds of proposals by share of the item evaluations",
+    "episodes": "What the searches tell of their own course",
+}
+
+
+@dataclass(frozen=True)
+class Section:
+    """One profile's part of the page, with depth as an objective or without."""
+
+    study: Study
+    results: Path
+
+    @property
+    def title(self) -> str:
+        """Heading."""
+        return f"{self.study.profile}, {'with depth as an objective' if self.study.depth else 'task scores alone'}"
+
+    @property
+    def command(self) -> str:
+        """What makes its rows."""
+        options = [f"--profile {self.study.profile}", f"--seeds {self.study.rows['seed'].nunique()}"]
+        if self.families > 1:
+            options.append(f"--families {self.families}")
+        options.append(f"--budget {int(self.study.rows['budget'].iloc[0])}")
+        return " ".join(["hm3 bench front", *options, *([] if self.study.depth else ["--no-depth"])])
+
+    @property
+    def families(self) -> int:
+        """How many."""
+        return int(self.study.rows["family"].nunique())
+
+    @property
+    def seeds(self) -> str:
+        """Of the searches, and of made families."""
+        own = ", ".join(map(str, sorted(set(self.study.rows["seed"]))))
+        made = ", ".join(map(str, sorted(set(self.study.rows["family"]) - {0})))
+        return f"search seeds {own}" + (f"; families made with seeds {made}" if made else "; the family is given")
+
+    @property
+    def budget(self) -> int:
+        """Item evaluations of each run."""
+        return int(self.study.rows["budget"].iloc[0])
+
+    @cached_property
+    def sheets(self) -> list[Sheet]:
+        """Its tables."""
+        return sheets(self.study)
+
+    @property
+    def arms(self) -> list[Arm]:
+        """What is known of the arms that ran."""
+        return [ARMS[name] for name in self.study.arms if name in ARMS]
+
+    @property
+    def setups(self) -> list[dict[str, str]]:
+        """What its rows were measured on, each once."""
+        rows = self.study.rows[[*SETUP]].drop_duplicates().to_dict("records")
+        return [{str(name): str(value) for name, value in one.items()} for one in rows]
+
+    @property
+    def notes(self) -> str:
+        """What people have to say about it, from ``notes/front-PROFILE-depth.md`` or ``-tasks.md``, if anything."""
+        kind = "depth" if self.study.depth else "tasks"
+        path = self.results / "notes" / f"front-{self.study.profile}-{kind}.md"
+        return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+
+    def draw(self) -> dict[str, str]:
+        """Write its figures; their files by caption."""
+        kind = "depth" if self.study.depth else "tasks"
+        drawn = {}
+        for name, draw in figures(self.study).items():
+            file = f"search-{self.study.profile}-{kind}-{name}.png"
+            save_png(draw(self.study), self.results / file)
+            drawn[CAPTIONS[name]] = file
+        return drawn
+
+
+def write_page(results: Path) -> Path:
+    """Write the page and figures of all profiles that have rows.
+
+    Args:
+        results: folder with ``raw/front-PROFILE.csv``.
+
+    Returns:
+        The page.
+
+    Raises:
+        BadInput: a file of rows is damaged.
+    """
+    sections = [
+        Section(study, results) for name in measured(results) for study in studies(Files(results / "raw", name))
+    ]
+    results.mkdir(parents=True, exist_ok=True)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("tasks"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 (it is Markdown, of our own words and numbers)
+    )
+    drawn = [(one, one.draw()) for one in sections]
+    write_text(results / PAGE, environment.get_template("search.md.j2").render(sections=drawn))
+    return results / PAGE
+
+
+def measured(results: Path) -> list[str]:
+    """Profiles that have rows: those of ``front-PROFILE-families.csv``."""
+    files = sorted((results / "raw").glob("front-*-families.csv"))
+    return [one.name.removeprefix("front-").removesuffix("-families.csv") for one in files]

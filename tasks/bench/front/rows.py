@@ -1,0 +1,125 @@
+"""Raw results of `hm3 bench front`: CSV files that are committed, from which every table and figure is made."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from models.errors import BadInput, one_line
+from tasks.bench.front.family import Ground
+from tasks.bench.front.points import Points
+from tasks.bench.front.run import Case
+from tasks.bench.rows import Setup
+from tasks.records import write_table
+
+VERSION = 1
+"""Raise it when rows no longer compare with older ones."""
+
+KEY = ["family", "instance", "seed", "arm", "depth", "budget"]
+"""Columns that name a run."""
+
+PARTS = ("families", "members", "kinds", "episodes")
+"""Files beside the rows themselves, ``front-PROFILE-PART.csv``."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of one profile."""
+
+    folder: Path
+    profile: str
+
+    def path(self, part: str = "") -> Path:
+        """``front-PROFILE.csv``, or one of its parts."""
+        return self.folder / f"front-{self.profile}{'-' if part else ''}{part}.csv"
+
+    def read(self, part: str = "") -> pd.DataFrame:
+        """Rows of this version, none if there is no file.
+
+        Raises:
+            BadInput: the file is damaged.
+        """
+        path = self.path(part)
+        if not path.is_file():
+            return pd.DataFrame(columns=["version", *KEY])
+        try:
+            types = {"tenths": str, "instance": str, "commit": str, "path": str, "arm": str, "kind": str}
+            table = pd.read_csv(path, dtype=types, keep_default_na=False, na_values={"hv": [""]})
+            return table[table["version"] == VERSION].reset_index(drop=True)
+        except (ValueError, OSError, KeyError) as error:
+            reason = one_line(error, 200)
+            raise BadInput(f"{path.name}: not readable ({reason}); restore it, or run again with --fresh") from None
+
+    def done(self) -> set[Case]:
+        """Runs of which there are rows."""
+        table = self.read()
+        return {case_of(row) for row in table[KEY].drop_duplicates().itertuples(index=False)}
+
+    def forget(self, arms: set[str]) -> None:
+        """Drop what these arms have measured."""
+        for part in ("", *PARTS):
+            if self.path(part).is_file() and part != "families":
+                table = self.read(part)
+                write_table(self.path(part), table[~table["arm"].isin(arms)])
+
+    def append(self, case: Case, points: Points, episodes: pd.DataFrame, setup: Setup, group: str) -> None:
+        """Add a run; its rows come last, so that what has rows has everything."""
+        about = {name: value for name, value in asdict(setup).items() if name != "seed"}
+        self._add("members", case, points.members)
+        self._add("kinds", case, points.kinds)
+        if len(episodes):
+            self._add("episodes", case, episodes)
+        self._add("", case, points.rows.assign(group=group, **about))
+
+    def describe(self, ground: Ground) -> None:
+        """Keep ideal and nadir of a family."""
+        layers = ground.workspace.profile.layers
+        scale = ground.scale(layers is not None)
+        rows = pd.DataFrame({"objective": scale.names, "ideal": scale.ideal, "nadir": scale.nadir})
+        rows.insert(0, "version", VERSION)
+        rows.insert(1, "family", ground.family.seed)
+        rows.insert(2, "instance", ground.digest)
+        rows.insert(3, "layers", ground.engine.layers)
+        known = self.read("families")
+        if ground.digest not in set(known["instance"]):
+            write_table(self.path("families"), pd.concat([known, rows]) if len(known) else rows)
+
+    def _add(self, part: str, case: Case, table: pd.DataFrame) -> None:
+        """Rows of a run in place of those that an interrupted run left."""
+        keyed = table.copy()
+        for place, name in enumerate(KEY):
+            value = getattr(case, name)
+            keyed.insert(place, name, int(value) if name == "depth" else value)
+        keyed.insert(0, "version", VERSION)
+        known = self.read(part)
+        if len(known):
+            same = [case_of(row) == case for row in known[KEY].itertuples(index=False)]
+            known = known[[not one for one in same]]
+        write_table(self.path(part), pd.concat([known, keyed], ignore_index=True) if len(known) else keyed)
+
+
+def case_of(row: object) -> Case:
+    """The run that a row with the columns of ``KEY`` belongs to."""
+    values = {name: getattr(row, name) for name in KEY}
+    return Case(
+        int(values["family"]),
+        str(values["instance"]),
+        int(values["seed"]),
+        str(values["arm"]),
+        bool(int(values["depth"])),
+        int(values["budget"]),
+    )
+
+
+def latest(table: pd.DataFrame, depth: bool) -> pd.DataFrame:
+    """Rows with depth or without that compare: those of the budget, and of each family, that were measured last."""
+    own = table[table["depth"] == int(depth)]
+    if not len(own):
+        return own
+    own = own[own["budget"] == own["budget"].iloc[-1]]
+    last = own.groupby("family")["instance"].last()
+    same = (own["instance"] == own["family"].map(last)).to_numpy()
+    compared: pd.DataFrame = own.loc[same]
+    return compared.reset_index(drop=True)

@@ -1,0 +1,72 @@
+"""Which candidates of an archive become members of the front: looked at on `search`, chosen on `selection`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
+
+from models.candidate import Candidate
+from models.front import Array, Scale, nondominated, thin
+from tasks.engine import Engine
+from tasks.progress import Progress
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A candidate that may become a member."""
+
+    candidate: Candidate
+    kind: str
+    name: str
+
+
+def shortlist(archive: pd.DataFrame, scale: Scale, engine: Engine, known: Sequence[Listed], count: int) -> list[Listed]:
+    """The ``count`` fully scored candidates that look best on the search split, front by front, thinned by hypervolume.
+
+    A candidate that was scored on a part of the items is left out, and so are those that are ``known``.
+    """
+    whole = archive[(archive["items"] == engine.items("search")) & archive["failed"].isna()]
+    found = [Candidate.from_json(text) for text in whole["candidate"]]
+    seen = {one.candidate for one in known}
+    new = np.array([candidate not in seen for candidate in found], dtype=bool)
+    listed = [
+        Listed(candidate, str(kind), candidate.id)
+        for candidate, kind, is_new in zip(found, whole["kind"], new, strict=True)
+        if is_new
+    ]
+    if not listed:
+        return []
+    scores = whole[list(scale.names)].to_numpy(dtype=float)[new]
+    chosen: list[int] = []
+    for rank in NonDominatedSorting().do(scale.relative(scores)):
+        left = count - len(chosen)
+        kept = rank if len(rank) <= left else rank[thin(scale.costs(scores[rank]), left)]
+        chosen += [int(index) for index in kept]
+        if len(chosen) >= count:
+            break
+    return [listed[index] for index in chosen]
+
+
+def choose_members(
+    engine: Engine, scale: Scale, listed: Sequence[Listed], count: int, progress: Progress
+) -> list[Listed]:
+    """The non-dominated ones on `selection`, thinned by hypervolume contribution; the best by objective always stay."""
+    with progress.bar("choosing on selection", len(listed), "candidates") as bar:
+        scored = engine.score([one.candidate for one in listed], "selection", bar=bar)
+    sound = [one for one, result in zip(listed, scored, strict=True) if result.failed is None]
+    scores = score_table(engine, scale, sound, "selection")
+    front = nondominated(scale.relative(scores))
+    return [sound[front[index]] for index in thin(scale.costs(scores[front]), count)]
+
+
+def score_table(engine: Engine, scale: Scale, listed: Sequence[Listed], split: str) -> Array:
+    """Scores ``(N, K)`` on a split in the order of the scale; ``layers`` is T/L."""
+    scored = [one.means() for one in engine.score([one.candidate for one in listed], split)]
+    depths = [{"layers": one.candidate.depth / engine.layers} for one in listed]
+    return np.array(
+        [[(means | depth)[name] for name in scale.names] for means, depth in zip(scored, depths, strict=True)]
+    )
