@@ -9,6 +9,7 @@ import pandas as pd
 
 from models.agent.networks import load_agent
 from models.agent.online import SearchSettings, search
+from models.agent.paper import paper
 from models.agent.phases import new_judge
 from models.agent.player import PlayerSettings
 from models.agent.ppo import PPOSettings
@@ -39,24 +40,22 @@ def run(workspace: Workspace, progress: Progress) -> None:
             f"params.yaml: search.budget: {params.budget}, of which sample and dataset have spent {trial.spent}; "
             "raise it, or lower sample.candidates, dataset.edits or dataset.random"
         )
-    judge = new_judge(trial, recipe_space(engine))
-    if agent.surrogate is not None:
-        judge.surrogate = agent.surrogate
     rng = np.random.default_rng([workspace.params.seed, 5])
     wanted = wanted_preferences(params, agent.config.scale.names, rng)
+    paths = path_space(engine, anchors)
     with progress.bar("searching", trial.left, "item evaluations") as bar:
         trial.on_spent = bar.advance
-        rows = search(
-            trial,
-            judge,
-            recipe_space(engine),
-            path_space(engine, anchors),
-            wanted,
-            settings(params),
-            rng,
-            agent,
-            lambda row: bar.advance(0, f"HV {row['hv']:.3f}"),
-        )
+
+        def on_round(row: dict[str, float]) -> None:
+            bar.advance(0, f"HV {row['hv']:.3f}")
+
+        if params.paper:
+            rows = paper(trial, recipe_space(engine), paths.rules, rng, on_iteration=on_round)
+        else:
+            judge = new_judge(trial, recipe_space(engine))
+            if agent.surrogate is not None:
+                judge.surrogate = agent.surrogate
+            rows = search(trial, judge, recipe_space(engine), paths, wanted, settings(params), rng, agent, on_round)
     failures = {
         Candidate.from_json(str(row["candidate"])): str(row["failed"])
         for row in offline[offline["failed"].notna()].to_dict("records")
@@ -73,6 +72,8 @@ def wanted_preferences(params: SearchParams, names: Sequence[str], rng: np.rando
     Raises:
         BadInput: the one that is asked for is malformed or names an unknown objective.
     """
+    if params.paper and params.preference:
+        raise BadInput("params.yaml: search.preference: search.paper draws its own; leave one of the two out")
     if not params.preference:
         return preferences(len(names), params.preferences, rng)
     try:

@@ -62,9 +62,10 @@ class Archive:
     def record(
         self, candidate: Candidate, kind: str, number: int, stop: int, scores: Sequence[float] | None, at: int = 0
     ) -> None:
-        """Add scores on the items up to ``stop`` that the candidate had not been scored on (None: it failed).
+        """Add scores on the items up to ``stop`` that the candidate had not been scored on.
 
-        Means over the two parts are combined by item count; a task that has no item in the new part keeps its own.
+        None, or a score of the new items that is no finite number, means that it failed. Means over the two parts are
+        combined by item count; a task that has no item in the new part keeps its own.
         """
         if candidate not in self:
             self._append(Entry(candidate, kind, number, 0, (0.0,) * len(self.counts)))
@@ -74,7 +75,7 @@ class Archive:
         if scores is not None and entry.scores is not None:
             new = np.where(after > before, np.asarray(scores, dtype=np.float64), 0.0)
             total = np.array(entry.scores) * before + new * (after - before)
-            combined = tuple(float(value) for value in total / after)
+            combined = tuple(float(value) for value in total / after) if np.isfinite(total).all() else None
         charged = entry.charged + self.cost(entry.items, stop)
         self.entries[self._index[candidate]] = replace(entry, items=stop, scores=combined, charged=charged, at=at)
 

@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from models.candidate import Candidate
 from models.front import Array
-from models.merge.methods import search_space
+from models.merge.methods import find_method, search_space
 from models.merge.recipe import Recipe
-from models.merge.space import RecipeSpace
+from models.merge.space import Point, RecipeSpace
 
 STOPS = 8
 """Places from the first layer to the last at which the weights of a recipe are read."""
@@ -51,23 +51,35 @@ class Describer:
 
     def add(self, name: str, recipe: Recipe) -> None:
         """Let a recipe be described under its name in the pool. Methods that the space lacks look like none."""
-        if name in self._known:
-            return
-        space = self.space.with_stops(STOPS)
-        point = space.read(recipe)
-        places = np.linspace(0, 1, self.layers)
+        if name not in self._known:
+            space = self.space.with_stops(STOPS)
+            self.add_point(name, space, space.read(recipe))
+
+    def add_point(self, name: str, space: RecipeSpace, point: Point) -> None:
+        """Let the recipe at a point of a space be described under a name. Its numbers lie in the method's ranges."""
+        method = str(point["method"])
+        searched = {one.name: one for one in search_space(method)}
         weights = np.zeros((self.layers, len(space.experts)))
-        if any(one.name == "weight" for one in search_space(recipe.merge_method)):
+        if "weight" in searched:
+            low, high = searched["weight"].low, searched["weight"].high
             for k, expert in enumerate(space.experts):
-                values = [point[f"weight.{expert}@{stop}"] for stop in range(STOPS)]
-                weights[:, k] = np.interp(places, np.linspace(0, 1, STOPS), values)
-        if any(one.name == "normalize" and one.default is True for one in recipe.method.parameters):
+                values = np.clip([point[key] for key in space.keys_of(searched["weight"], expert)], low, high)
+                places = np.linspace(0, 1, len(values))
+                weights[:, k] = np.interp(np.linspace(0, 1, self.layers), places, values)
+        if any(one.name == "normalize" and one.default is True for one in find_method(method).parameters):
             weights = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-6)
-        kind = np.array([method == recipe.merge_method for method in space.methods], dtype=np.float64)
-        used = {one.name for one in search_space(recipe.merge_method)}
-        unit = {key: (point[key] - low) / (high - low) for key, (low, high) in space.bounds.items()}
-        parameters = np.array([unit[key] if key in used else 0.5 for key in self.shared])
+        kind = np.array([one == method for one in self.space.methods], dtype=np.float64)
+        parameters = np.full(len(self.shared), 0.5)
+        for p, key in enumerate(self.shared):
+            if key in searched:
+                low, high = self.space.bounds[key]
+                value = min(max(float(point[key]), searched[key].low), searched[key].high)
+                parameters[p] = (value - low) / (high - low)
         self._known[name] = Content(weights, kind, parameters)
+
+    def forget(self, name: str) -> None:
+        """Drop what was described under a name."""
+        self._known.pop(name, None)
 
     @property
     def groups(self) -> npt.NDArray[np.int64]:

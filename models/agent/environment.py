@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 from typing import Literal
 
@@ -134,6 +134,17 @@ class PathSpace:
         path = [divmod(int(action), self.layers) for action in actions if 0 <= action < self.stop]
         return self.candidate([(self.models[m], layer) for m, layer in path])
 
+    def legal_orders(self, orders: Sequence[Sequence[int]]) -> Mask:
+        """Whether each sequence of layer indices is that of a legal path (N,): the models don't matter."""
+        actions = np.full((len(orders), self.longest + 1), -1, dtype=np.int64)
+        fits = np.array([0 < len(order) <= self.longest for order in orders], dtype=bool)
+        one_model = replace(self, models=self.models[:1])
+        for row, order, fit in zip(actions, orders, fits, strict=True):
+            if fit:
+                row[: len(order)], row[len(order)] = order, one_model.stop
+        distinct, place = np.unique(actions, axis=0, return_inverse=True)
+        return np.asarray(fits & one_model.are_legal(distinct)[place.ravel()])
+
     def contains(self, candidate: Candidate) -> bool:
         """Whether a candidate is a legal path over the pool, with the host that its path determines."""
         known = all(model in self.models and 0 <= layer < self.layers for model, layer in candidate.path)
@@ -169,16 +180,19 @@ class PathSpace:
         """
         found: dict[Candidate, None] = {}
         for _ in range(8):
-            drawn = [self._edit(candidate.path, rng) for _ in range(count)]
-            drawn = [self._edit(path, rng) if path and rng.random() < 0.5 else path for path in drawn]
-            paths = [self.candidate(path) for path in drawn if 0 < len(path) <= self.longest]
-            legal = self.are_legal(self.encode(paths))
-            for path in compress(paths, legal):
+            drawn = [self.edit(candidate.path, rng) for _ in range(count)]
+            legal = self.legal_orders([[layer for _, layer in path] for path in drawn])
+            for path in map(self.candidate, compress(drawn, legal)):
                 if path != candidate and len(found) < count:
                     found[path] = None
             if len(found) == count:
                 break
         return list(found)
+
+    def edit(self, path: tuple[SourceLayer, ...], rng: np.random.Generator) -> tuple[SourceLayer, ...]:
+        """One or two random edits, as likely; what comes of it may be illegal, or the same."""
+        edited = self._edit(path, rng)
+        return self._edit(edited, rng) if edited and rng.random() < 0.5 else edited
 
     def _edit(self, path: tuple[SourceLayer, ...], rng: np.random.Generator) -> tuple[SourceLayer, ...]:
         """One random edit, legal or not."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,6 +33,12 @@ class Judge:
             if one not in self._known:
                 self._known[one] = self.describer([one])[0]
         return np.array([self._known[one] for one in candidates])
+
+    def forget(self, models: Collection[str]) -> None:
+        """Drop models that won't take part, and the candidates with them."""
+        for model in models:
+            self.describer.forget(model)
+        self._known = {one: row for one, row in self._known.items() if not any(m in models for m in one.models)}
 
     def learn(self, archive: Archive, rng: np.random.Generator, steps: int | None = None) -> None:
         """Take in every score of an archive, those on a part of the items too."""

@@ -37,7 +37,7 @@ class AgentConfig:
     rules: PathRules
     scale: Scale  # objectives with ideal and nadir point, `layers` last where depth is one
     features: int  # F, statistics a source layer
-    hidden: int = 64  # H, width of the GRU; 256 gives about 2.5 million parameters in all
+    hidden: int = 64  # H, width of the GRU; 256 gives about 0.75 million parameters in all
     embedding: int = 32  # width of each of the embeddings of model, layer, statistics
     proto: int = 16  # dimensions of the proto-action
     dropout: float = 0.1

@@ -141,10 +141,12 @@ class _Search:
         if not chosen:
             return False
         before = self.charged()
-        found = [candidate for candidate, _ in chosen]
-        kinds = [kind for _, kind in chosen]
-        for candidate in found:
-            self.proposer.enter(candidate)
+        entered = {self.proposer.enter(candidate): kind for candidate, kind in chosen}
+        self.proposer.forget()
+        found = [one for one in entered if one not in self.trial.archive]  # a recipe can come up a second time
+        kinds = [entered[one] for one in found]
+        if not found:
+            return True
         expected = self.judge.expect(found)[0]
         self.trial.score(found, kinds, self.rungs[0], self.number)
         for level in range(1, len(self.rungs)):
@@ -186,15 +188,14 @@ class _Search:
         values = self.targets.values(self.judge.draw(candidates, self.settings.samples, self.rng), depths)
         best = complete_best(self.judge, self.trial.archive, self.trial.complete(), self.targets)
         hope = self.targets.values(self.judge.costs(candidates), depths).mean(axis=1)
-        chosen: list[tuple[Candidate, str]] = []
-        for kind, places in self.shares.places(size, self.rng).items():
-            index = np.array([i for i, (_, one) in enumerate(pool) if one == kind], dtype=np.int64)
-            if len(index) == 0:
-                continue
-            picked = index[greedy(values[:, index], best, places, hope[index])]
-            best = np.maximum(best, values[:, picked].mean(axis=0).max(axis=0, initial=0.0)) if len(picked) else best
-            chosen += [pool[i] for i in picked]
-        return chosen
+        chosen: list[int] = []
+        for kind, places in [*self.shares.places(size, self.rng).items(), ("any", size)]:  # who lacks offers gives way
+            open_ = (i for i, (_, one) in enumerate(pool) if kind in (one, "any") and i not in chosen)
+            index = np.array([*open_], dtype=np.int64)
+            picked = index[greedy(values[:, index], best, min(places, size - len(chosen)), hope[index])]
+            best = np.maximum(best, values[:, picked].mean(axis=0).max(axis=0)) if len(picked) else best
+            chosen += picked.tolist()
+        return [pool[i] for i in chosen]
 
     def promote(self, at_least: int, stop: int, count: int) -> None:
         """Score on more items what is expected to add most to what is fully scored."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import compress
 
 import numpy as np
 
@@ -13,8 +14,7 @@ from models.agent.judge import Judge
 from models.agent.variation import offspring, with_recipe
 from models.candidate import Candidate
 from models.front import Array
-from models.merge.recipe import Recipe, recipe_name
-from models.merge.space import RecipeSpace
+from models.merge.space import Point, RecipeSpace
 from models.trial import Trial
 
 
@@ -25,7 +25,9 @@ class Proposer:
         """Over the candidates of a trial and the paths of its pool; per-layer recipes have so many ``stops``."""
         self.trial, self.judge, self.paths = trial, judge, paths
         self.spaces = {"recipe": space, "layered": space.with_stops(stops)}
-        self.made: dict[str, Recipe] = {}
+        self.made: dict[str, tuple[str, Point]] = {}
+        """Recipes that are only proposed, each with the kind of space it is a point of, under passing names."""
+        self._points: dict[tuple[str, str], Point] = {}
         for name, recipe in trial.recipes.items():
             judge.describer.add(name, recipe)
 
@@ -42,14 +44,23 @@ class Proposer:
         """About so many candidates of a kind from the parents that serve each preference."""
         if kind in self.spaces:
             return [self._vary(kind, parents[i % len(parents)], parents, rng) for i in range(count)]
-        share = -(-count // sum(len(some) for some in parents))
-        return [path for some in parents for one in some for path in self._edits(one, share, rng)]
+        return self._edits([one for some in parents for one in some], count, rng)
 
-    def enter(self, candidate: Candidate) -> None:
-        """Let the recipes of a chosen candidate take part."""
+    def enter(self, candidate: Candidate) -> Candidate:
+        """Let the recipe that a chosen candidate has made up take part; the candidate with it under its own name."""
         for model in candidate.models:
-            if model in self.made and model not in self.trial.recipes:
-                self.trial.add(self.made[model])
+            if model in self.made:
+                kind, point = self.made[model]
+                recipe = self.spaces[kind].recipe(point)
+                named = self.trial.add(recipe).host
+                self.judge.describer.add(named, recipe)
+                candidate = with_recipe(candidate, model, named)
+        return candidate
+
+    def forget(self) -> None:
+        """Drop the recipes that were made up and not chosen."""
+        self.judge.forget(self.made)
+        self.made.clear()
 
     def _vary(
         self,
@@ -64,14 +75,19 @@ class Proposer:
         others = parents[int(rng.integers(len(parents)))]
         first = self._recipe_of(parent, rng)
         second = self._recipe_of(others[int(rng.integers(len(others)))], rng)
-        recipes = {**self.trial.recipes, **self.made}
-        recipe = space.recipe(offspring(space, space.read(recipes[first]), space.read(recipes[second]), rng))
-        name = recipe_name(recipe)
-        self.made.setdefault(name, recipe)
-        self.judge.describer.add(name, recipe)
+        point = offspring(space, self._point(kind, first), self._point(kind, second), rng)
+        name = f"new-{len(self.made)}"
+        self.made[name] = (kind, point)
+        self.judge.describer.add_point(name, space, point)
         if first not in parent.models:
             return Candidate.identity(name, self.trial.lab.layers)
         return with_recipe(parent, first, name)
+
+    def _point(self, kind: str, name: str) -> Point:
+        """A known recipe as a point of a space."""
+        if (kind, name) not in self._points:
+            self._points[kind, name] = self.spaces[kind].read(self.trial.recipes[name])
+        return self._points[kind, name]
 
     def _recipe_of(self, candidate: Candidate, rng: np.random.Generator) -> str:
         """The recipe that gives most of a path's layers; any known one where none gives any."""
@@ -80,10 +96,15 @@ class Proposer:
             return counts.most_common(1)[0][0]
         return str(rng.choice(list(self.trial.recipes)))
 
-    def _edits(self, candidate: Candidate, count: int, rng: np.random.Generator) -> list[Candidate]:
-        """Edits of a path, with layers of its own models and of the pool."""
-        models = tuple(dict.fromkeys((*candidate.models, *self.paths.models)))
-        return replace(self.paths, models=models).edits(candidate, rng, count)
+    def _edits(self, parents: Sequence[Candidate], count: int, rng: np.random.Generator) -> list[Candidate]:
+        """Legal edits of paths, with layers of their own models and of the pool; fewer where many are illegal."""
+        spaces = {
+            one: replace(self.paths, models=tuple(dict.fromkeys((*one.models, *self.paths.models)))) for one in parents
+        }
+        chosen = [parents[i % len(parents)] for i in range(2 * count)]
+        drawn = [spaces[one].edit(one.path, rng) for one in chosen]
+        legal = self.paths.legal_orders([[layer for _, layer in path] for path in drawn])
+        return [self.paths.candidate(path) for path in compress(drawn, legal)][:count]
 
     def resourced(
         self, paths: Sequence[Candidate], parents: Sequence[Sequence[Candidate]], rng: np.random.Generator

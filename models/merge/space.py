@@ -62,8 +62,12 @@ class RecipeSpace:
         """Names of a parameter's variables."""
         if not parameter.per_model:
             return [parameter.name]
-        names = [f"{parameter.name}.{expert}" for expert in self.experts]
-        return names if self.stops == 1 else [f"{name}@{stop}" for name in names for stop in range(self.stops)]
+        return [key for expert in self.experts for key in self.keys_of(parameter, expert)]
+
+    def keys_of(self, parameter: SearchParameter, expert: str) -> list[str]:
+        """Names of the variables of an expert's own parameter, from the first layer to the last."""
+        name = f"{parameter.name}.{expert}"
+        return [name] if self.stops == 1 else [f"{name}@{stop}" for stop in range(self.stops)]
 
     @cached_property
     def bounds(self) -> dict[str, tuple[float, float]]:

@@ -10,6 +10,8 @@ import numpy as np
 
 from models.agent.environment import PathRules
 from models.agent.hm3 import HM3Settings, hm3
+from models.agent.paper import paper
+from models.agent.paper_policy import PaperSettings
 from models.baselines import BASELINES
 from models.merge.recipe import Recipe, recipe_name
 from models.merge.space import RecipeSpace
@@ -52,6 +54,11 @@ def random_recipes(trial: Trial, space: RecipeSpace, rules: PathRules, rng: np.r
         trial.score([trial.add(recipe) for recipe in new.values()][: trial.left // trial.whole], "recipe")
 
 
+def masked_paper(trial: Trial, space: RecipeSpace, rules: PathRules, rng: np.random.Generator) -> Rows:
+    """The published algorithm among the paths that the others search."""
+    return paper(trial, space, rules, rng, PaperSettings(masked=True))
+
+
 _OWN = (
     Arm(
         "random-recipes",
@@ -59,6 +66,20 @@ _OWN = (
         f"Latin hypercubes of {BATCH} points over the methods and ranges that every recipe search has",
         random_recipes,
         "baseline",
+    ),
+    Arm(
+        "paper",
+        "HM3 as published",
+        "Algorithm 1 of Zhou et al. 2025; what it leaves open as docs/method.md says",
+        paper,
+        "paper",
+    ),
+    Arm(
+        "paper-masked",
+        "HM3 as published, within the mask",
+        "as paper, but only over the paths that are legal for the others",
+        masked_paper,
+        "paper",
     ),
 )
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pymoo.decomposition.aasf import AASF
 from pymoo.indicators.hv import HV
+from pymoo.mcdm.high_tradeoff import HighTradeoffPoints
 from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
 from models.errors import BadInput
@@ -76,9 +77,10 @@ def test_hypervolume_of_known_points():
 
 
 @given(COSTS)
-def test_nondominated_equals_brute_force_and_pymoo(costs):
+def test_nondominated_equals_brute_force_pymoo_and_moocore(costs):
     brute = [i for i, a in enumerate(costs) if not any(dominates(b, a) for b in costs)]
     assert nondominated(costs).tolist() == brute
+    assert np.flatnonzero(moocore.is_nondominated(costs, keep_weakly=True)).tolist() == brute
     assert sorted(NonDominatedSorting().do(costs, only_non_dominated_front=True)) == brute
 
 
@@ -183,3 +185,21 @@ def test_balanced_and_knee():
     assert knee(costs) == 2
     assert knee(costs[:1]) == 0
     assert knee(np.repeat(costs, 3, axis=0)) in range(15)
+
+
+@given(COSTS)
+@settings(max_examples=50)
+def test_the_choice_has_the_utility_that_pymoo_finds_best(costs):
+    for weights in np.random.default_rng(0).dirichlet(np.ones(costs.shape[1]), size=3):
+        oracle = AASF(rho=0.05)(costs, weights=1 / weights, ideal_point=np.zeros(costs.shape[1])).ravel()
+        assert oracle[choose(costs, weights)] == pytest.approx(oracle.min(), abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_knee_is_among_pymoos_points_of_high_trade_off(seed):
+    costs = np.random.default_rng(seed).dirichlet(np.full(3, 0.7), size=15) ** 2
+    costs = costs[nondominated(costs)]
+    found = HighTradeoffPoints().do(costs)
+    assert found is not None
+    assert knee(costs) in found
+    assert knee(costs) == min(found, key=lambda i: (-utility(costs, np.full(3, 1 / 3))[i], costs[i].sum(), i))

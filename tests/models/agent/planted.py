@@ -1,62 +1,65 @@
-"""A small path space with a score function whose best paths are known by brute force."""
+"""A small path space whose best paths are known by brute force: experts of the formula, uneven over their layers."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from models.agent.environment import PathRules, PathSpace
-from models.agent.features import FEATURES
-from models.agent.networks import Agent, AgentConfig
-from models.front import Scale
+from models.agent.environment import PathSpace
+from models.agent.networks import Agent
+from models.agent.offline import OfflineData
+from models.agent.phases import AgentSettings, new_agent
+from models.agent.trajectories import trajectories
+from models.trial import Trial
+from tests.models.lab import EXPERTS, every_path, new_trial
 
-LAYERS, MODELS, ITEMS = 4, ("a", "b", "c"), 16
+ITEMS = 30
+"""After which a path is fully scored."""
 
 
 @dataclass(frozen=True)
 class Planted:
-    """Two tasks: each model is good at some layers, which differ by task, and a missing layer costs."""
+    """Paths, and a trial in which they can be scored."""
 
     space: PathSpace
-    gain: np.ndarray  # (tasks, M, L)
-    difficulty: np.ndarray  # (tasks, items)
+    trial: Trial
 
-    def items(self, candidate):
-        """(tasks, items) bool, which items the path gets right."""
-        skill = np.zeros(len(self.gain))
-        seen = set()
-        for model, layer in candidate.path:
-            skill += -0.3 if layer in seen else self.gain[:, self.space.models.index(model), layer]
-            seen.add(layer)
-        return skill[:, None] > self.difficulty
+    def score(self, paths):
+        """(N, 3) over all items, free of charge."""
+        return np.array([self.trial.lab.score(path) for path in paths])
 
-    def score(self, candidates, start, stop):
-        return [tuple(self.items(one)[:, start:stop].mean(axis=1).tolist()) for one in candidates]
+    def utility(self, paths, preferences):
+        """(N,) or (N, M), under one preference or several."""
+        depths = np.array([path.depth for path in paths])
+        costs = self.trial.reward.costs(self.score(paths), depths)
+        if preferences.ndim == 1:
+            return self.trial.reward.utility(costs, depths, preferences)
+        return self.trial.reward.utility(costs[:, None], depths[:, None], preferences)
+
+    def agent(self, seed=0, hidden=32) -> Agent:
+        """Untrained networks."""
+        statistics = self.trial.lab.statistics(self.space.models)
+        return new_agent(self.trial, self.space, statistics, AgentSettings(hidden), seed)
+
+    def every_path(self):
+        return [self.space.decode(row) for row in every_path(self.space)]
+
+    def random_paths(self, count, seed=0):
+        """So many different paths, those of the experts first."""
+        rng = np.random.default_rng(seed)
+        paths = dict.fromkeys(self.space.identity(model) for model in self.space.models)
+        while len(paths) < count:
+            paths[self.space.random_path(rng)] = None
+        return list(paths)[:count]
+
+    def data(self, count=120, seed=0):
+        paths = self.random_paths(count, seed)
+        return OfflineData(tuple(paths), self.score(paths), np.full(len(paths), ITEMS))
+
+    def trajectories(self, count):
+        data = self.data(count)
+        return data, trajectories(self.space, self.trial.reward, data.candidates, data.scores, data.items)
 
 
-def planted(seed=0, models=MODELS, layers=LAYERS):
-    rng = np.random.default_rng(seed)
-    space = PathSpace(models, layers, PathRules())
-    gain = rng.random((2, len(models), layers))
-    difficulty = np.stack([rng.permutation(np.linspace(0.5, 3.2, ITEMS)) for _ in range(2)])
-    return Planted(space, gain, difficulty)
-
-
-def new_agent(world, seed=0, hidden=32, ensemble=3):
-    scale = Scale(("first", "second", "layers"), (1.0, 1.0, 0.5), (0.2, 0.2, 1.0))
-    space = world.space
-    config = AgentConfig(space.models, space.layers, space.rules, scale, FEATURES, hidden, ensemble, embedding=16)
-    statistics = np.random.default_rng(9).standard_normal((len(space.models), space.layers, FEATURES))
-    return Agent(config, statistics, seed)
-
-
-def every_path(space):
-    """All legal paths, by going through the masks."""
-    prefixes, found = np.full((1, space.longest + 1), -1), []
-    for t in range(space.longest + 1):
-        parent, action = space.legal(prefixes[:, :t]).nonzero()
-        prefixes = prefixes[parent]
-        prefixes[:, t] = action
-        found.append(prefixes[action == space.stop])
-        prefixes = prefixes[action != space.stop]
-    assert len(prefixes) == 0
-    return np.concatenate(found)
+def planted(seed=0, models=EXPERTS, layers=4, depth=True):
+    trial = new_trial(depth=depth, layers=layers, seed=seed, uneven=True)
+    return Planted(PathSpace(models, layers), trial)

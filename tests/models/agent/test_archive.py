@@ -48,3 +48,14 @@ def test_entries_are_found_by_the_items_they_were_scored_on():
     assert archive.scored(2, below=8).tolist() == [0, 1]
     np.testing.assert_array_equal(archive.task_scores(archive.scored(2, below=8)), [[0.25], [0.5]])
     assert archive.depths(archive.scored(1)).tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("scores", [(0.5, float("nan")), (float("inf"), 0.5), None])
+def test_a_score_that_is_no_number_is_a_failure(scores):
+    archive = Archive([], [4, 8])
+    archive.record(PATH, "edit", 1, 2, scores)
+    assert archive[PATH].scores is None
+    archive.record(PATH, "edit", 2, 8, (1.0, 1.0))
+    assert archive[PATH].scores is None
+    assert archive[PATH].charged == 12
+    assert len(archive.scored(1)) == 0

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from models.agent.environment import PathRules, PathSpace
 from models.candidate import Candidate
-from tests.models.agent.planted import every_path
+from tests.models.lab import every_path
 
 
 @st.composite

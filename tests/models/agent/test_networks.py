@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from models.agent.networks import Agent, AgentConfig, drop, load_agent
+from models.agent.networks import drop, load_agent
+from models.agent.surrogate import Surrogate
 from models.errors import BadInput
-from tests.models.agent.planted import new_agent, planted
+from tests.models.agent.planted import planted
 
 
 @pytest.fixture
@@ -15,10 +16,10 @@ def world():
 
 
 def test_the_policy_sums_to_one_over_legal_actions_and_gives_the_others_nothing(world):
-    agent, rng = new_agent(world), np.random.default_rng(0)
+    agent, rng = world.agent(), np.random.default_rng(0)
     paths = torch.from_numpy(world.space.encode([world.space.random_path(rng) for _ in range(20)]))
     legal = torch.from_numpy(world.space.masks(paths.numpy()))
-    wanted = torch.from_numpy(rng.dirichlet(np.ones(3), size=20)).float()
+    wanted = torch.from_numpy(rng.dirichlet(np.ones(4), size=20)).float()
     states = agent.actor.encoder(paths)[:, :-1]
     taken = paths >= 0
     policy = agent.actor.log_policy(states, wanted[:, None], legal | ~taken[..., None]).exp()
@@ -28,9 +29,9 @@ def test_the_policy_sums_to_one_over_legal_actions_and_gives_the_others_nothing(
 
 
 def test_the_nearest_legal_actions_to_the_proto_action_are_the_most_probable(world):
-    agent = new_agent(world)
+    agent = world.agent()
     state, _ = agent.actor.encoder.start(1)
-    wanted = torch.full((1, 3), 1 / 3)
+    wanted = torch.full((1, 4), 1 / 4)
     legal = torch.from_numpy(world.space.legal(np.empty((1, 0), dtype=np.int64)))
     log_policy = agent.actor.log_policy(state, wanted, legal)[0]
     proto = agent.actor.head(state, wanted)
@@ -40,7 +41,7 @@ def test_the_nearest_legal_actions_to_the_proto_action_are_the_most_probable(wor
 
 
 def test_stepping_gives_the_states_of_the_whole_path(world):
-    agent, space = new_agent(world), world.space
+    agent, space = world.agent(), world.space
     actions = torch.from_numpy(space.encode([space.identity("a"), space.identity("c")]))[:, :5]
     whole = agent.critic.encoder(actions)
     state, memory = agent.critic.encoder.start(2)
@@ -50,10 +51,10 @@ def test_stepping_gives_the_states_of_the_whole_path(world):
         torch.testing.assert_close(state, whole[:, t + 1])
 
 
-def test_what_stands_behind_the_end_of_a_path_changes_no_prediction(world):
-    agent, space = new_agent(world), world.space
-    actions = space.encode([space.identity("a")])
-    np.testing.assert_allclose(agent.predict(actions[:, :5]), agent.predict(actions), rtol=1e-5)
+def test_what_stands_behind_the_end_of_a_path_changes_no_state_before(world):
+    agent, space = world.agent(), world.space
+    actions = torch.from_numpy(space.encode([space.identity("a")]))
+    torch.testing.assert_close(agent.critic.encoder(actions[:, :5]), agent.critic.encoder(actions)[:, :6])
 
 
 def test_dropout_keeps_the_mean_and_needs_a_generator():
@@ -64,25 +65,37 @@ def test_dropout_keeps_the_mean_and_needs_a_generator():
     assert float(dropped.mean()) == pytest.approx(1, abs=0.005)
 
 
-def test_about_two_million_parameters_at_the_full_width(world):
-    config = new_agent(world).config
-    wide = AgentConfig(config.models, config.layers, config.rules, config.scale, config.features, hidden=256)
-    agent = Agent(wide, np.zeros((3, 4, config.features)), 0)
-    assert 2e6 < agent.parameters < 3e6
+def test_about_three_quarters_of_a_million_parameters_at_a_width_of_256(world):
+    assert 0.7e6 < world.agent(hidden=256).parameters < 0.8e6
+
+
+def whole(world, seed=0):
+    """An agent with a surrogate that has learnt a little."""
+    agent, rng = world.agent(seed), np.random.default_rng(seed)
+    agent.surrogate = Surrogate(np.arange(4))
+    agent.surrogate.fit(rng.random((9, 4)), rng.random((9, 3)), np.full(9, 60), 2, rng)
+    return agent
 
 
 def test_a_saved_agent_is_loaded_as_it_was(world, tmp_path):
-    agent = new_agent(world, seed=5)
+    agent = whole(world, seed=5)
     agent.save(tmp_path / "agent")
     loaded = load_agent(tmp_path / "agent")
-    actions = world.space.encode([world.space.identity(model) for model in world.space.models])
     assert loaded.config == agent.config
-    np.testing.assert_array_equal(loaded.predict(actions), agent.predict(actions))
+    assert loaded.space == agent.space
+    actions = torch.from_numpy(world.space.encode([world.space.identity(model) for model in world.space.models]))
+    for name, network in agent.networks().items():
+        again = loaded.networks()[name]
+        torch.testing.assert_close(again.encoder(actions), network.encoder(actions), rtol=0, atol=0)
+        assert network.state_dict().keys() == again.state_dict().keys()
+    described = np.random.default_rng(0).random((5, 4))
+    for a, b in zip(loaded.surrogate.predict(described), agent.surrogate.predict(described), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_equal_agents_are_saved_as_equal_bytes_that_name_no_folder(world, tmp_path):
     for name in ("first", "second"):
-        new_agent(world, seed=5).save(tmp_path / name)
+        whole(world, seed=5).save(tmp_path / name)
     files = sorted(path.name for path in (tmp_path / "first").iterdir())
     assert files == ["actor.safetensors", "config.json", "critic.safetensors", "surrogate.safetensors"]
     for name in files:
@@ -95,22 +108,22 @@ def test_making_an_agent_leaves_the_global_generator_alone(world):
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    new_agent(world)
+    world.agent()
     torch.testing.assert_close(torch.rand(3), expected)
 
 
 def test_an_agent_of_another_version_is_bad_input(world, tmp_path):
-    new_agent(world).save(tmp_path / "agent")
+    whole(world).save(tmp_path / "agent")
     path = tmp_path / "agent" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "version": 99}))
     with pytest.raises(BadInput, match="version: 99"):
         load_agent(tmp_path / "agent")
 
 
-@pytest.mark.parametrize("name", ["config.json", "actor.safetensors"])
+@pytest.mark.parametrize("name", ["config.json", "actor.safetensors", "surrogate.safetensors"])
 @pytest.mark.parametrize("damage", ["missing", "cut"])
 def test_a_damaged_agent_is_bad_input_in_one_line(world, tmp_path, name, damage):
-    new_agent(world).save(tmp_path / "agent")
+    whole(world).save(tmp_path / "agent")
     path = tmp_path / "agent" / name
     content = path.read_bytes()
     path.unlink()
@@ -122,7 +135,7 @@ def test_a_damaged_agent_is_bad_input_in_one_line(world, tmp_path, name, damage)
 
 
 def test_an_agent_whose_networks_have_other_sizes_is_bad_input(world, tmp_path):
-    new_agent(world).save(tmp_path / "agent")
+    whole(world).save(tmp_path / "agent")
     path = tmp_path / "agent" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "hidden": 16}))
     with pytest.raises(BadInput, match="not a whole agent"):

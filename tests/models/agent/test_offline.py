@@ -4,42 +4,25 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.agent.offline import (
-    OfflineData,
-    TrainSettings,
-    actor_loss,
-    critic_loss,
-    split,
-    surrogate_loss,
-    train_offline,
-)
+from models.agent.offline import OfflineData, TrainSettings, actor_loss, critic_loss, split, train_offline
 from models.agent.reward import Reward
-from models.agent.trajectories import trajectories
+from models.agent.rollouts import roll_out
 from models.candidate import Candidate
 from models.front import Scale
-from tests.models.agent.planted import ITEMS, new_agent, planted
-
-
-def offline_data(world, count=120, seed=0):
-    rng = np.random.default_rng(seed)
-    paths = {world.space.identity(model): None for model in world.space.models}
-    while len(paths) < count:
-        paths[world.space.random_path(rng)] = None
-    return OfflineData(tuple(paths), np.array(world.score(paths, 0, ITEMS)), np.full(len(paths), ITEMS))
+from models.preferences import preferences
+from tests.models.agent.planted import planted
 
 
 def unseen_paths(world):
-    rng = np.random.default_rng(77)
-    paths = dict.fromkeys(world.space.random_path(rng) for _ in range(300))
-    seen = set(offline_data(world).candidates)
-    return [path for path in paths if path not in seen]
+    seen = set(world.data().candidates)
+    return [path for path in world.random_paths(300, seed=77) if path not in seen]
 
 
 @pytest.fixture(scope="module")
 def trained():
     world = planted()
-    agent = new_agent(world)
-    rows = train_offline(agent, offline_data(world), TrainSettings(steps=150), np.random.default_rng(0))
+    agent = world.agent()
+    rows = train_offline(agent, world.data(), TrainSettings(steps=150), np.random.default_rng(0))
     return world, agent, rows
 
 
@@ -55,10 +38,9 @@ def test_reward_against_hand_calculation():
 
 def test_relabelling_gives_every_path_its_own_utility_under_preferences_of_two_kinds():
     world = planted()
-    agent, data = new_agent(world), offline_data(world, 12)
-    paths = trajectories(world.space, agent.reward, data.candidates, data.scores, data.items)
+    agent, (data, paths) = world.agent(), world.trajectories(12)
     wanted, utility = paths.relabel(agent.reward, 8, np.random.default_rng(0))
-    assert wanted.shape == (12, 8, 3) and utility.shape == (12, 8)
+    assert wanted.shape == (12, 8, 4) and utility.shape == (12, 8)
     torch.testing.assert_close(wanted.sum(-1), torch.ones(12, 8))
     for n, path in enumerate(data.candidates):
         costs = agent.reward.costs(data.scores[n], path.depth)
@@ -85,12 +67,12 @@ def test_a_path_is_wholly_in_training_or_held_out(depths, seed):
 def test_held_out_scores_teach_nothing():
     """Relabelling never crosses the split: other scores of held-out paths leave every training loss as it was."""
     world = planted()
-    data, settings = offline_data(world, 40), TrainSettings(steps=20, patience=10**6)
+    data, settings = world.data(40), TrainSettings(steps=20, patience=10**6)
     _, held_out = split(data.candidates, settings.held_out, np.random.default_rng(0))
     changed = data.scores.copy()
     changed[held_out] = 1 - changed[held_out]
     losses = [
-        [row["loss"] for row in train_offline(new_agent(world), one, settings, np.random.default_rng(0))
+        [row["loss"] for row in train_offline(world.agent(), one, settings, np.random.default_rng(0))
          if row["network"] != "actor"]
         for one in (data, OfflineData(data.candidates, changed, data.items))
     ]  # fmt: skip
@@ -98,22 +80,9 @@ def test_held_out_scores_teach_nothing():
     assert losses[0] == losses[1]
 
 
-def test_the_surrogate_weighs_a_path_by_its_items():
-    world = planted()
-    agent, data = new_agent(world), offline_data(world, 4)
-    network = agent.surrogate[0]
-
-    def loss(index, items):
-        paths = trajectories(world.space, agent.reward, [data.candidates[i] for i in index], data.scores[index], items)
-        return float(surrogate_loss(network, paths).detach())
-
-    assert loss([0, 1], [30, 10]) == pytest.approx(0.75 * loss([0], [1]) + 0.25 * loss([1], [1]), rel=1e-5)
-
-
 def test_the_critics_loss_against_hand_calculation():
     world = planted()
-    agent, data = new_agent(world), offline_data(world, 3)
-    paths = trajectories(world.space, agent.reward, data.candidates, data.scores, data.items)
+    agent, (data, paths) = world.agent(), world.trajectories(3)
     wanted, utility = paths.relabel(agent.reward, 2, np.random.default_rng(0))
     total, states = 0.0, 0
     with torch.no_grad():
@@ -129,8 +98,7 @@ def test_the_critics_loss_against_hand_calculation():
 
 def test_the_actors_loss_against_hand_calculation():
     world = planted()
-    agent, data = new_agent(world), offline_data(world, 3)
-    paths = trajectories(world.space, agent.reward, data.candidates, data.scores, data.items)
+    agent, (data, paths) = world.agent(), world.trajectories(3)
     wanted, _ = paths.relabel(agent.reward, 1, np.random.default_rng(0))
     beta, total, actions = 0.01, 0.0, 0
     with torch.no_grad():
@@ -150,31 +118,22 @@ def test_the_actors_loss_against_hand_calculation():
     assert float(loss) == pytest.approx(total / actions, rel=1e-3)
 
 
-def test_the_surrogate_learns_scores_of_paths_that_it_has_not_seen(trained):
-    world, agent, _ = trained
-    fresh = unseen_paths(world)
-    true = np.array(world.score(fresh, 0, ITEMS))
-    error = np.abs(agent.predict(world.space.encode(fresh)).mean(axis=0) - true).mean()
-    assert error < 0.6 * np.abs(true - true.mean(axis=0)).mean()
-
-
 def test_the_critic_ranks_whole_paths_by_their_utility(trained):
     world, agent, _ = trained
     paths = unseen_paths(world)
-    depths = np.array([path.depth for path in paths])
-    wanted = np.full(3, 1 / 3)
-    true = agent.reward.utility(agent.reward.costs(world.score(paths, 0, ITEMS), depths), depths, wanted)
+    wanted = np.full(4, 1 / 4)
+    true = world.utility(paths, wanted)
     actions = torch.from_numpy(world.space.encode(paths))
     with torch.no_grad():
         values = agent.critic.value(agent.critic.encoder(actions), torch.from_numpy(wanted).float())
     last = values[torch.arange(len(paths)), (actions >= 0).sum(dim=1)].numpy()
-    assert np.corrcoef(last, true)[0, 1] > 0.7
+    assert np.corrcoef(last, true)[0, 1] > 0.45
 
 
 def test_every_network_is_reported_and_gets_better_on_held_out_paths(trained):
-    _, agent, rows = trained
+    _, _, rows = trained
     names = list(dict.fromkeys(row["network"] for row in rows))
-    assert names == [*(f"surrogate {e}" for e in range(len(agent.surrogate))), "critic", "actor"]
+    assert names == ["critic", "actor"]
     for name in names:
         checked = [row["held_out"] for row in rows if row["network"] == name]
         assert np.isfinite(checked).all() and min(checked[1:]) < checked[0]
@@ -182,19 +141,31 @@ def test_every_network_is_reported_and_gets_better_on_held_out_paths(trained):
 
 def test_a_network_stops_when_held_out_paths_gain_nothing():
     world = planted()
-    data = offline_data(world, 20)
+    data = world.data(20)
     noise = OfflineData(data.candidates, np.random.default_rng(0).random(data.scores.shape), data.items)
     settings = TrainSettings(steps=60, patience=1, learning_rate=1e-2)
-    rows = train_offline(new_agent(world), noise, settings, np.random.default_rng(0))
-    assert max(row["step"] for row in rows if row["network"] == "surrogate 0") < 60
+    rows = train_offline(world.agent(), noise, settings, np.random.default_rng(0))
+    assert max(row["step"] for row in rows if row["network"] == "critic") < 60
 
 
 def test_the_same_seed_trains_the_same_agent_bit_for_bit():
     world = planted()
     results = []
     for _ in range(2):
-        agent = new_agent(world)
-        rows = train_offline(agent, offline_data(world, 30), TrainSettings(steps=15), np.random.default_rng(4))
+        agent = world.agent()
+        rows = train_offline(agent, world.data(30), TrainSettings(steps=15), np.random.default_rng(4))
         results.append((rows, [p for network in agent.networks().values() for p in network.parameters()]))
     assert results[0][0] == results[1][0]
     assert all(torch.equal(a, b) for a, b in zip(results[0][1], results[1][1], strict=True))
+
+
+def test_the_actor_comes_to_prefer_the_paths_that_serve_a_preference(trained):
+    """Under each of several preferences it draws better paths than before any training."""
+    world, agent, _ = trained
+    wanted = preferences(4, 5, np.random.default_rng(0))
+    means = []
+    for one in (world.agent(), agent):
+        drawn = roll_out(one, np.repeat(wanted, 60, axis=0), torch.Generator().manual_seed(0))
+        u = world.utility([world.space.decode(row) for row in drawn.actions], wanted)
+        means.append(u.reshape(5, 60, 5)[np.arange(5), :, np.arange(5)].mean(axis=1))
+    assert (means[1] > means[0]).all()

@@ -5,7 +5,7 @@ import pytest
 
 from models.baselines import BASELINES
 from models.front import hypervolume
-from tests.models.baselines.lab import RULES, new_trial, recipe_space
+from tests.models.lab import RULES, new_trial, recipe_space
 
 EVERY = pytest.mark.parametrize("name", BASELINES)
 

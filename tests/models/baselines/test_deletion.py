@@ -8,7 +8,7 @@ import pytest
 from models.baselines.baseline import relative
 from models.baselines.deletion import delete_by_influence, delete_greedily, task_costs, without
 from models.candidate import Candidate
-from tests.models.baselines.lab import new_trial, recipe_space
+from tests.models.lab import new_trial, recipe_space
 
 PREFERENCE = np.array([0.5, 0.3, 0.2])
 

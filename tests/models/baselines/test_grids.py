@@ -6,7 +6,7 @@ import numpy as np
 
 from models.baselines.grids import coarse_to_fine, grids, search_grids
 from models.merge.methods import METHODS
-from tests.models.baselines.lab import RULES, new_trial, recipe_space
+from tests.models.lab import RULES, new_trial, recipe_space
 
 
 def test_coarse_to_fine_halves_what_is_left():

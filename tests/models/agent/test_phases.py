@@ -1,0 +1,126 @@
+"""The phases before the online search: recipes, anchors, the offline data set, and training on it."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from models.agent.environment import PathSpace
+from models.agent.offline import TrainSettings
+from models.agent.phases import (
+    AgentSettings,
+    DatasetSettings,
+    SampleSettings,
+    anchors,
+    new_agent,
+    new_judge,
+    offline_paths,
+    sample,
+    train,
+)
+from models.anchors import choose_anchors
+from models.candidate import Candidate
+from models.preferences import preferences
+from tests.models.lab import EXPERTS, FULL, new_trial, reached, recipe_space
+
+WANTED = preferences(4, 8, np.random.default_rng(0))
+
+
+def sampled(candidates=12, budget=60, **changes):
+    trial = new_trial(budget, **changes)
+    sample(trial, recipe_space(), WANTED, SampleSettings(candidates), np.random.default_rng(0))
+    return trial
+
+
+def test_sampling_scores_plain_merges_and_so_many_recipes_on_all_items():
+    trial = sampled(12)
+    kinds = Counter(entry.kind for entry in trial.archive.entries)
+    assert kinds == {"base": 1, "expert": 3, "baseline": 4, "recipe": 12}
+    assert all(entry.items == FULL and entry.candidate.is_identity(6) for entry in trial.archive.entries)
+    assert trial.spent == 16 * trial.whole
+    assert trial.budget == new_trial(60).budget
+    plain = list(recipe_space().plain_merges().values())
+    assert [trial.recipes[entry.candidate.host] for entry in trial.archive.entries[4:8]] == plain
+
+
+def test_guided_recipes_gain_more_than_as_many_that_fill_the_space():
+    gains = {0.5: [], 1.0: []}
+    for seed in range(3):
+        for spread, found in gains.items():
+            trial = new_trial(40, depth=False, seed=seed)
+            settings = SampleSettings(16, spread)
+            sample(
+                trial,
+                recipe_space(),
+                preferences(3, 8, np.random.default_rng(0)),
+                settings,
+                np.random.default_rng(seed),
+            )
+            assert trial.spent == 20 * trial.whole
+            found.append(reached(trial))
+    assert np.median(gains[0.5]) > np.median(gains[1.0])
+
+
+@pytest.mark.parametrize("budget", [0, 2, 7])
+def test_sampling_ends_with_the_budget(budget):
+    trial = sampled(12, budget)
+    assert trial.spent == budget * trial.whole
+    assert len(trial.archive) == 4 + budget
+
+
+def test_anchors_are_the_merges_that_serve_the_preferences_best_together():
+    trial = sampled()
+    found = anchors(trial, WANTED, 3)
+    merges = [entry.candidate for entry in trial.archive.entries[4:]]
+    assert found == [merges[i].host for i in choose_anchors(trial.costs(merges), WANTED, 3)]
+    path = PathSpace((found[0],), 6).edits(Candidate.identity(found[0], 6), np.random.default_rng(0), 1)
+    trial.score(path, "edit")
+    assert anchors(trial, WANTED, 3) == found
+
+
+def test_without_a_sound_merge_there_are_no_anchors():
+    trial = sampled(fails=(1, None))
+    assert anchors(trial, WANTED, 3) == []
+
+
+def test_the_offline_data_set_holds_what_its_settings_say_identities_first():
+    paths = PathSpace(EXPERTS, 6)
+    found = offline_paths(paths, DatasetSettings(edits=20, random=9), np.random.default_rng(0))
+    assert Counter(found.values()) == {"identity": 3, "edit": 20, "random": 9}
+    assert list(found)[:3] == [paths.identity(model) for model in EXPERTS]
+    assert all(paths.contains(path) for path in found)
+    again = offline_paths(paths, DatasetSettings(edits=20, random=9), np.random.default_rng(0))
+    assert list(again.items()) == list(found.items())
+
+
+def trained(seed=0):
+    trial, rng = sampled(), np.random.default_rng(0)
+    paths = PathSpace((*EXPERTS, *anchors(trial, WANTED, 2)), 6)
+    found = offline_paths(paths, DatasetSettings(edits=25), rng)
+    new = [path for path in found if path not in trial.archive]
+    trial.score(new, [found[path] for path in new], 10)
+    agent = new_agent(trial, paths, trial.lab.statistics(paths.models), AgentSettings(hidden=16), seed)
+    judge = new_judge(trial, recipe_space())
+    told = []
+    rows = train(trial, agent, judge, TrainSettings(steps=20), np.random.default_rng(seed), lambda *a: told.append(a))
+    return trial, agent, judge, rows, told
+
+
+def test_training_reports_every_network_and_teaches_the_surrogate_all_that_was_scored():
+    trial, _, judge, rows, told = trained()
+    assert list(dict.fromkeys(row["network"] for row in rows)) == ["surrogate", "critic", "actor"]
+    assert np.isfinite([[row["loss"], row["held_out"]] for row in rows]).all()
+    assert 0 < rows[0]["held_out"] < 1  # the share of the variance on held-out candidates that it leaves unexplained
+    assert len(judge.surrogate.target) == len(trial.archive)
+    assert {name for name, _, _ in told} == {"surrogate", "critic", "actor"}
+
+
+def test_the_same_seed_trains_the_same_bit_for_bit():
+    first, second = trained(), trained()
+    assert first[3] == second[3]
+    for name, network in first[1].networks().items():
+        for a, b in zip(network.parameters(), second[1].networks()[name].parameters(), strict=True):
+            assert torch.equal(a, b)
+    for name, value in first[2].surrogate.state().items():
+        assert torch.equal(value, second[2].surrogate.state()[name])

@@ -1,0 +1,104 @@
+"""Proposals vary what serves a preference, and recipes that they make up take part only once they are chosen."""
+
+import numpy as np
+import pytest
+
+from models.agent.environment import PathSpace
+from models.agent.phases import new_judge
+from models.agent.proposals import Proposer
+from models.candidate import Candidate
+from models.merge.recipe import dump_recipes, parse_recipes, recipe_name
+from tests.models.lab import EXPERTS, new_trial, recipe_space
+
+WANTED = np.array([[0.7, 0.1, 0.1, 0.1], [0.1, 0.1, 0.1, 0.7]])
+
+
+@pytest.fixture
+def proposer():
+    trial, space, rng = new_trial(uneven=True), recipe_space(), np.random.default_rng(0)
+    trial.score([trial.add(space.recipe(point)) for point in space.sample(5, rng)], "recipe")
+    paths = PathSpace((*EXPERTS, *list(trial.recipes)[:2]), 6)
+    some = list(dict.fromkeys(paths.random_path(rng) for _ in range(12)))
+    trial.score([one for one in some if one not in trial.archive], "random", 10)
+    judge = new_judge(trial, space)
+    judge.learn(trial.archive, rng)
+    return Proposer(trial, judge, space, paths, 3)
+
+
+def test_parents_are_what_is_expected_to_serve_each_preference_best(proposer):
+    found = proposer.parents(WANTED, 3)
+    known = [entry.candidate for entry in proposer.trial.archive.entries]
+    costs = proposer.judge.costs(known)
+    for some, wanted in zip(found, WANTED, strict=True):
+        u = proposer.trial.reward.utility(costs, np.array([one.depth for one in known]), wanted)
+        assert some == [known[i] for i in np.argsort(-u, kind="stable")[:3]]
+
+
+@pytest.mark.parametrize(("kind", "layered"), [("recipe", False), ("layered", True)])
+def test_new_recipes_take_the_place_of_a_parents_recipe_or_stand_alone(proposer, kind, layered):
+    parents = proposer.parents(WANTED, 4)
+    known = set(proposer.trial.recipes)
+    found = proposer.propose(kind, parents, 40, np.random.default_rng(0))
+    assert len(found) == 40
+    shapes = {tuple(layer for _, layer in one.path) for some in parents for one in some} | {tuple(range(6))}
+    for one in found:
+        assert tuple(layer for _, layer in one.path) in shapes
+        assert one in proposer.judge.describer
+        assert len(set(one.models) - known - {*EXPERTS, "base"}) <= 1
+        assert any(model in proposer.made for model in one.models)
+    for name, recipe in proposer.made.items():
+        assert recipe_name(recipe) == name
+        assert parse_recipes(dump_recipes([recipe]), "recipe.yaml") == [recipe]
+    assert len(proposer.made.keys() - known) > 30  # a few children are their parents again
+    gradients = [
+        isinstance(model.parameters.get("weight"), list) for recipe in proposer.made.values() for model in recipe.models
+    ]
+    assert any(gradients) == layered
+    assert set(proposer.trial.recipes) == known
+
+
+def test_a_recipe_takes_part_once_it_is_chosen_and_only_then(proposer):
+    (one,) = proposer.propose("recipe", proposer.parents(WANTED, 1), 1, np.random.default_rng(0))
+    new = next(model for model in one.models if model in proposer.made)
+    with pytest.raises(KeyError):
+        proposer.trial.lab.score(one)
+    proposer.enter(one)
+    assert proposer.trial.recipes[new] == proposer.made[new]
+    assert np.isfinite(proposer.trial.lab.score(one)).all()
+    before = dict(proposer.trial.recipes)
+    proposer.enter(one)
+    assert proposer.trial.recipes == before
+
+
+def test_edits_are_legal_paths_over_the_pool_and_the_parents_own_models(proposer):
+    late = list(proposer.trial.recipes)[4]
+    assert late not in proposer.paths.models
+    found = proposer.propose("edit", [[Candidate.identity(late, 6)]], 30, np.random.default_rng(0))
+    assert len(found) == 30
+    assert any(late in one.models for one in found)
+    for one in found:
+        assert PathSpace((late, *proposer.paths.models), 6).contains(one)
+    models = {model for one in found for model in one.models}
+    assert models & set(EXPERTS)
+
+
+def test_paths_of_the_agent_keep_their_layers_when_their_anchor_is_replaced(proposer):
+    parents = [[Candidate.identity(list(proposer.trial.recipes)[4], 6)]]
+    rng = np.random.default_rng(0)
+    drawn = [proposer.paths.random_path(rng) for _ in range(60)]
+    found = proposer.resourced(drawn, parents, rng)
+    replaced = [(a, b) for a, b in zip(drawn, found, strict=True) if a != b]
+    assert replaced
+    for before, after in replaced:
+        assert before.host in proposer.trial.recipes
+        assert after.host == parents[0][0].host
+        assert [layer for _, layer in after.path] == [layer for _, layer in before.path]
+    anchored = [one for one in drawn if one.host in proposer.trial.recipes]
+    assert 0.2 * len(anchored) < len(replaced) < 0.8 * len(anchored)
+
+
+def test_the_same_generator_proposes_the_same(proposer):
+    parents = proposer.parents(WANTED, 3)
+    for kind in ("recipe", "layered", "edit"):
+        first, second = (proposer.propose(kind, parents, 10, np.random.default_rng(3)) for _ in range(2))
+        assert first == second
