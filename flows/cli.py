@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from flows.bench_command import bench
+from flows.choose_command import choose
 from flows.init_command import init
 from flows.options import JsonOption, ProfileOption, emit, progress_of_command
 from flows.promote_command import promote
@@ -227,40 +228,14 @@ def front(
         output().print(note, style="yellow", highlight=False)
 
 
-@app.command()
-def choose(
-    prefer: Annotated[
-        str | None,
-        typer.Option(metavar="OBJECTIVE=WEIGHT,…", help="What matters how much. Default: every objective equally."),
-    ] = None,
-    require: Annotated[
-        list[str] | None,
-        typer.Option(metavar="OBJECTIVE>=NUMBER", help="A bound on a score; may be given several times."),
-    ] = None,
-    max_layers: Annotated[int | None, typer.Option(help="Most layers that a token may pass.")] = None,
-    profile: ProfileOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Choose the member for a preference, by its scores on the selection split. No model is run.
-
-    Example: `hm3 choose --prefer translation=0.5,math=0.3,code=0.2 --require 'math>=0.6' --max-layers 11`
-    """
-    from tasks.choice import choose_member
-    from tasks.front import Front
-    from tasks.front_table import member_data, member_table
-    from tasks.workspace import open_workspace
-
-    found = Front.read(open_workspace(profile).run)
-    member = choose_member(found, prefer, require or [], max_layers)
-    if as_json:
-        emit(member_data(found, member))
-    else:
-        output().print(member_table(found, member))
+app.command()(choose)
 
 
 @app.command()
 def export(
-    member: Annotated[str, typer.Argument(help="Id of a member, or an alias such as balanced or best-math.")],
+    member: Annotated[
+        str, typer.Argument(help="Id of a member or of what `hm3 choose --search` found, or an alias such as balanced.")
+    ],
     out: Annotated[str, typer.Argument(help="Folder to write, or s3://bucket/prefix; it must not exist yet.")],
     profile: ProfileOption = None,
 ) -> None:

@@ -11,6 +11,7 @@ from typing import Literal
 
 from models.errors import BadInput, Failed, one_line
 from tasks import audit
+from tasks.found import kept
 from tasks.front import Front, Member
 from tasks.front_table import by_member
 from tasks.registered import Registered, answering, has_registry, open_registry
@@ -44,12 +45,16 @@ def aliases_now(workspace: Workspace, front: Front) -> Aliases:
 def named(workspace: Workspace, front: Front, key: str) -> Member:
     """A member of a front by id, a unique beginning of it, its name, or an alias as the registry has it now.
 
+    What `hm3 choose --search` has found beside the front goes by its id, too.
+
     Raises:
         BadInput: none goes by it, or it is an alias of a version that this front doesn't have.
     """
     try:
         return front.member(key)
     except BadInput as unknown:
+        if own := kept(workspace, key):
+            return own
         aliases = aliases_now(workspace, front)
         for member in front.members:
             if key in aliases.of[member.id]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.errors import BadInput
-from models.front import choose
+from models.front import Array, Scale, choose
 from models.preferences import parse_preference
 from tasks.front import Front, Member
 
@@ -63,42 +63,78 @@ def parse_requirement(text: str, names: Sequence[str]) -> Requirement:
     return Requirement(name, sign, bound)
 
 
+@dataclass(frozen=True)
+class Wish:
+    """What a member is chosen by."""
+
+    weights: Array
+    """The preference (K,)."""
+    requirements: tuple[Requirement, ...] = ()
+    max_layers: int | None = None
+    """Most layers that a token may pass."""
+
+    @classmethod
+    def parse(
+        cls, front: Front, prefer: str | None, require: Sequence[str] = (), max_layers: int | None = None
+    ) -> Wish:
+        """A wish from texts.
+
+        Args:
+            front: whose objectives they name.
+            prefer: ``objective=weight`` pairs, separated by commas; equal weights if left out.
+            require: bounds on task scores.
+            max_layers: most layers that a token may pass.
+
+        Raises:
+            BadInput: one of the three is malformed.
+        """
+        names = front.objectives
+        weights = parse_preference(prefer, names) if prefer is not None else np.full(len(names), 1 / len(names))
+        requirements = tuple(parse_requirement(text, front.tasks) for text in require)
+        if max_layers is not None and max_layers < 1:
+            raise BadInput(f"--max-layers {max_layers}: give at least 1")
+        return cls(weights, requirements, max_layers)
+
+    def holds(self, member: Member) -> bool:
+        """Whether a member meets all requirements on `selection`."""
+        shallow = self.max_layers is None or member.layers <= self.max_layers
+        return shallow and all(one.holds(member) for one in self.requirements)
+
+    def bounds(self, scale: Scale, *, upwards: bool) -> list[tuple[int, float]]:
+        """Objective and cost of each requirement on a score: those that bid at least so much, or at most."""
+        return [
+            (k, (scale.ideal[k] - one.bound) / (scale.ideal[k] - scale.nadir[k]))
+            for one in self.requirements
+            for k in [scale.names.index(one.objective)]
+            if one.sign.startswith(">") == upwards
+        ]
+
+    def __str__(self) -> str:
+        """All requirements in words."""
+        depth = [] if self.max_layers is None else [f"at most {self.max_layers} layers"]
+        return " and ".join([*map(str, self.requirements), *depth])
+
+
 def choose_member(
     front: Front, prefer: str | None, require: Sequence[str] = (), max_layers: int | None = None
 ) -> Member:
-    """The member with the greatest utility among those that meet every requirement; no model is run.
+    """The member that a wish is for; see :meth:`Wish.parse` and :func:`choose_among`. No model is run."""
+    return choose_among(front, front.members, Wish.parse(front, prefer, require, max_layers))
 
-    Args:
-        front: the members.
-        prefer: ``objective=weight`` pairs, separated by commas; equal weights if left out.
-        require: bounds on task scores.
-        max_layers: most layers that a token may pass.
+
+def choose_among(front: Front, members: Sequence[Member], wish: Wish) -> Member:
+    """The one with the greatest utility among those that meet every requirement; of equal ones the first.
 
     Raises:
-        BadInput: one of the three is malformed, or no member meets the requirements.
+        BadInput: none meets the requirements.
     """
-    names = front.objectives
-    weights = parse_preference(prefer, names) if prefer is not None else np.full(len(names), 1 / len(names))
-    requirements = [parse_requirement(text, front.tasks) for text in require]
-    if max_layers is not None and max_layers < 1:
-        raise BadInput(f"--max-layers {max_layers}: give at least 1")
-    fits = [
-        member
-        for member in front.members
-        if (max_layers is None or member.layers <= max_layers) and all(one.holds(member) for one in requirements)
-    ]
+    fits = [member for member in members if wish.holds(member)]
     if not fits:
-        raise BadInput(f"no member has {wanted(requirements, max_layers)} on {SPLIT}; {reach(front)}")
-    return fits[choose(front.costs(fits, SPLIT), weights)]
+        raise BadInput(f"no member has {wish} on {SPLIT}; {reach(front, members)}")
+    return fits[choose(front.costs(fits, SPLIT), wish.weights)]
 
 
-def wanted(requirements: Sequence[Requirement], max_layers: int | None) -> str:
-    """All requirements in words."""
-    depth = [] if max_layers is None else [f"at most {max_layers} layers"]
-    return " and ".join([*map(str, requirements), *depth])
-
-
-def reach(front: Front) -> str:
+def reach(front: Front, members: Sequence[Member]) -> str:
     """What the members have at best, one by one."""
-    scores = [f"{name} {max(one.scores[SPLIT][name] for one in front.members):.3f}" for name in front.tasks]
-    return f"the best are {', '.join(scores)}, the fewest layers {min(one.layers for one in front.members)}"
+    scores = [f"{name} {max(one.scores[SPLIT][name] for one in members):.3f}" for name in front.tasks]
+    return f"the best are {', '.join(scores)}, the fewest layers {min(one.layers for one in members)}"

@@ -42,7 +42,7 @@ class Member:
     path: tuple[tuple[str, int], ...]
     host: str
     recipe: str
-    """Its recipe file, relative to ``runs/PROFILE``."""
+    """Its recipe file, relative to ``runs/PROFILE``; of one that is not in the front, where it lies."""
     serves: dict[str, float]
     """The preference that it serves best."""
     mergekit: str
@@ -98,7 +98,7 @@ class Front:
                 ideal=data["ideal"],
                 nadir=data["nadir"],
                 hv=data["hv"],
-                members=tuple(_member(one) for one in data["members"]),
+                members=tuple(member_of(one) for one in data["members"]),
                 references=tuple(Reference(one["name"], one["kind"], one["scores"]) for one in data["references"]),
                 digest=hashlib.sha256(content).hexdigest(),
             )
@@ -160,7 +160,8 @@ class Front:
         return chosen
 
 
-def _member(data: dict[str, Any]) -> Member:
+def member_of(data: dict[str, Any]) -> Member:
+    """A member from its entry in ``front.json``."""
     known = {one.name for one in fields(Member)}
     path = tuple((str(model), int(layer)) for model, layer in data["path"])
     rest = {key: value for key, value in data.items() if key in known and key not in ("path", "name")}

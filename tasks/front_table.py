@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -142,7 +143,7 @@ def member_data(front: Front, member: Member, aliases: Mapping[str, Sequence[str
         "layers": member.layers,
         "serves": member.serves,
         "aliases": list((by_member(front) if aliases is None else aliases).get(member.id, ())),
-        "recipe": f"runs/{front.profile}/{member.recipe}",
+        "recipe": recipe_file(front, member),
         "mergekit": member.mergekit,
         "scores": member.scores,
         "reported": member.reported,
@@ -153,14 +154,19 @@ def member_table(front: Front, member: Member) -> RenderableType:
     """One member with its scores on every split."""
     table = Table(title=f"member {member.id}", title_justify="left", title_style="bold", box=None, pad_edge=False)
     table.add_column("objective")
-    splits = tuple(reversed(front.splits))
+    splits = [split for split in reversed(front.splits) if split in member.scores]
     for split in splits:
         table.add_column(split, justify="right")
     for name in front.tasks:
         table.add_row(name, *(f"{member.scores[split][name]:.3f}" for split in splits))
     table.add_row("layers", str(member.layers))
-    below = f"serves {preference(member, len(member.serves))}\nrecipe runs/{front.profile}/{member.recipe}"
+    below = f"serves {preference(member, len(member.serves))}\nrecipe {recipe_file(front, member)}"
     return Group(table, below)
+
+
+def recipe_file(front: Front, member: Member) -> str:
+    """Where a member's recipe lies, from the project's folder."""
+    return str(PurePath("runs") / front.profile / member.recipe)
 
 
 def _line(cells: Sequence[str]) -> str:

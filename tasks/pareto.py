@@ -13,7 +13,7 @@ from models.architecture import keeps_lists
 from models.candidate import Candidate
 from models.front import Array, Scale, hypervolume, serve
 from models.merge.path_recipe import path_recipe
-from models.merge.recipe import dump_recipes, mergekit_level
+from models.merge.recipe import Recipe, dump_recipes, mergekit_level
 from models.preferences import preferences
 from tasks.engine import Engine
 from tasks.front_choice import Listed, choose_members, score_table, shortlist
@@ -99,16 +99,20 @@ def describe(workspace: Workspace, engine: Engine, member: Listed) -> dict[str, 
     recipes = path_recipe(candidate, engine.recipes, engine.locate, engine.layers)
     file = f"members/{candidate.id}/recipe.yaml"
     write_text(workspace.run / file, dump_recipes(recipes))
-    config = engine.pool.skeleton.config.to_dict()
-    can_be_rebuilt = keeps_lists(config, [layer for _, layer in candidate.path])
     return {
         "id": candidate.id,
         "layers": candidate.depth,
         "path": [list(step) for step in candidate.path],
         "host": candidate.host,
         "recipe": file,
-        "mergekit": mergekit_level(recipes) if can_be_rebuilt else "no",
+        "mergekit": rebuilt_by_mergekit(engine, candidate, recipes),
     }
+
+
+def rebuilt_by_mergekit(engine: Engine, candidate: Candidate, recipes: Sequence[Recipe]) -> str:
+    """How well mergekit rebuilds a path from its recipes: ``exact``, ``in-distribution`` or ``no``."""
+    config = engine.pool.skeleton.config.to_dict()
+    return mergekit_level(recipes) if keeps_lists(config, [layer for _, layer in candidate.path]) else "no"
 
 
 def metrics(front: dict[str, Any], scale: Scale, spent: int) -> dict[str, Any]:

@@ -10,10 +10,13 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
-from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from models.agent.environment import PathRules
+from models.agent.features import FEATURES
+from models.agent.networks import Agent, AgentConfig
+from models.agent.surrogate import Surrogate
 from models.candidate import Candidate
 from models.front import Scale, hypervolume
 from models.merge.path_recipe import path_recipe
@@ -269,9 +272,17 @@ def make_curves(workspace: Workspace) -> None:
         }
     )
     write_table(workspace.run / "search.csv", curve)
-    (workspace.run / "agent").mkdir(parents=True, exist_ok=True)
-    write_text(workspace.run / "agent" / "config.json", json.dumps({"hidden": 8}))
-    save_file({"actor.weight": torch.ones(2, 2)}, workspace.run / "agent" / "networks.safetensors")
+    make_agent().save(workspace.run / "agent")
+
+
+def make_agent() -> Agent:
+    """An agent whose networks are untrained, and whose surrogate knows made-up scores."""
+    rng = np.random.default_rng(0)
+    surrogate = Surrogate(np.zeros(2, dtype=np.int64))
+    surrogate.fit(rng.random((6, 2)), rng.random((6, len(TASKS))), np.full(6, ITEMS), 1, rng)
+    scale = Scale(TASKS, (0.9,) * len(TASKS), (0.3,) * len(TASKS))
+    config = AgentConfig(TASKS, LAYERS, PathRules(), scale, FEATURES, hidden=8)
+    return Agent(config, rng.random((len(TASKS), LAYERS, FEATURES)), 0, surrogate)
 
 
 def make_lock(workspace: Workspace) -> None:

@@ -172,6 +172,8 @@ def test_a_preference_that_means_nothing_is_bad_input(here, project):
     refused(here(project, "choose", "--prefer", "math=-1"), r"preference: math: -1 is no weight; .*")
     refused(here(project, "choose", "--prefer", "foo=1"), r"preference: 'foo': unknown objective; .*")
     refused(here(project, "choose", "--require", "math>=0.99"), r"no member has math>=0\.99 on selection; .*")
+    refused(here(project, "choose", "--search", "0"), r"--search 0: give the number of candidates, at least 1")
+    refused(here(project, "choose", "--prefer", "foo=1", "--search", "4"), r"preference: 'foo': unknown .*")
 
 
 def test_a_promotion_that_cannot_be_meant_is_bad_input(here, project, tmp_path):

@@ -111,6 +111,7 @@ class Reader:
             r"\bout/": f"out-{free_port()}/",
             r"s3://bucket/prefix": f"s3://bucket/{free_port()}",
             r"search\.budget=\d+": "search.budget=1000",
+            r"--search \d+": "--search 4",
             r"'translation>=0\.5'": "'translation>=0'",
             r"--(prefect|mlflow)-port \d+": lambda found: f"--{found[1]}-port {free_port()}",
             r"\binfra/": f"{ROOT}/infra/",

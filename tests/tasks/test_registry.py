@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -16,6 +17,7 @@ from mlflow.pyfunc import scoring_server
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from models.agent.networks import load_agent
 from models.errors import BadInput, Failed
 from tasks.export import export_member
 from tasks.front import Front
@@ -151,6 +153,19 @@ def test_the_agent_is_a_version_with_its_files(published, tmp_path):
     got = mlflow.artifacts.download_artifacts(f"models:/hm3-agent-tiny/{result.agent_version}", dst_path=str(tmp_path))
     for path in (workspace.run / "agent").iterdir():
         assert (Path(got) / path.name).read_bytes() == path.read_bytes()
+
+
+def test_the_agent_loads_from_the_registry_with_all_that_it_knows(published, tmp_path):
+    workspace, _, result, _ = published
+    got = mlflow.artifacts.download_artifacts(f"models:/hm3-agent-tiny/{result.agent_version}", dst_path=str(tmp_path))
+    ours, theirs = load_agent(workspace.run / "agent"), load_agent(Path(got))
+    assert theirs.config == ours.config
+    for name, network in ours.networks().items():
+        for key, value in network.state_dict().items():
+            assert torch.equal(theirs.networks()[name].state_dict()[key], value)
+    described = np.random.default_rng(1).random((3, 2))
+    for mine, other in zip(ours.surrogate.predict(described), theirs.surrogate.predict(described), strict=True):
+        np.testing.assert_array_equal(other, mine)
 
 
 def test_a_version_answers_as_the_exported_member_does(published, tmp_path):
