@@ -236,6 +236,33 @@ class Pool:
                 self._digests[group] = self._source(group[0]).digest(group[1])
         return hashlib.sha256("\n".join(self._digests[group] for group in groups).encode()).hexdigest()
 
+    def fitting(self, candidates: Sequence[Candidate]) -> list[list[int]]:
+        """Candidates by their index, in order, in groups whose blocks and ends can be held together.
+
+        More than that would push each other out, and be built anew for every batch of requests. A candidate that
+        doesn't fit alone is a group of its own.
+        """
+        blocks = {layer: self._bytes(module) for layer, module in enumerate(self._skeleton_blocks())}
+        ends = self._bytes(self.skeleton) - sum(blocks.values())
+        groups: list[list[int]] = []
+        held: set[tuple[str, int | str]] = set()
+        for index, candidate in enumerate(candidates):
+            needed: set[tuple[str, int | str]] = {(candidate.host, ENDS), *candidate.path}
+            size = sum(blocks[part] if isinstance(part, int) else ends for _, part in held | needed)
+            if not groups or size > self.max_bytes:
+                groups.append([])
+                held = set()
+            groups[-1].append(index)
+            held |= needed
+        return groups
+
+    def _skeleton_blocks(self) -> list[nn.Module]:
+        return list(self.skeleton.get_submodule(self._blocks).children())
+
+    def _bytes(self, module: nn.Module) -> int:
+        """Bytes of a part of the skeleton in the pool's number format, each parameter counted once."""
+        return sum(parameter.numel() for parameter in module.parameters()) * self.dtype.itemsize
+
     def _source(self, model: str) -> Source:
         if model not in self._sources:
             raise BadInput(f"model {model!r}: not in the pool; there are {', '.join(self.names) or 'none'}")

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import partial, reduce
 from typing import Protocol
 
 import torch
@@ -156,10 +156,11 @@ class Node:
     """Candidates whose path ends here."""
 
 
-def trie(candidates: Sequence[Candidate]) -> dict[str, Node]:
-    """The prefixes of the candidates by host, in the order of the candidates."""
+def trie(candidates: Sequence[Candidate], numbers: Sequence[int] | None = None) -> dict[str, Node]:
+    """The prefixes of the candidates by host, in the order of the candidates; of all, or of those ``numbers`` alone."""
     roots: dict[str, Node] = {}
-    for number, candidate in enumerate(candidates):
+    for number in range(len(candidates)) if numbers is None else numbers:
+        candidate = candidates[number]
         node = roots.setdefault(candidate.host, Node())
         for step in candidate.path:
             node = node.children.setdefault(step, Node())
@@ -204,20 +205,21 @@ def score_paths(
     for candidate in candidates:
         pool.check(candidate)
     scores = _Scores(len(candidates), requests, on_scored)
-    roots = trie(candidates)
     workers = torch.get_num_threads() if pool.device.type == "cpu" else 1
     walk = _walk_by_depth if by_depth else _walk
 
-    def score(batch: Scorable) -> None:
+    def score(batch: Scorable, roots: dict[str, Node]) -> None:
         with torch.inference_mode():
             for host, root in roots.items():
                 walk(pool, host, root, batch.to(pool.device), scores, hidden_bytes // workers)
 
-    if pool.device.type != "cpu":
-        for batch in requests.batches:
-            score(batch)
-    else:
-        _one_thread_each(score, requests.batches)
+    for group in pool.fitting(candidates):
+        score_group = partial(score, roots=trie(candidates, group))
+        if pool.device.type != "cpu":
+            for batch in requests.batches:
+                score_group(batch)
+        else:
+            _one_thread_each(score_group, requests.batches)
     return list(zip(scores.likelihoods, scores.shares if shares else scores.shares == 1, strict=True))
 
 

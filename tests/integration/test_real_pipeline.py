@@ -49,7 +49,7 @@ PARAMS = {
     "search": {"budget": 18000, "batch": 8, "rungs": [32, 128], "rollouts": 32},
     "pareto": {"members": 6, "rescored": 12},
 }
-TIMEOUT = 400
+TIMEOUT = 900
 
 
 def run(root, *options):

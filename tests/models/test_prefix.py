@@ -55,6 +55,26 @@ def test_scores_equal_those_of_scoring_one_by_one_bit_for_bit(pool, requests):
         assert likelihoods.dtype == torch.float64
 
 
+def test_models_that_do_not_fit_together_are_scored_in_turn_and_each_is_built_once(make_pool, requests, monkeypatch):
+    candidates = [*edited_paths(8), *(Candidate.identity(model, 4) for model in "abc")]
+    roomy, narrow = make_pool(), make_pool()
+    plain = [Candidate.identity(model, 4) for model in "abc"]
+    expected = score_paths(roomy, candidates, requests)
+    score_paths(roomy, plain, requests)
+    narrow.max_bytes = roomy.held_bytes // 2  # two of the three models don't fit
+    assert narrow.fitting(plain) == [[0], [1], [2]]
+    built, filled = [], narrow._filled
+    monkeypatch.setattr(narrow, "_filled", lambda *arguments: built.append(arguments) or filled(*arguments))
+    score_paths(narrow, plain, requests)
+    assert len(requests.batches) > 1
+    assert len(built) == 3 * (4 + 1)
+    for (likelihoods, greedy), (others, other_greedy) in zip(
+        expected, score_paths(narrow, candidates, requests), strict=True
+    ):
+        assert torch.equal(likelihoods, others)
+        assert torch.equal(greedy, other_greedy)
+
+
 def test_scores_do_not_depend_on_the_number_of_threads(pool, requests):
     candidates, threads = edited_paths(6), torch.get_num_threads()
     try:
