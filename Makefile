@@ -18,7 +18,7 @@ smollm2: .venv/.hm3-smollm2 ## search SmolLM2-135M and three LoRA experts on rea
 test: .venv/.hm3-dev ## the tests
 	pytest -m "not slow" -n 2 --dist loadfile
 
-test-slow: .venv/.hm3-dev ## all tests, with the full counts of kills and fuzzed inputs
+test-slow: .venv/.hm3-dev .venv/.hm3-smollm2 ## all tests, with the full counts of kills and fuzzed inputs
 	pytest
 
 lint: .venv/.hm3-dev ## ruff and mypy --strict

@@ -47,17 +47,14 @@ def with_settings(root: Path, settings: Sequence[str], own: Mapping[str, Any] | 
             raise BadInput(f"-S {setting}: write it as key=value, such as search.budget=20000")
         if key.strip() == "profiles":
             raise BadInput(f"-S {setting}: a run has one profile; name it with --profile")
-        *blocks, last = key.strip().split(".")
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError:
             raise BadInput(f"-S {setting}: {text!r} is no YAML value") from None
-        block = data
-        for name in blocks:
-            block = block.setdefault(name, {}) if isinstance(block, dict) else None
-        if not isinstance(block, dict):
-            raise BadInput(f"-S {setting}: {key}: unknown key; params.yaml lists them")
-        block[last] = value
+        try:
+            place(data, key.strip(), value)
+        except TypeError:
+            raise BadInput(f"-S {setting}: {key}: unknown key; params.yaml lists them") from None
     return validate(Params, data, "-S")
 
 
@@ -137,17 +134,18 @@ def make_tree(workspace: Workspace, tree: Path, changed: dict[str, Any], log: Pa
         # Their addresses may be relative to the project, and git knows nothing of those in .dvc/config.local.
         config["core"], config["remote"] = core, remotes
     # each value goes to where the run will read it: what the profile sets for itself hides params.yaml
-    own = workspace.profile.params
-    hidden = {key for key in changed if is_set(own, key)}
-    mine = Path("profiles", f"{workspace.name}.yaml")
-    if hidden and not (tree / mine).exists():  # git does not know it yet
-        (tree / mine).parent.mkdir(exist_ok=True)
-        shutil.copy(root / mine, tree / mine)
+    hidden = [key for key in changed if is_set(workspace.profile.params, key)]
     with modify_yaml(str(tree / "params.yaml")) as data:  # keeps comments and order
-        place(data, {key: value for key, value in changed.items() if key not in hidden})
+        for key in changed:
+            if key not in hidden:
+                place(data, key, changed[key])
     if hidden:
+        mine = Path("profiles", f"{workspace.name}.yaml")
+        (tree / mine).parent.mkdir(exist_ok=True)
+        shutil.copy(root / mine, tree / mine)  # git may not know it yet
         with modify_yaml(str(tree / mine)) as profile:
-            place(profile["params"], {key: changed[key] for key in hidden})
+            for key in hidden:
+                place(profile["params"], key, changed[key])
     dvc(tree, log, "checkout", "--quiet", "--allow-missing")
     link_untracked(root, tree)
 
@@ -158,14 +156,15 @@ def is_set(block: Mapping[str, Any] | None, key: str) -> bool:
     return first in (block or {}) and (not rest or is_set((block or {})[first], rest))
 
 
-def place(data: dict[str, Any], values: Mapping[str, Any]) -> None:
-    """Set values whose keys are written with dots."""
-    for key, value in values.items():
-        *blocks, last = key.split(".")
-        block = data
-        for one in blocks:
-            block = block.setdefault(one, {})
-        block[last] = value
+def place(data: dict[str, Any], key: str, value: Any) -> None:
+    """Set a value whose key is written with dots; raises TypeError where a block on the way is none."""
+    *blocks, last = key.split(".")
+    block: Any = data
+    for name in blocks:
+        block = block.setdefault(name, {}) if isinstance(block, dict) else None
+    if not isinstance(block, dict):
+        raise TypeError(f"{key}: not in a block")
+    block[last] = value
 
 
 def link_untracked(root: Path, tree: Path) -> None:

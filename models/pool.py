@@ -242,8 +242,9 @@ class Pool:
         More than that would push each other out, and be built anew for every batch of requests. A candidate that
         doesn't fit alone is a group of its own.
         """
-        blocks = {layer: self._bytes(module) for layer, module in enumerate(self._skeleton_blocks())}
-        ends = self._bytes(self.skeleton) - sum(blocks.values())
+        layers = self.skeleton.get_submodule(self._blocks).children()
+        blocks = [parameter_bytes(layer, self.dtype) for layer in layers]
+        ends = parameter_bytes(self.skeleton, self.dtype) - sum(blocks)
         groups: list[list[int]] = []
         held: set[tuple[str, int | str]] = set()
         for index, candidate in enumerate(candidates):
@@ -255,13 +256,6 @@ class Pool:
             groups[-1].append(index)
             held |= needed
         return groups
-
-    def _skeleton_blocks(self) -> list[nn.Module]:
-        return list(self.skeleton.get_submodule(self._blocks).children())
-
-    def _bytes(self, module: nn.Module) -> int:
-        """Bytes of a part of the skeleton in the pool's number format, each parameter counted once."""
-        return sum(parameter.numel() for parameter in module.parameters()) * self.dtype.itemsize
 
     def _source(self, model: str) -> Source:
         if model not in self._sources:
@@ -333,6 +327,6 @@ def shallow_clone(module: Filled) -> Filled:
     return clone
 
 
-def parameter_bytes(module: nn.Module) -> int:
-    """Bytes of a module's parameters, each counted once."""
-    return sum(parameter.nbytes for parameter in module.parameters())
+def parameter_bytes(module: nn.Module, dtype: torch.dtype | None = None) -> int:
+    """Bytes of a module's parameters, each counted once, in a number format or their own."""
+    return sum(parameter.numel() * (dtype or parameter.dtype).itemsize for parameter in module.parameters())

@@ -127,7 +127,8 @@ class TextTower:
             kind = AutoConfig.from_pretrained(str(folder), local_files_only=True).model_type
             if kind != "clip":
                 raise ValueError(f"it is a {kind} alone")
-            self.model = CLIPModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
+            whole = CLIPModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+            self.model = whole.eval()  # the module's inference mode
             self.scale = float(self.model.logit_scale.detach().double().exp())
             self.tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         except (OSError, ValueError) as error:

@@ -263,6 +263,5 @@ def load_agent(folder: Path) -> Agent:
             network.load_state_dict(load_file(folder / f"{name}.safetensors"))
         agent.surrogate = Surrogate.load(load_file(folder / "surrogate.safetensors"))
     except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError, RuntimeError) as error:
-        reason = one_line(error)
-        raise BadInput(f"{folder.name}: not a whole agent ({reason[:200]}); {remedy}") from None
+        raise BadInput(f"{folder.name}: not a whole agent ({one_line(error, 200)}); {remedy}") from None
     return agent

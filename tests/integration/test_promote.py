@@ -163,20 +163,8 @@ def test_without_a_chat_template_a_conversation_is_refused_and_a_prompt_is_answe
 def serving(uri, registry, folder):
     """`mlflow models serve` of a registered version; gives the address to send requests to."""
     port = free_port()
-    command = [
-        "-m",
-        "mlflow",
-        "models",
-        "serve",
-        "-m",
-        uri,
-        "--env-manager",
-        "local",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-    ]
+    command = ["-m", "mlflow", "models", "serve", "-m", uri, "--env-manager", "local"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
     address, env = f"http://127.0.0.1:{port}", {"MLFLOW_TRACKING_URI": registry}
     with server(command, f"{address}/ping", folder / "serve.log", folder, env):
         yield f"{address}/invocations"

@@ -1,12 +1,15 @@
-"""Projects whose pipeline is done, each test with its own copy and its own MLflow database."""
+"""Projects whose pipeline is done, each test with its own copy and its own MLflow database; a family with its tasks."""
 
 import shutil
 
 import pytest
 
+from models.checkpoint import open_checkpoint
+from models.pool import Pool
 from tasks.mlflow_store import connect, settle_environment
 from tasks.workspace import open_workspace
 from tests.fixtures_front import make_project
+from tests.small_tasks import make_task_project
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +46,31 @@ def shared_project(finished_project, tmp_path_factory):
         for name in ("MLFLOW_TRACKING_URI", "HM3_STATE"):
             patch.delenv(name, raising=False)
         yield copy_project(finished_project, tmp_path_factory.mktemp("shared"))
+
+
+@pytest.fixture(scope="module")
+def family(make_family, tmp_path_factory):
+    """Folders of small random models."""
+    return make_family(tmp_path_factory.mktemp("family"), noise=0.2)
+
+
+@pytest.fixture(scope="module")
+def pool(family):
+    """A pool of them."""
+    sources = {name: open_checkpoint(folder) for name, folder in family.items()}
+    pool = Pool(sources["base"].config)
+    for name, source in sources.items():
+        pool.add(name, source)
+    return pool
+
+
+@pytest.fixture(scope="module")
+def finished(family, tmp_path_factory):
+    """A project with tasks of them, not to be written to."""
+    return make_task_project(tmp_path_factory.mktemp("project"), family)
+
+
+@pytest.fixture
+def root(finished, tmp_path):
+    """Root of a copy that may be changed."""
+    return shutil.copytree(finished.root, tmp_path / "copy")

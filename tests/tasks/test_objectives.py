@@ -21,32 +21,7 @@ from tasks.offline import offline_environment
 from tasks.task_files import default_index, find
 from tasks.tokens import encode, open_tokenizer
 from tasks.workspace import open_workspace
-from tests.small_tasks import COUNTS, make_task_project, prompts, write_items, write_profile, write_task
-
-
-@pytest.fixture(scope="module")
-def family(make_family, tmp_path_factory):
-    return make_family(tmp_path_factory.mktemp("family"), noise=0.2)
-
-
-@pytest.fixture(scope="module")
-def pool(family):
-    sources = {name: open_checkpoint(folder) for name, folder in family.items()}
-    pool = Pool(sources["base"].config)
-    for name, source in sources.items():
-        pool.add(name, source)
-    return pool
-
-
-@pytest.fixture(scope="module")
-def finished(family, tmp_path_factory):
-    return make_task_project(tmp_path_factory.mktemp("project"), family)
-
-
-@pytest.fixture
-def root(finished, tmp_path):
-    """Root of a copy that may be changed."""
-    return shutil.copytree(finished.root, tmp_path / "copy")
+from tests.small_tasks import COUNTS, prompts, write_items, write_profile, write_task
 
 
 @pytest.fixture(scope="module")

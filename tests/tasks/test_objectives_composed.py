@@ -1,7 +1,6 @@
 """Objectives of several tasks, of generation, of data without splits: made and scored as the profile says."""
 
 import json
-import shutil
 
 import pytest
 import torch
@@ -17,7 +16,7 @@ from tasks.objectives import Objectives
 from tasks.parts import Failure
 from tasks.workspace import open_workspace
 from tests.bubblewrap import require_bubblewrap
-from tests.small_tasks import COUNTS, make_task_project, write_items, write_profile, write_task
+from tests.small_tasks import COUNTS, write_items, write_profile, write_task
 
 MEAN = {"aggregation": "mean", "higher_is_better": True}
 GENERATE = {
@@ -28,31 +27,6 @@ GENERATE = {
 }
 A, B = (Candidate.identity(name, 3) for name in "ab")
 MIXED = Candidate("a", (("a", 0), ("b", 1), ("a", 1), ("a", 2)))
-
-
-@pytest.fixture(scope="module")
-def family(make_family, tmp_path_factory):
-    return make_family(tmp_path_factory.mktemp("family"), noise=0.2)
-
-
-@pytest.fixture(scope="module")
-def pool(family):
-    sources = {name: open_checkpoint(folder) for name, folder in family.items()}
-    pool = Pool(sources["base"].config)
-    for name, source in sources.items():
-        pool.add(name, source)
-    return pool
-
-
-@pytest.fixture(scope="module")
-def finished(family, tmp_path_factory):
-    return make_task_project(tmp_path_factory.mktemp("project"), family)
-
-
-@pytest.fixture
-def root(finished, tmp_path):
-    """Root of a copy that may be changed."""
-    return shutil.copytree(finished.root, tmp_path / "copy")
 
 
 def lines(root, name, split="search"):
