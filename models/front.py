@@ -54,14 +54,9 @@ class Scale:
         """Costs (N, K) from scores (N, K), clipped at ``REFERENCE`` above and not below."""
         return np.minimum(self.relative(scores), REFERENCE)
 
-    def standard_errors(self, scores: npt.ArrayLike, items: int) -> Array:
-        """Standard error of each cost (N, K) for scores that are means of ``items`` values in [0, 1].
-
-        Such a mean of p has a variance of at most p(1 - p) / items. ``layers`` is exact.
-        """
-        p = np.clip(np.asarray(scores, dtype=np.float64), 0, 1)
-        errors = np.sqrt(p * (1 - p) / items) / np.abs(np.array(self.ideal) - np.array(self.nadir))
-        return np.asarray(np.where(np.array([name == "layers" for name in self.names]), 0.0, errors))
+    def relative_errors(self, errors: npt.ArrayLike) -> Array:
+        """Standard errors of costs (N, K) from those of scores (N, K)."""
+        return np.asarray(np.asarray(errors, dtype=np.float64) / np.abs(np.array(self.ideal) - np.array(self.nadir)))
 
 
 def hypervolume(costs: Array) -> float:

@@ -1,8 +1,8 @@
-"""Which candidates of an archive become members of the front: looked at on `search`, chosen on `selection`."""
+"""Which candidates of an archive become members of the front: looked at on `search`, chosen with `selection`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,19 +54,32 @@ def shortlist(archive: pd.DataFrame, scale: Scale, engine: Engine, known: Sequen
 def choose_members(
     engine: Engine, scale: Scale, listed: Sequence[Listed], count: int, progress: Progress
 ) -> list[Listed]:
-    """The non-dominated ones on `selection`, thinned by hypervolume contribution; the best by objective always stay."""
+    """The non-dominated ones, thinned by hypervolume contribution; the best by objective always stay.
+
+    Scores are means over the items of `search` and `selection` together: twice as many items mislead less, though the
+    first have been searched on. Who is better than another only within the noise of these means is left out.
+    """
+    candidates = [one.candidate for one in listed]
     with progress.bar("choosing on selection", len(listed), "candidates") as bar:
-        scored = engine.score([one.candidate for one in listed], "selection", bar=bar)
-    sound = [one for one, result in zip(listed, scored, strict=True) if result.failed is None]
-    scores = score_table(engine, scale, sound, "selection")
-    front = nondominated(scale.relative(scores))
-    return [sound[front[index]] for index in thin(scale.costs(scores[front]), count)]
+        looked_at = engine.score(candidates, "selection", bar=bar)
+    searched = engine.score(candidates, "search")
+    sound = [i for i in range(len(listed)) if not (looked_at[i].failed or searched[i].failed)]
+    items = [{name: (*searched[i].items[name], *values) for name, values in looked_at[i].items.items()} for i in sound]
+    depths = [candidates[i].depth / engine.layers for i in sound]
+    scores = columns(scale, [{name: float(np.mean(values)) for name, values in one.items()} for one in items], depths)
+    noise = [{name: float(np.std(values) / np.sqrt(len(values))) for name, values in one.items()} for one in items]
+    errors = scale.relative_errors(columns(scale, noise, [0.0] * len(sound)))
+    front = nondominated(scale.relative(scores), errors)
+    return [listed[sound[front[index]]] for index in thin(scale.costs(scores[front]), count)]
 
 
 def score_table(engine: Engine, scale: Scale, listed: Sequence[Listed], split: str) -> Array:
     """Scores ``(N, K)`` on a split in the order of the scale; ``layers`` is T/L."""
     scored = [one.means() for one in engine.score([one.candidate for one in listed], split)]
-    depths = [{"layers": one.candidate.depth / engine.layers} for one in listed]
-    return np.array(
-        [[(means | depth)[name] for name in scale.names] for means, depth in zip(scored, depths, strict=True)]
-    )
+    return columns(scale, scored, [one.candidate.depth / engine.layers for one in listed])
+
+
+def columns(scale: Scale, tasks: Sequence[Mapping[str, float]], depths: Sequence[float]) -> Array:
+    """Numbers of the tasks and of the depth as ``(N, K)`` in the order of the scale."""
+    rows = [dict(one) | {"layers": depth} for one, depth in zip(tasks, depths, strict=True)]
+    return np.array([[row[name] for name in scale.names] for row in rows]).reshape(len(rows), len(scale.names))

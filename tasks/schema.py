@@ -64,7 +64,7 @@ class TrainParams(Strict):
     """Offline training of actor, critic and surrogate (method.md, section 4)."""
 
     hidden: Count = Field(64, description="Width of the GRU encoder; 256 for pools of many layers.")
-    steps: Count = Field(200, description="Optimiser steps of each network, at most.")
+    steps: Count = Field(120, description="Optimiser steps of each network, at most.")
     batch: Count = Field(256, description="Pairs of path and preference a step: batch / relabels paths.")
     learning_rate: float = Field(2e-3, gt=0, description="AdamW's learning rate.")
     dropout: Share = Field(0.1, description="Dropout in the encoder and the heads.")

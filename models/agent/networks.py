@@ -24,7 +24,7 @@ from models.agent.surrogate import Surrogate
 from models.errors import BadInput, one_line
 from models.front import Array, Scale
 
-VERSION = 2
+VERSION = 3
 """Version of the saved agent. A change of networks or of their meaning raises it."""
 
 
@@ -237,7 +237,7 @@ class Agent:
                 {key: value.contiguous() for key, value in self.surrogate.state().items()},
                 part / "surrogate.safetensors",
             )
-        config = {"version": VERSION, **asdict(self.config)}
+        config = {"version": VERSION, "surrogate": self.surrogate is not None, **asdict(self.config)}
         (part / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)
@@ -255,13 +255,15 @@ def load_agent(folder: Path) -> Agent:
         version = fields.pop("version")
         if version != VERSION:
             raise BadInput(f"{folder.name}/config.json: version: {version}, but this hm3 reads {VERSION}; {remedy}")
+        has_surrogate = fields.pop("surrogate")
         fields["rules"] = PathRules(**fields["rules"])
         fields["scale"] = Scale(**{key: tuple(value) for key, value in fields["scale"].items()})
         config = AgentConfig(**{**fields, "models": tuple(fields["models"])})
         agent = Agent(config, np.zeros((len(config.models), config.layers, config.features)), seed=0)
         for name, network in agent.networks().items():
             network.load_state_dict(load_file(folder / f"{name}.safetensors"))
-        agent.surrogate = Surrogate.load(load_file(folder / "surrogate.safetensors"))
+        if has_surrogate:
+            agent.surrogate = Surrogate.load(load_file(folder / "surrogate.safetensors"))
     except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError, RuntimeError) as error:
         raise BadInput(f"{folder.name}: not a whole agent ({one_line(error, 200)}); {remedy}") from None
     return agent

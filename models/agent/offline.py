@@ -33,7 +33,7 @@ CHECKS = 20
 class TrainSettings:
     """Hyperparameters of offline training; the networks' sizes and dropout are in ``AgentConfig``."""
 
-    steps: int = 200  # optimiser steps of each network, at most
+    steps: int = 120  # optimiser steps of each network, at most
     batch: int = 256  # (path, preference) pairs a step: batch / relabels paths
     learning_rate: float = 2e-3  # AdamW
     expectile: float = 0.8  # τ of the critic's regression; above 0.5 it leans to the best continuation
@@ -45,11 +45,10 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class OfflineData:
-    """Scored paths: task scores (N, K_tasks), each a mean over ``items`` (N,) items a task."""
+    """Scored paths: task scores (N, K_tasks)."""
 
     candidates: tuple[Candidate, ...]
     scores: Array
-    items: npt.NDArray[np.int64]
 
 
 def train_offline(
@@ -71,7 +70,7 @@ def train_offline(
     Returns:
         Rows with the network, the step, its loss and its loss on held-out paths.
     """
-    paths = trajectories(agent.space, agent.reward, data.candidates, data.scores, data.items)
+    paths = trajectories(agent.space, agent.reward, data.candidates, data.scores)
     train, held_out = (paths.take(index) for index in split(data.candidates, settings.held_out, rng))
     noise = torch.Generator().manual_seed(int(rng.integers(2**62)))
     fixed = held_out.relabel(agent.reward, settings.relabels, rng)

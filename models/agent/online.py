@@ -41,6 +41,7 @@ class SearchSettings:
     keep: float = 0.25  # candidates promoted to the next rung, over those new on the rung before
     kinds: tuple[str, ...] = KINDS
     offers: int = 96  # proposals of each kind that are screened in a round
+    generations: int = 2  # of offers: the later ones vary the best of the earlier ones too
     per_round: int = 4  # preferences a round; the rounds cycle through all
     parents: int = 4  # candidates of the archive that are varied for each preference
     stops: int = 4  # values of a per-layer recipe from the first layer to the last
@@ -164,18 +165,22 @@ class _Search:
 
     def offers(self, wanted: Array) -> dict[str, list[Candidate]]:
         """Proposals of each kind, none of which was scored before or is there twice."""
-        parents = self.proposer.parents(wanted, self.settings.parents)
-        seen: set[Candidate] = set()
-        result: dict[str, list[Candidate]] = {}
-        for kind in self.kinds:
-            if kind in OF_THE_AGENT and self.player:
-                drawn = self.player.paths(kind, wanted)[: self.settings.offers]
-                made = self.proposer.resourced(drawn, parents, self.rng)
-            else:
-                made = self.proposer.propose(kind, parents, self.settings.offers, self.rng)
-            new = [one for one in dict.fromkeys(made) if one not in self.trial.archive and one not in seen]
-            seen.update(new)
-            result[kind] = new
+        result: dict[str, list[Candidate]] = {kind: [] for kind in self.kinds}
+        seen: dict[Candidate, None] = {}
+        count = -(-self.settings.offers // self.settings.generations)
+        for generation in range(self.settings.generations):
+            parents = self.proposer.parents(wanted, self.settings.parents, list(seen))
+            for kind in self.kinds:
+                if kind not in OF_THE_AGENT:
+                    made = self.proposer.propose(kind, parents, count, self.rng)
+                elif generation == 0 and self.player:
+                    drawn = self.player.paths(kind, wanted)[: self.settings.offers]
+                    made = self.proposer.resourced(drawn, parents, self.rng)
+                else:
+                    continue
+                new = [one for one in dict.fromkeys(made) if one not in self.trial.archive and one not in seen]
+                seen.update(dict.fromkeys(new))
+                result[kind] += new
         return result
 
     def choose(self, offers: dict[str, list[Candidate]], size: int) -> list[tuple[Candidate, str]]:

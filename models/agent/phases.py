@@ -111,7 +111,9 @@ def new_agent(trial: Trial, paths: PathSpace, statistics: Array, settings: Agent
         hidden=settings.hidden,
         dropout=settings.dropout,
     )
-    return Agent(config, statistics, seed)
+    agent = Agent(config, statistics, seed)
+    agent.reward = trial.reward
+    return agent
 
 
 def train(
@@ -145,9 +147,6 @@ def train(
     if on_step:
         on_step("surrogate", settings.steps, settings.steps)
     mine = [i for i in index if agent.space.contains(archive.entries[i].candidate)]
-    data = OfflineData(
-        tuple(archive.entries[i].candidate for i in mine),
-        archive.task_scores(np.array(mine, dtype=np.int64)),
-        np.array([archive.entries[i].items for i in mine], dtype=np.int64),
-    )
+    scored = archive.task_scores(np.array(mine, dtype=np.int64))
+    data = OfflineData(tuple(archive.entries[i].candidate for i in mine), scored)
     return rows + train_offline(agent, data, settings, rng, on_step)

@@ -76,8 +76,7 @@ class Player:
         if len(index) == 0:
             return
         candidates = [archive.entries[i].candidate for i in index]
-        items = [archive.entries[i].items for i in index]
-        seen = trajectories(agent.space, agent.reward, candidates, archive.task_scores(index), items)
+        seen = trajectories(agent.space, agent.reward, candidates, archive.task_scores(index))
         for _ in range(settings.updates):
             batch = seen.take(self.rng.integers(len(seen), size=settings.paths))
             wanted, utility = batch.relabel(agent.reward, settings.relabels, self.rng)

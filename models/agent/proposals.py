@@ -31,9 +31,12 @@ class Proposer:
         for name, recipe in trial.recipes.items():
             judge.describer.add(name, recipe)
 
-    def parents(self, wanted: Array, count: int) -> list[list[Candidate]]:
-        """For each of the preferences (R, K) the candidates of the archive that are expected to serve it best."""
-        known = [self.trial.archive.entries[i].candidate for i in self.trial.archive.scored(1)]
+    def parents(self, wanted: Array, count: int, offers: Sequence[Candidate] = ()) -> list[list[Candidate]]:
+        """For each of the preferences (R, K) the candidates that are expected to serve it best.
+
+        They come from the archive and from what is on offer already.
+        """
+        known = [self.trial.archive.entries[i].candidate for i in self.trial.archive.scored(1)] + list(offers)
         depths = np.array([one.depth for one in known])
         u = self.trial.reward.utility(self.judge.costs(known)[:, None], depths[:, None], wanted)
         return [[known[i] for i in np.argsort(-column, kind="stable")[:count]] for column in u.T]
@@ -84,14 +87,17 @@ class Proposer:
         return with_recipe(parent, first, name)
 
     def _point(self, kind: str, name: str) -> Point:
-        """A known recipe as a point of a space."""
+        """A recipe as a point of a space."""
+        if name in self.made:
+            made_as, point = self.made[name]
+            return point if made_as == kind else self.spaces[kind].read(self.spaces[made_as].recipe(point))
         if (kind, name) not in self._points:
             self._points[kind, name] = self.spaces[kind].read(self.trial.recipes[name])
         return self._points[kind, name]
 
     def _recipe_of(self, candidate: Candidate, rng: np.random.Generator) -> str:
         """The recipe that gives most of a path's layers; any known one where none gives any."""
-        counts = Counter(model for model, _ in candidate.path if model in self.trial.recipes)
+        counts = Counter(model for model, _ in candidate.path if model in self.trial.recipes or model in self.made)
         if counts:
             return counts.most_common(1)[0][0]
         return str(rng.choice(list(self.trial.recipes)))

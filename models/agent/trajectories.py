@@ -26,8 +26,6 @@ class Trajectories:
     legal: Tensor  # (N, T + 1, A) bool; everything where there is no action, so that a policy is defined there
     depths: Actions  # (N,) layers
     costs: Array  # (N, K)
-    relative: Tensor  # (N, K_tasks) task scores, 0 at the nadir and 1 at the ideal point
-    weight: Tensor  # (N,) items on which a path was scored, over their mean
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -35,15 +33,7 @@ class Trajectories:
     def take(self, index: npt.NDArray[np.int64]) -> Trajectories:
         """Those paths, in that order."""
         i = torch.from_numpy(index)
-        return Trajectories(
-            self.actions[i],
-            self.taken[i],
-            self.legal[i],
-            self.depths[index],
-            self.costs[index],
-            self.relative[i],
-            self.weight[i],
-        )
+        return Trajectories(self.actions[i], self.taken[i], self.legal[i], self.depths[index], self.costs[index])
 
     def relabel(self, reward: Reward, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Preferences (N, R, K) for each path and its utility (N, R) under them (hindsight relabelling).
@@ -66,20 +56,15 @@ class Trajectories:
         return torch.from_numpy(preferences).float(), torch.from_numpy(utility).float()
 
 
-def trajectories(
-    space: PathSpace, reward: Reward, candidates: Sequence[Candidate], scores: Array, items: npt.ArrayLike
-) -> Trajectories:
-    """Scored paths of a space: task scores (N, K_tasks), each a mean over so many items (N,)."""
+def trajectories(space: PathSpace, reward: Reward, candidates: Sequence[Candidate], scores: Array) -> Trajectories:
+    """Scored paths of a space: task scores (N, K_tasks)."""
     actions = space.encode(candidates)
     taken = torch.from_numpy(actions >= 0)
     depths = np.array([candidate.depth for candidate in candidates], dtype=np.int64)
-    count = torch.from_numpy(np.asarray(items, dtype=np.float32))
     return Trajectories(
         torch.from_numpy(actions),
         taken,
         torch.from_numpy(space.masks(actions)) | ~taken[:, :, None],
         depths,
         reward.costs(scores, depths),
-        torch.from_numpy(1 - reward.scale.relative(reward.scores(scores, depths))[:, : reward.tasks]).float(),
-        count / count.mean(),
     )

@@ -55,9 +55,9 @@ def test_an_objective_without_range_is_bad_input(nadir):
         Scale(("math",), (0.5,), (nadir,))
 
 
-def test_standard_errors_are_binomial_in_cost_units_and_depth_is_exact():
+def test_errors_of_scores_become_errors_of_costs():
     scale = Scale(("math", "layers"), (0.9, 0.5), (0.1, 1.0))
-    np.testing.assert_allclose(scale.standard_errors([[0.5, 0.75]], 100), [[0.05 / 0.8, 0]])
+    np.testing.assert_allclose(scale.relative_errors([[0.05, 0.0]]), [[0.05 / 0.8, 0]])
 
 
 @given(COSTS)

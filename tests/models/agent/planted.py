@@ -53,11 +53,11 @@ class Planted:
 
     def data(self, count=120, seed=0):
         paths = self.random_paths(count, seed)
-        return OfflineData(tuple(paths), self.score(paths), np.full(len(paths), ITEMS))
+        return OfflineData(tuple(paths), self.score(paths))
 
     def trajectories(self, count):
         data = self.data(count)
-        return data, trajectories(self.space, self.trial.reward, data.candidates, data.scores, data.items)
+        return data, trajectories(self.space, self.trial.reward, data.candidates, data.scores)
 
 
 def planted(seed=0, models=EXPERTS, layers=4, depth=True):

@@ -74,7 +74,7 @@ def test_held_out_scores_teach_nothing():
     losses = [
         [row["loss"] for row in train_offline(world.agent(), one, settings, np.random.default_rng(0))
          if row["network"] != "actor"]
-        for one in (data, OfflineData(data.candidates, changed, data.items))
+        for one in (data, OfflineData(data.candidates, changed))
     ]  # fmt: skip
     # the critic that the actor learns from is the one of its best check, which held-out paths choose
     assert losses[0] == losses[1]
@@ -142,7 +142,7 @@ def test_every_network_is_reported_and_gets_better_on_held_out_paths(trained):
 def test_a_network_stops_when_held_out_paths_gain_nothing():
     world = planted()
     data = world.data(20)
-    noise = OfflineData(data.candidates, np.random.default_rng(0).random(data.scores.shape), data.items)
+    noise = OfflineData(data.candidates, np.random.default_rng(0).random(data.scores.shape))
     settings = TrainSettings(steps=60, patience=1, learning_rate=1e-2)
     rows = train_offline(world.agent(), noise, settings, np.random.default_rng(0))
     assert max(row["step"] for row in rows if row["network"] == "critic") < 60

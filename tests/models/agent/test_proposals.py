@@ -46,15 +46,40 @@ def test_new_recipes_take_the_place_of_a_parents_recipe_or_stand_alone(proposer,
         assert one in proposer.judge.describer
         assert len(set(one.models) - known - {*EXPERTS, "base"}) <= 1
         assert any(model in proposer.made for model in one.models)
-    for name, recipe in proposer.made.items():
-        assert recipe_name(recipe) == name
+    recipes = [proposer.spaces[made_as].recipe(point) for made_as, point in proposer.made.values()]
+    for recipe in recipes:
         assert parse_recipes(dump_recipes([recipe]), "recipe.yaml") == [recipe]
-    assert len(proposer.made.keys() - known) > 30  # a few children are their parents again
-    gradients = [
-        isinstance(model.parameters.get("weight"), list) for recipe in proposer.made.values() for model in recipe.models
-    ]
+    assert len({recipe_name(recipe) for recipe in recipes} - known) > 30  # a few children are their parents again
+    gradients = [isinstance(model.parameters.get("weight"), list) for recipe in recipes for model in recipe.models]
     assert any(gradients) == layered
     assert set(proposer.trial.recipes) == known
+
+
+@pytest.mark.parametrize("kind", ["recipe", "layered", "edit"])
+def test_what_is_on_offer_can_be_varied_too(proposer, kind):
+    rng = np.random.default_rng(0)
+    offers = proposer.propose("recipe", proposer.parents(WANTED, 4), 30, rng)
+    made = set(proposer.made)
+    found = proposer.propose(kind, [offers], 40, rng)
+    assert len(found) > 20
+    for one in found:
+        fresh = set(one.models) & set(proposer.made)
+        assert fresh <= made if kind == "edit" else fresh - made
+    entered = [proposer.enter(one) for one in found]
+    proposer.forget()
+    assert all(np.isfinite(proposer.trial.lab.score(one)).all() for one in entered)
+
+
+def test_offers_are_parents_where_they_are_expected_to_serve_better(proposer):
+    rng = np.random.default_rng(0)
+    offers = proposer.propose("recipe", proposer.parents(WANTED, 4), 200, rng)
+    found = proposer.parents(WANTED, 3, offers)
+    known = [entry.candidate for entry in proposer.trial.archive.entries] + offers
+    costs = proposer.judge.costs(known)
+    for some, wanted in zip(found, WANTED, strict=True):
+        u = proposer.trial.reward.utility(costs, np.array([one.depth for one in known]), wanted)
+        assert some == [known[i] for i in np.argsort(-u, kind="stable")[:3]]
+    assert any(one in offers for some in found for one in some)
 
 
 def test_a_recipe_takes_part_once_it_is_chosen_and_only_then(proposer):
@@ -62,9 +87,14 @@ def test_a_recipe_takes_part_once_it_is_chosen_and_only_then(proposer):
     new = next(model for model in one.models if model in proposer.made)
     with pytest.raises(KeyError):
         proposer.trial.lab.score(one)
-    proposer.enter(one)
-    assert proposer.trial.recipes[new] == proposer.made[new]
-    assert np.isfinite(proposer.trial.lab.score(one)).all()
+    known = set(proposer.trial.recipes)
+    entered = proposer.enter(one)
+    assert new not in entered.models
+    (added,) = set(proposer.trial.recipes) - known
+    made_as, point = proposer.made[new]
+    recipe = proposer.spaces[made_as].recipe(point)
+    assert added == recipe_name(recipe) and added in entered.models
+    assert np.isfinite(proposer.trial.lab.score(entered)).all()
     before = dict(proposer.trial.recipes)
     proposer.enter(one)
     assert proposer.trial.recipes == before
@@ -100,5 +130,7 @@ def test_paths_of_the_agent_keep_their_layers_when_their_anchor_is_replaced(prop
 def test_the_same_generator_proposes_the_same(proposer):
     parents = proposer.parents(WANTED, 3)
     for kind in ("recipe", "layered", "edit"):
-        first, second = (proposer.propose(kind, parents, 10, np.random.default_rng(3)) for _ in range(2))
-        assert first == second
+        first = proposer.propose(kind, parents, 10, np.random.default_rng(3))
+        proposer.forget()
+        assert proposer.propose(kind, parents, 10, np.random.default_rng(3)) == first
+        proposer.forget()
