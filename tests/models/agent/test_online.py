@@ -146,12 +146,12 @@ def test_the_credit_of_a_round_is_what_it_cost_and_added_by_kind():
     entries = run.trial.archive.entries
     known = run.judge.costs([entries[i].candidate for i in whole])
     offers = run.offers(WANTED[:3])
-    run.proposer.enter(offers["recipe"][0])
-    run.trial.score([offers["recipe"][0]], "recipe")
-    run.trial.score([offers["edit"][0], offers["edit"][1]], "edit", 10)
+    recipe, *edits = (run.proposer.enter(one) for one in (offers["recipe"][0], *offers["edit"][:2]))
+    run.trial.score([recipe], "recipe")
+    run.trial.score(edits, "edit", 10)
     run.credit(before)
     assert run.shares.cost == {"recipe": 60, "layered": 0, "edit": 60}
-    grown = np.concatenate([known, run.judge.costs([offers["recipe"][0]])])
+    grown = np.concatenate([known, run.judge.costs([recipe])])
     assert run.shares.gain["recipe"] == pytest.approx(hypervolume(grown) - hypervolume(known))
     assert run.shares.gain["edit"] == 0
 

@@ -10,7 +10,7 @@ from models.agent.phases import AgentSettings, DatasetSettings, SampleSettings
 from tasks.schema import DatasetParams, SampleParams, SearchParams, TrainParams
 from tasks.search import settings
 
-ELSEWHERE = {"budget", "preferences", "preference"}
+ELSEWHERE = {"budget", "preferences", "preference", "paper"}
 """Parameters of the stage that are no hyperparameters of the search itself."""
 
 
