@@ -8,12 +8,14 @@ from typing import Annotated
 
 import typer
 
-from flows.front_bench import NAME, REACH, TITLE, bench_front
+from flows.front_bench import HEADROOM, HEADROOM_REACH, HEADROOM_TITLE, NAME, REACH, TITLE, bench_front
 from flows.watch import output
 
 
 def bench(
-    name: Annotated[str | None, typer.Argument(help="merge, candidate, prefix, memory, scale or front.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="merge, candidate, prefix, memory, scale, front or headroom.")
+    ] = None,
     listed: Annotated[bool, typer.Option("--list", help="List all benchmarks and what they should reach.")] = False,
     repetitions: Annotated[int | None, typer.Option(help="Of each case. Default: the benchmark's own number.")] = None,
     small: Annotated[
@@ -21,16 +23,25 @@ def bench(
     ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is measured already.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-    profile: Annotated[str | None, typer.Option(help="front: model family. Default: the first of params.yaml.")] = None,
-    seeds: Annotated[int | None, typer.Option(help="front: searches of each arm on each family. Default: 4.")] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="front, headroom: model family. Default: the first of params.yaml.")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="front, headroom: searches of each arm on each family. Default: 4, headroom 1.")
+    ] = None,
     families: Annotated[
-        int | None, typer.Option(help="front: families to make, where they are made. Default: 3.")
+        int | None, typer.Option(help="front, headroom: families to make, where they are made. Default: 3.")
     ] = None,
-    arm: Annotated[list[str] | None, typer.Option(help="front: run only this arm; may be repeated.")] = None,
+    arm: Annotated[list[str] | None, typer.Option(help="front, headroom: run only this arm; may be repeated.")] = None,
     budget: Annotated[
-        int | None, typer.Option(help="front: item evaluations of each run. Default: search.budget.")
+        int | None,
+        typer.Option(
+            help="front, headroom: item evaluations of each run. Default: search.budget, headroom ten times that."
+        ),
     ] = None,
-    no_depth: Annotated[bool, typer.Option("--no-depth", help="front: task scores are all objectives.")] = False,
+    no_depth: Annotated[
+        bool, typer.Option("--no-depth", help="front, headroom: task scores are all objectives.")
+    ] = False,
 ) -> None:
     """Run a benchmark: each measures two sides in one run, compares their results, and holds the ratio to a target.
 
@@ -38,7 +49,8 @@ def bench(
     docs/results/engine.md is written again.
 
     `front` runs searches and baselines side by side, at equal budgets: every run that ended is kept likewise, one that
-    was interrupted finds its scores again, and docs/results/search.md is written.
+    was interrupted finds its scores again, and docs/results/search.md is written. `headroom` measures in the same
+    way what there is to gain, with ten times the budget, for docs/results/headroom.md.
 
     Example: `hm3 bench prefix --repetitions 3`, `hm3 bench front --profile tiny --seeds 4`
     """
@@ -55,15 +67,17 @@ def bench(
     if name is None:
         raise BadInput("NAME: missing; `hm3 bench --list` shows all benchmarks")
     asked = {"seeds": seeds, "families": families, "arms": tuple(arm or ()), "budget": budget, "depth": not no_depth}
-    if name == NAME:
+    if name in (NAME, HEADROOM):
         if repetitions is not None:
-            raise BadInput("--repetitions: is not for front; say --seeds and --families")
+            raise BadInput(f"--repetitions: is not for {name}; say --seeds and --families")
         given = {key: value for key, value in asked.items() if value is not None}
-        bench_front(profile, {**given, "fresh": fresh, "small": small}, as_json)
+        bench_front(profile, {**given, "fresh": fresh, "small": small, "headroom": name == HEADROOM}, as_json)
         return
     check_name(name)
     if profile or no_depth or arm or any(asked[key] is not None for key in ("seeds", "families", "budget")):
-        raise BadInput(f"{name}: --profile, --seeds, --families, --arm, --budget and --no-depth are for front alone")
+        raise BadInput(
+            f"{name}: --profile, --seeds, --families, --arm, --budget and --no-depth are for front and headroom alone"
+        )
     first = open_workspace()
     workspace = open_workspace("tiny") if "tiny" in profiles(first.root) else first
     console = output(stderr=True)
@@ -92,6 +106,7 @@ def _list(as_json: bool) -> None:
     if as_json:
         data = [{"name": one.name, "title": one.title, "reach": one.reach} for one in known]
         data.append({"name": NAME, "title": TITLE, "reach": REACH})
+        data.append({"name": HEADROOM, "title": HEADROOM_TITLE, "reach": HEADROOM_REACH})
         sys.stdout.write(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
         return
     table = Table(box=None, pad_edge=False)
@@ -100,4 +115,5 @@ def _list(as_json: bool) -> None:
     for one in known:
         table.add_row(one.name, one.title, one.reach)
     table.add_row(NAME, TITLE, REACH)
+    table.add_row(HEADROOM, HEADROOM_TITLE, HEADROOM_REACH)
     output().print(table)

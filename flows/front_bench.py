@@ -12,9 +12,11 @@ from flows.watch import output
 if TYPE_CHECKING:  # it imports torch
     from tasks.bench.front.compare import Outcome, Wanted
 
-NAME = "front"
+NAME, HEADROOM = "front", "headroom"
 TITLE = "searches and baselines side by side, at equal budgets"
 REACH = "a higher hypervolume than every baseline"
+HEADROOM_TITLE = "generous searches of recipes, per-layer recipes, paths and deleted layers"
+HEADROOM_REACH = "says what there is to gain over recipes"
 
 
 def bench_front(profile: str | None, wanted: dict[str, Any], as_json: bool) -> None:
@@ -45,6 +47,8 @@ def bench_front(profile: str | None, wanted: dict[str, Any], as_json: bool) -> N
         return
     from tasks.bench.front.sheets import sheets
 
+    for sheet in outcome.headroom:
+        output().print(sheet.rich(), sheet.note, "")
     for study in outcome.studies:
         output().print(f"{study.profile}, {'with depth as an objective' if study.depth else 'task scores alone'}\n")
         for sheet in sheets(study):
@@ -57,6 +61,7 @@ def data(outcome: Outcome) -> dict[str, Any]:
 
     return {
         "page": outcome.page.name,
+        **({"headroom": [asdict(sheet) for sheet in outcome.headroom]} if outcome.headroom else {}),
         "studies": [
             {
                 "profile": study.profile,

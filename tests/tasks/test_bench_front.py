@@ -182,7 +182,7 @@ def stage_pareto(workspace, ground, finished):
     scored += [ScoredModel(name, "recipe", name, text, unknown) for name, text in finished.recipes.items()]
     ideal, nadir = (dict(zip(names, values, strict=True)) for values in (ground.tasks.ideal, ground.tasks.nadir))
     Anchors(list(names), ideal, nadir, 0, [], scored).write(workspace.run)
-    finished.archive.to_parquet(workspace.run / "archive.parquet")
+    finished.archive.assign(recipes=None).to_parquet(workspace.run / "archive.parquet")
     pareto.run(workspace, Progress())
     return json.loads((workspace.run / "front.json").read_text())
 
@@ -362,3 +362,25 @@ def test_a_small_run_leaves_no_result_and_says_what_it_will_take(workspace):
     assert (plan.runs, plan.finished, plan.candidates) == (2, 0, 20)
     assert plan.usage.cpu > 0
     assert "2 runs of 560 item evaluations (20 candidates on all items), 0 of them finished." in str(plan)
+
+
+def test_headroom_shows_each_kind_of_model_against_recipes(workspace):
+    names = ("recipes", "ordered", "free")
+    wanted = Wanted(seeds=1, budget=BUDGET, headroom=True, arms=names)
+    outcome = compare_fronts(workspace, wanted, Progress())
+    (table,) = outcome.headroom
+    assert [row[0] for row in table.rows] == ["recipes", "ordered paths", "free paths"]
+    rows = Files(workspace.root / "docs" / "results" / "raw", "p", "headroom").read()
+    final = rows[rows["tenth"] == 10].set_index("arm")["hv"]
+    for name, row in zip(names, table.rows, strict=True):
+        assert row[3] == f"{final[name]:.3f}"
+        assert row[4] == ("" if name == "recipes" else f"{final[name] - final['recipes']:+.3f}")
+    assert "| ordered paths | 1 |" in outcome.page.read_text()
+    members = Files(workspace.root / "docs" / "results" / "raw", "p", "headroom").read("members")
+    assert not (workspace.root / "docs" / "results" / "search.md").exists()
+    ordered = members[(members["arm"] == "ordered") & (members["path"] != "")]
+    for path in ordered["path"]:
+        layers = [int(one) for one in re.findall(r"(?<=[ -])\d+", path)]
+        assert layers == sorted(layers)
+    with pytest.raises(BadInput, match=r"^--arm hm3: unknown; there are recipes, layered, ordered, free, deletion$"):
+        Wanted(arms=("hm3",), headroom=True).chosen()

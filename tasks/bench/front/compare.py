@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,12 @@ import numpy as np
 from models.errors import BadInput
 from tasks.bench.arms import ARMS, Arm
 from tasks.bench.front.family import Ground, open_families, without
+from tasks.bench.front.headroom import FACTOR, HEADROOM, PREFIX, sheet, write_headroom
 from tasks.bench.front.page import write_page
 from tasks.bench.front.points import Points, anytime
 from tasks.bench.front.rows import Files
 from tasks.bench.front.run import Case, Finished, run_arm
+from tasks.bench.front.sheets import Sheet
 from tasks.bench.front.summary import Study, studies
 from tasks.bench.process import Usage, timed
 from tasks.bench.rows import describe_setup
@@ -42,16 +45,18 @@ class Wanted:
     """What the user asks for."""
 
     seeds: int | None = None
-    """Of the searches, by default 4."""
+    """Of the searches, by default 4, of headroom 1."""
     families: int | None = None
     """To be made, by default 3."""
     arms: tuple[str, ...] = ()
     """All if none is named."""
     budget: int | None = None
-    """Item evaluations of a run; by default ``search.budget``."""
+    """Item evaluations of a run; by default ``search.budget``, of headroom ten times that."""
     depth: bool = True
     fresh: bool = False
     small: bool = False
+    headroom: bool = False
+    """Generous searches of one kind of model each, in place of the arms."""
 
     def chosen(self) -> list[Arm]:
         """The arms.
@@ -59,13 +64,14 @@ class Wanted:
         Raises:
             BadInput: one is unknown, or a number makes no sense.
         """
+        known = HEADROOM if self.headroom else ARMS
         for name in self.arms:
-            if name not in ARMS:
-                raise BadInput(f"--arm {name}: unknown; there are {', '.join(ARMS)}")
+            if name not in known:
+                raise BadInput(f"--arm {name}: unknown; there are {', '.join(known)}")
         for name, value in (("--seeds", self.seeds), ("--families", self.families), ("--budget", self.budget)):
             if value is not None and value < 1:
                 raise BadInput(f"{name} {value}: must be 1 or more")
-        return [ARMS[name] for name in dict.fromkeys(self.arms or ARMS)]
+        return [known[name] for name in dict.fromkeys(self.arms or known)]
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,7 @@ class Outcome:
 
     studies: list[Study]
     page: Path
+    headroom: Sequence[Sheet] = ()
 
 
 def compare_fronts(
@@ -123,16 +130,17 @@ def compare_fronts(
     arms = wanted.chosen()
     state = user.state / "bench"
     results = state / "small" if wanted.small else user.root / "docs" / "results"
-    files, folder = Files(results / "raw", user.name), state / "front" / user.name
+    files = Files(results / "raw", user.name, PREFIX if wanted.headroom else "front")
+    folder = state / "front" / user.name
     if wanted.small:
         shutil.rmtree(results / "raw", ignore_errors=True)
     if wanted.small or wanted.fresh:
         forget(files, folder / ("small" if wanted.small else "runs"), arms)
-    seeds, count = SMALL if wanted.small else (SEEDS, FAMILIES)
+    seeds, count = SMALL if wanted.small else (1 if wanted.headroom else SEEDS, FAMILIES)
     seeds, count = wanted.seeds or seeds, wanted.families or count
     families = open_families(user, folder, count, wanted.small, progress)
     grounds = [family.open() for family in families]
-    budget = wanted.budget or user.params.search.budget
+    budget = wanted.budget or user.params.search.budget * (FACTOR if wanted.headroom else 1)
     if wanted.small and wanted.budget is None:
         budget = SMALL_CANDIDATES * grounds[0].engine.cost("search")
     for ground in grounds:
@@ -162,6 +170,8 @@ def compare_fronts(
                 f"{arm.name}, family {case.family}, seed {number}: HV {last['hv' if case.depth else 'hv_tasks']:.3f}, "
                 f"{int(last['scored'])} candidates on all items, {last['outside_seconds']:.1f} s outside of scoring"
             )
+    if wanted.headroom:
+        return Outcome([], write_headroom(results), [one for one in map(partial(sheet, files), (True, False)) if one])
     return Outcome(studies(files), write_page(results))
 
 

@@ -30,10 +30,11 @@ class Files:
 
     folder: Path
     profile: str
+    prefix: str = "front"
 
     def path(self, part: str = "") -> Path:
         """``front-PROFILE.csv``, or one of its parts."""
-        return self.folder / f"front-{self.profile}{'-' if part else ''}{part}.csv"
+        return self.folder / f"{self.prefix}-{self.profile}{'-' if part else ''}{part}.csv"
 
     def read(self, part: str = "") -> pd.DataFrame:
         """Rows of this version, none if there is no file.
