@@ -76,6 +76,8 @@ class Front:
     references: tuple[Reference, ...]
     digest: str
     """sha256 of the file, hexadecimal."""
+    errors: dict[str, float] = field(default_factory=dict)
+    """Standard error of a score on the reported split, by task: the median over the members."""
 
     @classmethod
     def read(cls, folder: Path) -> Front:
@@ -100,6 +102,7 @@ class Front:
                 hv=data["hv"],
                 members=tuple(member_of(one) for one in data["members"]),
                 references=tuple(Reference(one["name"], one["kind"], one["scores"]) for one in data["references"]),
+                errors=data.get("standard_errors", {}),
                 digest=hashlib.sha256(content).hexdigest(),
             )
         except (KeyError, TypeError, ValueError) as error:

@@ -10,9 +10,12 @@ import pandas as pd
 from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
 from models.candidate import Candidate
-from models.front import Array, Scale, nondominated, thin
+from models.front import REFERENCE, Array, Scale, nondominated, thin
 from tasks.engine import Engine
 from tasks.progress import Progress
+
+REFERENCES = ("base", "expert", "baseline")
+"""Kinds of what the front is held against."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +30,12 @@ class Listed:
 def shortlist(archive: pd.DataFrame, scale: Scale, engine: Engine, known: Sequence[Listed], count: int) -> list[Listed]:
     """The ``count`` fully scored candidates that look best on the search split, front by front, thinned by hypervolume.
 
-    A candidate that was scored on a part of the items is left out, and so are those that are ``known``.
+    A candidate that was scored on a part of the items is left out, and so are those that are ``known`` or lie beyond
+    the reference point.
     """
     whole = archive[(archive["items"] == engine.items("search")) & archive["failed"].isna()]
+    inside = (scale.relative(whole[list(scale.names)].to_numpy(dtype=float)) < REFERENCE).all(axis=1)
+    whole = whole[inside]
     found = [Candidate.from_json(text) for text in whole["candidate"]]
     seen = {one.candidate for one in known}
     new = np.array([candidate not in seen for candidate in found], dtype=bool)
@@ -57,7 +63,8 @@ def choose_members(
     """The non-dominated ones, thinned by hypervolume contribution; the best by objective always stay.
 
     Scores are means over the items of `search` and `selection` together: twice as many items mislead less, though the
-    first have been searched on. Who is better than another only within the noise of these means is left out.
+    first have been searched on. Who is better than another only within the noise of these means is left out,
+    and so is what was found that lies beyond the reference point: a model is not worth having for being short alone.
     """
     candidates = [one.candidate for one in listed]
     with progress.bar("choosing on selection", len(listed), "candidates") as bar:
@@ -67,10 +74,17 @@ def choose_members(
     items = [{name: (*searched[i].items[name], *values) for name, values in looked_at[i].items.items()} for i in sound]
     depths = [candidates[i].depth / engine.layers for i in sound]
     scores = columns(scale, [{name: float(np.mean(values)) for name, values in one.items()} for one in items], depths)
-    noise = [{name: float(np.std(values) / np.sqrt(len(values))) for name, values in one.items()} for one in items]
+    noise = [{name: standard_error(values) for name, values in one.items()} for one in items]
     errors = scale.relative_errors(columns(scale, noise, [0.0] * len(sound)))
-    front = nondominated(scale.relative(scores), errors)
+    relative = scale.relative(scores)
+    held = np.array([listed[i].kind in REFERENCES for i in sound], dtype=bool) | (relative < REFERENCE).all(axis=1)
+    front = np.flatnonzero(held)[nondominated(relative[held], errors[held])]
     return [listed[sound[front[index]]] for index in thin(scale.costs(scores[front]), count)]
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Of the mean over some items."""
+    return float(np.std(values) / np.sqrt(len(values)))
 
 
 def score_table(engine: Engine, scale: Scale, listed: Sequence[Listed], split: str) -> Array:

@@ -16,7 +16,7 @@ from models.merge.path_recipe import path_recipe
 from models.merge.recipe import Recipe, dump_recipes, mergekit_level
 from models.preferences import preferences
 from tasks.engine import Engine
-from tasks.front_choice import Listed, choose_members, score_table, shortlist
+from tasks.front_choice import Listed, choose_members, score_table, shortlist, standard_error
 from tasks.pool import add_recipes, full_scale, open_pool
 from tasks.progress import Progress
 from tasks.records import Anchors, write_table, write_text
@@ -59,6 +59,7 @@ def run(workspace: Workspace, progress: Progress) -> None:
         "ideal": _named(scale, scale.ideal),
         "nadir": _named(scale, scale.nadir),
         "hv": {split: hypervolume(scale.costs(table[: len(members)])) for split, table in scores.items()},
+        "standard_errors": standard_errors(engine, members),
         "members": [
             describe(workspace, engine, one)
             | rows[row]
@@ -81,6 +82,13 @@ def reference_models(engine: Engine, anchors: Anchors) -> list[Listed]:
         for one in anchors.scored
         if one.kind != "recipe"
     ]
+
+
+def standard_errors(engine: Engine, members: Sequence[Listed]) -> dict[str, float]:
+    """Of a score on the test split, by task objective: the median over the members."""
+    scored = engine.score([one.candidate for one in members], "test")
+    names = engine.objectives("test").names
+    return {name: float(np.median([standard_error(one.items[name]) for one in scored])) for name in names}
 
 
 def generate(engine: Engine, members: Sequence[Listed], progress: Progress) -> list[dict[str, float]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -186,10 +185,10 @@ def rows(workspace: Workspace, front: Front, composition: Composition) -> list[R
 
 
 def noise(workspace: Workspace, front: Front) -> str:
-    """How far a score may be off, by the number of items of the reported split."""
+    """How far a score on the reported split may be off; empty if the front doesn't say."""
     split = front.splits[-1]
     counts = {one.name: int(getattr(one.items, split)) for one in workspace.profile.objectives}
-    errors = [f"{name} ±{math.sqrt(0.25 / count):.3f} ({count} items)" for name, count in counts.items()]
+    errors = [f"{name} ±{error:.3f} ({counts[name]} items)" for name, error in front.errors.items() if name in counts]
     return ", ".join(errors)
 
 

@@ -26,7 +26,7 @@ class ZooParams(Strict):
     code_examples: Count = Field(800, description="Training examples of the code task.")
     base_steps: Count = Field(500, description="Optimiser steps of the base model.")
     expert_steps: Count = Field(
-        280, description="Optimiser steps of the math expert; translation takes 0.9 times as many, code 0.6."
+        400, description="Optimiser steps of the math expert; translation takes 0.9 times as many, code 0.6."
     )
     batch_tokens: Count = Field(768, description="Tokens of a batch, padding included.")
     muon_rate: float = Field(0.02, gt=0, description="Muon's learning rate, for the matrices of the base.")
