@@ -34,8 +34,8 @@ def shortlist(archive: pd.DataFrame, scale: Scale, engine: Engine, known: Sequen
     the reference point.
     """
     whole = archive[(archive["items"] == engine.items("search")) & archive["failed"].isna()]
-    inside = (scale.relative(whole[list(scale.names)].to_numpy(dtype=float)) < REFERENCE).all(axis=1)
-    whole = whole[inside]
+    costs = scale.relative(whole[list(scale.names)].to_numpy(dtype=float))
+    whole = whole.iloc[np.flatnonzero((costs < REFERENCE).all(axis=1))]
     found = [Candidate.from_json(text) for text in whole["candidate"]]
     seen = {one.candidate for one in known}
     new = np.array([candidate not in seen for candidate in found], dtype=bool)

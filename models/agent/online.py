@@ -172,7 +172,7 @@ class _Search:
             parents = self.proposer.parents(wanted, self.settings.parents, list(seen))
             for kind in self.kinds:
                 if kind not in OF_THE_AGENT:
-                    made = self.proposer.propose(kind, parents, count, self.rng)
+                    made = self.proposer.propose(kind, wanted, parents, count, self.rng)
                 elif generation == 0 and self.player:
                     drawn = self.player.paths(kind, wanted)[: self.settings.offers]
                     made = self.proposer.resourced(drawn, parents, self.rng)

@@ -11,6 +11,7 @@ import numpy as np
 
 from models.agent.environment import PathSpace
 from models.agent.judge import Judge
+from models.agent.reward import LAYERS
 from models.agent.variation import offspring, with_recipe
 from models.candidate import Candidate
 from models.front import Array
@@ -42,12 +43,13 @@ class Proposer:
         return [[known[i] for i in np.argsort(-column, kind="stable")[:count]] for column in u.T]
 
     def propose(
-        self, kind: str, parents: Sequence[Sequence[Candidate]], count: int, rng: np.random.Generator
+        self, kind: str, wanted: Array, parents: Sequence[Sequence[Candidate]], count: int, rng: np.random.Generator
     ) -> list[Candidate]:
-        """About so many candidates of a kind from the parents that serve each preference."""
+        """About so many candidates of a kind from the parents that serve each preference (R, K)."""
         if kind in self.spaces:
             return [self._vary(kind, parents[i % len(parents)], parents, rng) for i in range(count)]
-        return self._edits([one for some in parents for one in some], count, rng)
+        chains = self._deletions(wanted, [some[int(rng.integers(len(some)))] for some in parents])
+        return chains + self._edits([one for some in parents for one in some], max(count - len(chains), 0), rng)
 
     def enter(self, candidate: Candidate) -> Candidate:
         """Let the recipe that a chosen candidate has made up take part; the candidate with it under its own name."""
@@ -101,6 +103,36 @@ class Proposer:
         if counts:
             return counts.most_common(1)[0][0]
         return str(rng.choice(list(self.trial.recipes)))
+
+    def _deletions(self, wanted: Array, starts: Sequence[Candidate]) -> list[Candidate]:
+        """What is left of a path as its layers go, one by one, each the one that is expected to cost least.
+
+        One path for each preference (R, K), down to the ideal depth; two layers where depth is no objective.
+        """
+        here = dict(enumerate(starts))
+        goal = {r: self._shortest(one) for r, one in here.items()}
+        found: list[Candidate] = []
+        while here := {r: one for r, one in here.items() if one.depth > goal[r]}:
+            children = [
+                (r, self.paths.candidate((*one.path[:at], *one.path[at + 1 :])))
+                for r, one in here.items()
+                for at in range(one.depth)
+            ]
+            legal = self.paths.legal_orders([[layer for _, layer in one.path] for _, one in children])
+            children = list(compress(children, legal))
+            if not children:
+                break
+            rows, paths = np.array([r for r, _ in children]), [one for _, one in children]
+            depths = np.array([one.depth for one in paths])
+            u = self.trial.reward.utility(self.judge.costs(paths), depths, wanted[rows])
+            here = {int(r): paths[int(np.where(rows == r, u, -np.inf).argmax())] for r in np.unique(rows)}
+            found += here.values()
+        return found
+
+    def _shortest(self, start: Candidate) -> int:
+        """How many layers are to be left of a path."""
+        scale, layers = self.trial.reward.scale, self.trial.lab.layers
+        return int(scale.ideal[-1] * layers) if scale.names[-1] == LAYERS else start.depth - 2
 
     def _edits(self, parents: Sequence[Candidate], count: int, rng: np.random.Generator) -> list[Candidate]:
         """Legal edits of paths, with layers of their own models and of the pool; fewer where many are illegal."""

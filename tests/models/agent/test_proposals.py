@@ -15,7 +15,12 @@ WANTED = np.array([[0.7, 0.1, 0.1, 0.1], [0.1, 0.1, 0.1, 0.7]])
 
 @pytest.fixture
 def proposer():
-    trial, space, rng = new_trial(uneven=True), recipe_space(), np.random.default_rng(0)
+    return new_proposer(True)
+
+
+def new_proposer(depth):
+    """Over what a trial has scored of a small family."""
+    trial, space, rng = new_trial(depth=depth, uneven=True), recipe_space(), np.random.default_rng(0)
     trial.score([trial.add(space.recipe(point)) for point in space.sample(5, rng)], "recipe")
     paths = PathSpace((*EXPERTS, *list(trial.recipes)[:2]), 6)
     some = list(dict.fromkeys(paths.random_path(rng) for _ in range(12)))
@@ -38,7 +43,7 @@ def test_parents_are_what_is_expected_to_serve_each_preference_best(proposer):
 def test_new_recipes_take_the_place_of_a_parents_recipe_or_stand_alone(proposer, kind, layered):
     parents = proposer.parents(WANTED, 4)
     known = set(proposer.trial.recipes)
-    found = proposer.propose(kind, parents, 40, np.random.default_rng(0))
+    found = proposer.propose(kind, WANTED, parents, 40, np.random.default_rng(0))
     assert len(found) == 40
     shapes = {tuple(layer for _, layer in one.path) for some in parents for one in some} | {tuple(range(6))}
     for one in found:
@@ -58,9 +63,9 @@ def test_new_recipes_take_the_place_of_a_parents_recipe_or_stand_alone(proposer,
 @pytest.mark.parametrize("kind", ["recipe", "layered", "edit"])
 def test_what_is_on_offer_can_be_varied_too(proposer, kind):
     rng = np.random.default_rng(0)
-    offers = proposer.propose("recipe", proposer.parents(WANTED, 4), 30, rng)
+    offers = proposer.propose("recipe", WANTED, proposer.parents(WANTED, 4), 30, rng)
     made = set(proposer.made)
-    found = proposer.propose(kind, [offers], 40, rng)
+    found = proposer.propose(kind, WANTED[:1], [offers], 40, rng)
     assert len(found) > 20
     for one in found:
         fresh = set(one.models) & set(proposer.made)
@@ -72,7 +77,7 @@ def test_what_is_on_offer_can_be_varied_too(proposer, kind):
 
 def test_offers_are_parents_where_they_are_expected_to_serve_better(proposer):
     rng = np.random.default_rng(0)
-    offers = proposer.propose("recipe", proposer.parents(WANTED, 4), 200, rng)
+    offers = proposer.propose("recipe", WANTED, proposer.parents(WANTED, 4), 200, rng)
     found = proposer.parents(WANTED, 3, offers)
     known = [entry.candidate for entry in proposer.trial.archive.entries] + offers
     costs = proposer.judge.costs(known)
@@ -83,7 +88,7 @@ def test_offers_are_parents_where_they_are_expected_to_serve_better(proposer):
 
 
 def test_a_recipe_takes_part_once_it_is_chosen_and_only_then(proposer):
-    (one,) = proposer.propose("recipe", proposer.parents(WANTED, 1), 1, np.random.default_rng(0))
+    (one,) = proposer.propose("recipe", WANTED, proposer.parents(WANTED, 1), 1, np.random.default_rng(0))
     new = next(model for model in one.models if model in proposer.made)
     with pytest.raises(KeyError):
         proposer.trial.lab.score(one)
@@ -103,7 +108,7 @@ def test_a_recipe_takes_part_once_it_is_chosen_and_only_then(proposer):
 def test_edits_are_legal_paths_over_the_pool_and_the_parents_own_models(proposer):
     late = list(proposer.trial.recipes)[4]
     assert late not in proposer.paths.models
-    found = proposer.propose("edit", [[Candidate.identity(late, 6)]], 30, np.random.default_rng(0))
+    found = proposer.propose("edit", WANTED, [[Candidate.identity(late, 6)]], 30, np.random.default_rng(0))
     assert len(found) == 30
     assert any(late in one.models for one in found)
     for one in found:
@@ -130,7 +135,27 @@ def test_paths_of_the_agent_keep_their_layers_when_their_anchor_is_replaced(prop
 def test_the_same_generator_proposes_the_same(proposer):
     parents = proposer.parents(WANTED, 3)
     for kind in ("recipe", "layered", "edit"):
-        first = proposer.propose(kind, parents, 10, np.random.default_rng(3))
+        first = proposer.propose(kind, WANTED, parents, 10, np.random.default_rng(3))
         proposer.forget()
-        assert proposer.propose(kind, parents, 10, np.random.default_rng(3)) == first
+        assert proposer.propose(kind, WANTED, parents, 10, np.random.default_rng(3)) == first
         proposer.forget()
+
+
+@pytest.mark.parametrize("depth", [True, False])
+def test_layers_go_one_by_one_each_the_one_that_is_expected_to_cost_least(depth):
+    proposer = new_proposer(depth)
+    wanted = WANTED if depth else WANTED[:, :3] / WANTED[:, :3].sum(axis=1, keepdims=True)
+    judge, paths, reward = proposer.judge, proposer.paths, proposer.trial.reward
+    starts = [some[0] for some in proposer.parents(wanted, 1)]
+    found = set(proposer._deletions(wanted, starts))
+    left = 0
+    for preference, here in zip(wanted, starts, strict=True):
+        goal = 3 if depth else here.depth - 2
+        while here.depth > goal:
+            children = [paths.candidate((*here.path[:i], *here.path[i + 1 :])) for i in range(here.depth)]
+            children = [one for one in children if paths.legal_orders([[layer for _, layer in one.path]])[0]]
+            u = reward.utility(judge.costs(children), np.array([one.depth for one in children]), preference)
+            here = children[int(u.argmax())]
+            assert here in found
+            left += 1
+    assert left >= len(wanted)
