@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from flows.front_bench import HEADROOM, HEADROOM_REACH, HEADROOM_TITLE, NAME, REACH, TITLE, bench_front
+from flows.front_bench import SEARCHES, bench_front
 from flows.watch import output
 
 
 def bench(
     name: Annotated[
-        str | None, typer.Argument(help="merge, candidate, prefix, memory, scale, front or headroom.")
+        str | None, typer.Argument(help="merge, candidate, prefix, memory, scale, front, headroom or amortisation.")
     ] = None,
     listed: Annotated[bool, typer.Option("--list", help="List all benchmarks and what they should reach.")] = False,
     repetitions: Annotated[int | None, typer.Option(help="Of each case. Default: the benchmark's own number.")] = None,
@@ -50,7 +50,8 @@ def bench(
 
     `front` runs searches and baselines side by side, at equal budgets: every run that ended is kept likewise, one that
     was interrupted finds its scores again, and docs/results/search.md is written. `headroom` measures in the same
-    way what there is to gain, with ten times the budget, for docs/results/headroom.md.
+    way what there is to gain, with ten times the budget, for docs/results/headroom.md; `amortisation`, what a trained
+    agent is worth for new preferences, for docs/results/amortisation.md.
 
     Example: `hm3 bench prefix --repetitions 3`, `hm3 bench front --profile tiny --seeds 4`
     """
@@ -67,17 +68,18 @@ def bench(
     if name is None:
         raise BadInput("NAME: missing; `hm3 bench --list` shows all benchmarks")
     asked = {"seeds": seeds, "families": families, "arms": tuple(arm or ()), "budget": budget, "depth": not no_depth}
-    if name in (NAME, HEADROOM):
+    if name in SEARCHES:
         if repetitions is not None:
             raise BadInput(f"--repetitions: is not for {name}; say --seeds and --families")
         given = {key: value for key, value in asked.items() if value is not None}
-        bench_front(profile, {**given, "fresh": fresh, "small": small, "headroom": name == HEADROOM}, as_json)
+        if name == "amortisation" and (arm or no_depth or fresh or small):
+            raise BadInput(f"{name}: takes --profile, --seeds, --families and --budget alone")
+        bench_front(name, profile, {**given, "fresh": fresh, "small": small}, as_json)
         return
     check_name(name)
     if profile or no_depth or arm or any(asked[key] is not None for key in ("seeds", "families", "budget")):
-        raise BadInput(
-            f"{name}: --profile, --seeds, --families, --arm, --budget and --no-depth are for front and headroom alone"
-        )
+        names = ", ".join(SEARCHES)
+        raise BadInput(f"{name}: --profile, --seeds, --families, --arm, --budget and --no-depth are for {names} alone")
     first = open_workspace()
     workspace = open_workspace("tiny") if "tiny" in profiles(first.root) else first
     console = output(stderr=True)
@@ -105,8 +107,7 @@ def _list(as_json: bool) -> None:
     known = benchmarks()
     if as_json:
         data = [{"name": one.name, "title": one.title, "reach": one.reach} for one in known]
-        data.append({"name": NAME, "title": TITLE, "reach": REACH})
-        data.append({"name": HEADROOM, "title": HEADROOM_TITLE, "reach": HEADROOM_REACH})
+        data += [{"name": one, "title": title, "reach": reach} for one, (title, reach) in SEARCHES.items()]
         sys.stdout.write(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
         return
     table = Table(box=None, pad_edge=False)
@@ -114,6 +115,6 @@ def _list(as_json: bool) -> None:
         table.add_column(column)
     for one in known:
         table.add_row(one.name, one.title, one.reach)
-    table.add_row(NAME, TITLE, REACH)
-    table.add_row(HEADROOM, HEADROOM_TITLE, HEADROOM_REACH)
+    for search, words in SEARCHES.items():
+        table.add_row(search, *words)
     output().print(table)

@@ -10,19 +10,27 @@ from typing import TYPE_CHECKING, Any
 from flows.watch import output
 
 if TYPE_CHECKING:  # it imports torch
-    from tasks.bench.front.compare import Outcome, Wanted
+    from tasks.bench.front.compare import Outcome
 
-NAME, HEADROOM = "front", "headroom"
-TITLE = "searches and baselines side by side, at equal budgets"
-REACH = "a higher hypervolume than every baseline"
-HEADROOM_TITLE = "generous searches of recipes, per-layer recipes, paths and deleted layers"
-HEADROOM_REACH = "says what there is to gain over recipes"
+SEARCHES = {
+    "front": ("searches and baselines side by side, at equal budgets", "a higher hypervolume than every baseline"),
+    "headroom": (
+        "generous searches of recipes, per-layer recipes, paths and deleted layers",
+        "says what there is to gain over recipes",
+    ),
+    "amortisation": (
+        "searches for new preferences, from the trained agent and from nothing",
+        "as good a model with a quarter of the item evaluations",
+    ),
+}
+"""Benchmarks of searches: what each measures, and what it should reach."""
 
 
-def bench_front(profile: str | None, wanted: dict[str, Any], as_json: bool) -> None:
+def bench_front(name: str, profile: str | None, wanted: dict[str, Any], as_json: bool) -> None:
     """Compare searches on a profile, and print what came of it.
 
     Args:
+        name: of the benchmark.
         profile: by default the first of params.yaml.
         wanted: the fields of ``tasks.bench.front.compare.Wanted``.
         as_json: print one JSON object in place of tables.
@@ -35,19 +43,23 @@ def bench_front(profile: str | None, wanted: dict[str, Any], as_json: bool) -> N
     workspace = open_workspace(profile)
     console = output(stderr=True)
     prepare(workspace)
-    from tasks.bench.front.compare import Wanted, compare_fronts
+    from tasks.bench.front.amortisation import measure
+    from tasks.bench.front.compare import Outcome, Wanted, compare_fronts
 
-    asked: Wanted = Wanted(**wanted)
+    asked: Wanted = Wanted(**wanted, headroom=name == "headroom")
     asked.chosen()
     lock = workspace.state / "locks" / f"bench-front-{workspace.name}.lock"
     with hold(lock, f"a benchmark of {workspace.name}", console.print), Progress(None, console) as bars:
-        outcome = compare_fronts(workspace, asked, bars, lambda plan: console.print(str(plan)))
+        if name == "amortisation":
+            outcome = Outcome([], *measure(workspace, bars, asked.families, asked.seeds, asked.budget))
+        else:
+            outcome = compare_fronts(workspace, asked, bars, lambda plan: console.print(str(plan)))
     if as_json:
         sys.stdout.write(json.dumps(data(outcome), indent=1, ensure_ascii=False) + "\n")
         return
     from tasks.bench.front.sheets import sheets
 
-    for sheet in outcome.headroom:
+    for sheet in outcome.sheets:
         output().print(sheet.rich(), sheet.note, "")
     for study in outcome.studies:
         output().print(f"{study.profile}, {'with depth as an objective' if study.depth else 'task scores alone'}\n")
@@ -61,7 +73,7 @@ def data(outcome: Outcome) -> dict[str, Any]:
 
     return {
         "page": outcome.page.name,
-        **({"headroom": [asdict(sheet) for sheet in outcome.headroom]} if outcome.headroom else {}),
+        **({"tables": [asdict(sheet) for sheet in outcome.sheets]} if outcome.sheets else {}),
         "studies": [
             {
                 "profile": study.profile,

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from models.agent.environment import PathRules, PathSpace
+from models.agent.judge import Judge
+from models.agent.networks import Agent
 from models.agent.online import OF_THE_AGENT, SearchSettings, search
 from models.agent.phases import (
     AgentSettings,
@@ -20,6 +22,7 @@ from models.agent.phases import (
     sample,
     train,
 )
+from models.front import Array
 from models.merge.space import RecipeSpace
 from models.preferences import preferences
 from models.trial import Trial
@@ -37,6 +40,18 @@ class HM3Settings:
     search: SearchSettings = field(default_factory=SearchSettings)
 
 
+@dataclass(frozen=True)
+class Searched:
+    """What is known when a search ends."""
+
+    rows: list[dict[str, float]]
+    """Of the online search."""
+    judge: Judge
+    agent: Agent | None
+    paths: PathSpace
+    """Over its pool."""
+
+
 def hm3(
     trial: Trial,
     space: RecipeSpace,
@@ -44,13 +59,21 @@ def hm3(
     rng: np.random.Generator,
     settings: HM3Settings,
     on_round: Callable[[dict[str, float]], None] | None = None,
-) -> list[dict[str, float]]:
+    wanted: Array | None = None,
+) -> Searched:
     """Spend the budget of a trial, in which base and experts are scored.
 
-    Returns:
-        The rows of the online search.
+    Args:
+        trial: pays.
+        space: of recipes.
+        rules: of paths.
+        rng: every choice.
+        settings: hyperparameters.
+        on_round: called with each row of the online search.
+        wanted: preferences (M, K) to search for, one alone for its utility; by default some that cover them all.
     """
-    wanted = preferences(len(trial.reward.scale.names), settings.preferences, rng)
+    if wanted is None:
+        wanted = preferences(len(trial.reward.scale.names), settings.preferences, rng)
     pool = tuple(space.experts)
     if settings.sample is not None:
         sample(trial, space, wanted, settings.sample, rng)
@@ -66,4 +89,5 @@ def hm3(
         agent = new_agent(trial, paths, statistics, settings.agent, int(rng.integers(2**31)))
         if settings.dataset is not None:
             train(trial, agent, judge, settings.agent.training, rng)
-    return search(trial, judge, space, paths, wanted, settings.search, rng, agent, on_round)
+    rows = search(trial, judge, space, paths, wanted, settings.search, rng, agent, on_round)
+    return Searched(rows, judge, agent, paths)

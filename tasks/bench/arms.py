@@ -90,7 +90,7 @@ def searcher(settings: HM3Settings, linear: bool = False) -> Run:
     def run(trial: Trial, space: RecipeSpace, rules: PathRules, rng: np.random.Generator) -> Rows:
         if linear:
             trial.reward = replace(trial.reward, linear=True)
-        return hm3(trial, space, rules, rng, settings)
+        return hm3(trial, space, rules, rng, settings).rows
 
     return run
 

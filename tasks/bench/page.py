@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 import pandas as pd
 
 from tasks.bench.figure import engine_figure
+from tasks.bench.markdown import render
 from tasks.bench.registry import Benchmark, benchmarks
 from tasks.bench.rows import Raw
 from tasks.bench.summary import Step, Verdict, steps, summarise
@@ -67,15 +67,7 @@ def write_page(results: Path) -> Path:
         rows = Raw(results / "raw" / f"{one.name}.csv", one.version).read()
         if len(rows):
             sections.append(Section(one, rows, summarise(one, rows)))
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("tasks"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 (it is Markdown, of our own words and numbers)
-    )
-    write_text(results / PAGE, environment.get_template("engine.md.j2").render(sections=sections, figure=FIGURE))
+    write_text(results / PAGE, render("engine.md.j2", sections=sections, figure=FIGURE))
     if sections:
         save_png(engine_figure({one.benchmark.name: (one.rows, one.verdicts) for one in sections}), results / FIGURE)
     return results / PAGE

@@ -12,11 +12,13 @@ import yaml
 from typer.testing import CliRunner
 
 from flows.cli import app
+from models.agent.phases import DatasetSettings, SampleSettings
 from models.candidate import Candidate
 from models.errors import BadInput
 from models.front import hypervolume
 from tasks import pareto
 from tasks.bench.arms import ARMS, Arm
+from tasks.bench.front.amortisation import measure
 from tasks.bench.front.compare import FIRST_SEED, Wanted, compare_fronts
 from tasks.bench.front.family import Family
 from tasks.bench.front.points import TENTHS, anytime, short_path, spent
@@ -26,6 +28,7 @@ from tasks.bench.front.summary import studies
 from tasks.progress import Progress
 from tasks.records import Anchors, ScoredModel
 from tasks.workspace import open_workspace
+from tests.models.agent.small import SMALL
 from tests.small_tasks import COUNTS, make_family_project
 
 WHOLE = 2 * COUNTS["search"]
@@ -368,7 +371,7 @@ def test_headroom_shows_each_kind_of_model_against_recipes(workspace):
     names = ("recipes", "ordered", "free")
     wanted = Wanted(seeds=1, budget=BUDGET, headroom=True, arms=names)
     outcome = compare_fronts(workspace, wanted, Progress())
-    (table,) = outcome.headroom
+    (table,) = outcome.sheets
     assert [row[0] for row in table.rows] == ["recipes", "ordered paths", "free paths"]
     rows = Files(workspace.root / "docs" / "results" / "raw", "p", "headroom").read()
     final = rows[rows["tenth"] == 10].set_index("arm")["hv"]
@@ -384,3 +387,22 @@ def test_headroom_shows_each_kind_of_model_against_recipes(workspace):
         assert layers == sorted(layers)
     with pytest.raises(BadInput, match=r"^--arm hm3: unknown; there are recipes, layered, ordered, free, deletion$"):
         Wanted(arms=("hm3",), headroom=True).chosen()
+
+
+def test_amortisation_compares_three_ways_to_serve_new_preferences(workspace, monkeypatch):
+    settings = replace(SMALL, sample=SampleSettings(6, batch=2), dataset=DatasetSettings(6, 0, 4))
+    path, (table,) = measure(workspace, Progress(), seeds=1, budget=40 * WHOLE, count=3, settings=settings)
+    rows = pd.read_csv(workspace.root / "docs" / "results" / "raw" / "amortisation-p.csv")
+    assert rows["preference"].tolist() == [0, 1, 2]
+    weights = rows[[name for name in rows if name.startswith("weight_")]]
+    assert weights.sum(axis=1).tolist() == pytest.approx([1, 1, 1], abs=1e-5)
+    assert (rows["evaluations_front"] == 0).all()
+    assert (rows["evaluations_continued"] <= 4 * WHOLE).all() and (rows["evaluations_continued"] > 0).any()
+    assert (rows["evaluations_from_nothing"] <= 16 * WHOLE).all()
+    assert (rows["evaluations_from_nothing"] > 15 * WHOLE).all()
+    assert [row[2] for row in table.rows] == [
+        f"{rows[way].median():.3f}" for way in ("from_nothing", "continued", "front")
+    ]
+    assert "| continued, a quarter of it |" in path.read_text()
+    monkeypatch.setattr("tasks.bench.front.amortisation.amortise", lambda *given: pytest.fail("measured twice"))
+    assert measure(workspace, Progress(), seeds=1, budget=40 * WHOLE, count=3, settings=settings)[1] == [table]

@@ -109,7 +109,7 @@ class Outcome:
 
     studies: list[Study]
     page: Path
-    headroom: Sequence[Sheet] = ()
+    sheets: Sequence[Sheet] = ()
 
 
 def compare_fronts(

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import jinja2
 import numpy as np
 import pandas as pd
 
@@ -19,6 +18,7 @@ from models.trial import Trial
 from tasks.bench.arms import Arm, Rows
 from tasks.bench.front.rows import Files, latest
 from tasks.bench.front.sheets import Sheet
+from tasks.bench.markdown import notes, render
 from tasks.records import write_text
 
 PREFIX, PAGE = "headroom", "headroom.md"
@@ -113,19 +113,6 @@ def sheets(results: Path) -> list[Sheet]:
 
 def write_headroom(results: Path) -> Path:
     """Write the page from all raw rows there are, with what ``notes/headroom.md`` says of them."""
-    notes = results / "notes" / "headroom.md"
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("tasks"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 (it is Markdown, of our own words and numbers)
-    )
-    text = environment.get_template("headroom.md.j2").render(
-        sheets=sheets(results),
-        arms=HEADROOM.values(),
-        notes=notes.read_text(encoding="utf-8").strip() if notes.is_file() else "",
-    )
-    write_text(results / PAGE, text)
+    arms, said = HEADROOM.values(), notes(results, PREFIX)
+    write_text(results / PAGE, render("headroom.md.j2", sheets=sheets(results), arms=arms, notes=said))
     return results / PAGE

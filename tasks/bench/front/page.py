@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import jinja2
-
 from tasks.bench.arms import ARMS, Arm
 from tasks.bench.front.figures import figures
 from tasks.bench.front.rows import Files
 from tasks.bench.front.sheets import Sheet, sheets
 from tasks.bench.front.summary import Study, studies
+from tasks.bench.markdown import notes, render
 from tasks.figure_style import save_png
 from tasks.records import write_text
 
@@ -84,8 +83,7 @@ class Section:
     def notes(self) -> str:
         """What people have to say about it, from ``notes/front-PROFILE-depth.md`` or ``-tasks.md``, if anything."""
         kind = "depth" if self.study.depth else "tasks"
-        path = self.results / "notes" / f"front-{self.study.profile}-{kind}.md"
-        return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+        return notes(self.results, f"front-{self.study.profile}-{kind}")
 
     def draw(self) -> dict[str, str]:
         """Write its figures; their files by caption."""
@@ -114,16 +112,8 @@ def write_page(results: Path) -> Path:
         Section(study, results) for name in measured(results) for study in studies(Files(results / "raw", name))
     ]
     results.mkdir(parents=True, exist_ok=True)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("tasks"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 (it is Markdown, of our own words and numbers)
-    )
     drawn = [(one, one.draw()) for one in sections]
-    write_text(results / PAGE, environment.get_template("search.md.j2").render(sections=drawn))
+    write_text(results / PAGE, render("search.md.j2", sections=drawn))
     return results / PAGE
 
 

@@ -22,7 +22,7 @@ BUDGET = 45
 
 
 def search(trial, seed=0, settings=SMALL):
-    return hm3(trial, recipe_space(), RULES, np.random.default_rng(seed), settings)
+    return hm3(trial, recipe_space(), RULES, np.random.default_rng(seed), settings).rows
 
 
 @cache

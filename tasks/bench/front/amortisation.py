@@ -1,0 +1,266 @@
+"""What a trained agent is worth: new preferences, searched for from where it stands or from nothing.
+
+For each the best model is sought in three ways: among the members of the front, without any search; by a search that
+goes on from agent, surrogate and archive, as `hm3 choose --search` does; and by HM3 from nothing for this preference
+alone, with four times the budget of that. All choose on `selection`; utilities are those on `test`.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from models.agent.archive import Archive
+from models.agent.hm3 import HM3Settings, Searched, hm3
+from models.agent.judge import Judge
+from models.agent.online import search
+from models.agent.reward import Reward
+from models.candidate import Candidate
+from models.front import Array
+from models.trial import Trial
+from tasks.bench.front.family import Ground, open_families, without
+from tasks.bench.front.points import members_of
+from tasks.bench.front.rows import Files
+from tasks.bench.front.run import archive_table, source_entries
+from tasks.bench.front.sheets import Sheet
+from tasks.bench.front.statistics import median_interval, signed_rank
+from tasks.bench.markdown import notes, render
+from tasks.bench.rows import Setup, describe_setup
+from tasks.lab import EngineLab
+from tasks.progress import Progress
+from tasks.records import write_table, write_text
+from tasks.workspace import Workspace
+
+PREFIX, PAGE = "amortisation", "amortisation.md"
+
+FIRST_SEED, PREFERENCE_SEED = 9501, 9601
+"""Seeds of the first search and of the new preferences: none that anybody tunes on."""
+
+NEW, FAMILIES = 20, 3
+"""New preferences for each search, and families."""
+
+ALONE, SHARE = 0.4, 0.25
+"""Budget of a search from nothing over that of the pipeline, and of one that goes on over that."""
+
+SHORTLIST = 12
+"""Candidates that are looked at on `selection`, beside the members of the front."""
+
+WAYS = ("front", "continued", "from_nothing")
+
+
+@dataclass(frozen=True)
+class Pick:
+    """The model that is chosen for a preference."""
+
+    utility: float
+    """On `test`."""
+    evaluations: int
+    """Charged for it, beside those of the pipeline."""
+
+
+def amortise(
+    ground: Ground, seed: int, budget: int, count: int, settings: HM3Settings, tell: Callable[[int], None] | None = None
+) -> pd.DataFrame:
+    """Search as the pipeline does, then for new preferences: a row each.
+
+    Args:
+        ground: the family.
+        seed: of the search.
+        budget: of the pipeline, in item evaluations.
+        count: new preferences.
+        settings: of HM3.
+        tell: told how many item evaluations were just charged.
+    """
+    trial = new_trial(ground, budget, tell)
+    done = hm3(trial, ground.space, ground.rules, np.random.default_rng([ground.family.seed, seed]), settings)
+    names = ground.engine.objectives("search").names
+    table = archive_table(trial.archive, names, ground.engine.layers)
+    members = [one.candidate for one in members_of(ground, ground.scale(True), table)]
+    drawn = np.random.default_rng([PREFERENCE_SEED, ground.family.seed, seed])
+    rows: list[dict[str, Any]] = []
+    for number, wanted in enumerate(drawn.dirichlet(np.ones(len(trial.reward.scale.names)), size=count)):
+        kept = set(ground.engine.recipes)
+        rng = np.random.default_rng([ground.family.seed, seed, number])
+        alone = int(ALONE * budget)
+        picks = (
+            choose(ground, trial.reward, members, wanted, 0),
+            continued(ground, trial, done, members, wanted, int(SHARE * alone), settings, rng, tell),
+            from_nothing(ground, wanted, alone, settings, rng, tell),
+        )
+        without(ground, [name for name in ground.engine.recipes if name not in kept])
+        rows.append({"preference": number})
+        rows[-1] |= {f"weight_{name}": w for name, w in zip(trial.reward.scale.names, wanted, strict=True)}
+        for way, pick in zip(WAYS, picks, strict=True):
+            rows[-1] |= {way: pick.utility, f"evaluations_{way}": pick.evaluations}
+    without(ground, list(trial.recipes))
+    return pd.DataFrame(rows)
+
+
+def new_trial(ground: Ground, budget: int, tell: Callable[[int], None] | None) -> Trial:
+    """A trial in which base and experts are scored."""
+    lab = EngineLab(ground.engine)
+    archive = Archive(source_entries(ground), lab.counts)
+    return Trial(lab, Reward(ground.scale(True), lab.layers), archive, budget, on_spent=tell)
+
+
+def continued(
+    ground: Ground,
+    before: Trial,
+    done: Searched,
+    members: Sequence[Candidate],
+    wanted: Array,
+    budget: int,
+    settings: HM3Settings,
+    rng: np.random.Generator,
+    tell: Callable[[int], None] | None,
+) -> Pick:
+    """The search goes on for one preference, with copies of what it has learnt."""
+    trial = new_trial(ground, before.spent + budget, tell)
+    trial.archive, trial.spent = Archive(before.archive.entries, before.archive.counts.tolist()), before.spent
+    trial.recipes.update(before.recipes)
+    judge, agent = copy.deepcopy((done.judge, done.agent))
+    search(trial, judge, ground.space, done.paths, wanted[None], settings.search, rng, agent)
+    found = shortlist(trial, judge, wanted)
+    return choose(ground, trial.reward, [*members, *found], wanted, trial.spent - before.spent)
+
+
+def from_nothing(
+    ground: Ground,
+    wanted: Array,
+    budget: int,
+    settings: HM3Settings,
+    rng: np.random.Generator,
+    tell: Callable[[int], None] | None,
+) -> Pick:
+    """HM3 for one preference alone."""
+    trial = new_trial(ground, budget, tell)
+    done = hm3(trial, ground.space, ground.rules, rng, settings, wanted=wanted[None])
+    return choose(ground, trial.reward, shortlist(trial, done.judge, wanted), wanted, trial.spent)
+
+
+def shortlist(trial: Trial, judge: Judge, wanted: Array) -> list[Candidate]:
+    """Fully scored candidates of the greatest expected utility."""
+    whole = trial.complete()
+    found = [trial.archive.entries[i].candidate for i in whole]
+    u = trial.reward.utility(judge.costs(found), trial.archive.depths(whole), wanted)
+    return [found[i] for i in np.argsort(-u, kind="stable")[:SHORTLIST]]
+
+
+def choose(ground: Ground, reward: Reward, candidates: Sequence[Candidate], wanted: Array, evaluations: int) -> Pick:
+    """The one of the greatest utility on `selection`; its utility on `test`."""
+    different = list(dict.fromkeys(candidates))
+    best = different[int(utilities(ground, reward, different, wanted, "selection").argmax())]
+    return Pick(float(utilities(ground, reward, [best], wanted, "test")[0]), evaluations)
+
+
+def utilities(ground: Ground, reward: Reward, candidates: Sequence[Candidate], wanted: Array, split: str) -> Array:
+    """(N,) of candidates on a split; the least there is where one failed."""
+    scored = ground.engine.score(candidates, split)
+    tasks = np.array([one.mean() if not one.failed else np.full(reward.tasks, np.nan) for one in scored])
+    depths = np.array([one.depth for one in candidates])
+    u = reward.utility(reward.costs(tasks, depths), depths, wanted)
+    return np.asarray(np.where(np.isnan(u), -np.inf, u))
+
+
+def measure(
+    user: Workspace,
+    progress: Progress,
+    families: int | None = None,
+    seeds: int | None = None,
+    budget: int | None = None,
+    count: int = NEW,
+    settings: HM3Settings | None = None,
+) -> tuple[Path, list[Sheet]]:
+    """Run what is missing and write the page again.
+
+    Args:
+        user: project and profile.
+        progress: shows what is done.
+        families: to be made; by default 3.
+        seeds: searches on each family; by default one.
+        budget: of the pipeline, in item evaluations; by default ``search.budget``.
+        count: new preferences.
+        settings: of HM3; by default its own.
+
+    Returns:
+        The page, and the table of this profile.
+    """
+    results, state = user.root / "docs" / "results", user.state / "bench" / "front" / user.name
+    files, setup = Files(results / "raw", user.name, PREFIX), describe_setup(user.root, FIRST_SEED, cores())
+    grounds = [one.open() for one in open_families(user, state, families or FAMILIES, False, progress)]
+    budget = budget or user.params.search.budget
+    known, key = files.read(), ["family", "instance", "seed", "budget"]
+    done = set(map(tuple, known[key].astype(str).to_numpy()))
+    cases = [(ground, seed) for ground in grounds for seed in range(FIRST_SEED, FIRST_SEED + (seeds or 1))]
+    each = int(budget * (1 + count * ALONE * (1 + SHARE)))
+    with progress.bar("bench amortisation", len(cases) * each, "item evaluations") as bar:
+        for number, (ground, seed) in enumerate(cases, start=1):
+            case = (ground.family.seed, ground.digest, seed, budget)
+            if tuple(map(str, case)) not in done:
+                rows = amortise(ground, seed, budget, count, settings or HM3Settings(), bar.advance)
+                append(files, dict(zip(key, case, strict=True)), rows, setup)
+            bar.advance(number * each - bar.completed)
+    made = sheet(files)
+    return write_amortisation(results), [made] if made else []
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def append(files: Files, case: dict[str, Any], rows: pd.DataFrame, setup: Setup) -> None:
+    """Add the rows of a search."""
+    about = {name: value for name, value in asdict(setup).items() if name != "seed"}
+    keyed = pd.DataFrame([{"version": 1, **case, **row, **about} for row in rows.to_dict("records")])
+    known = files.read()
+    write_table(files.path(), pd.concat([known, keyed], ignore_index=True) if len(known) else keyed)
+
+
+def sheet(files: Files) -> Sheet | None:
+    """What continuing reaches, against searching from nothing and against not searching; None without rows."""
+    rows = files.read()
+    if not len(rows):
+        return None
+    front, own, nothing = (rows[way].to_numpy(dtype=float) for way in WAYS)
+    regret = np.max([front, own, nothing], axis=0) - front
+    shown = (
+        line("search from nothing, the whole budget", nothing, own - nothing, rows["evaluations_from_nothing"]),
+        line("continued, a quarter of it", own, None, rows["evaluations_continued"]),
+        line("member of the front, no search", front, own - front, rows["evaluations_front"]),
+    )
+    at_least = float(np.mean(own >= nothing - 1e-12))
+    searches = len(rows[["family", "seed"]].drop_duplicates())
+    note = (
+        f"{len(rows)} new preferences, {searches} searches. Continuing does at least as well as searching from nothing "
+        f"for {at_least:.0%} of the preferences. Regret of a member of the front, against the best of the three: "
+        f"median {np.median(regret):.3f}, nine tenths below {np.quantile(regret, 0.9):.3f}. Intervals are of the "
+        "median (bootstrap), p is Wilcoxon's."
+    )
+    columns = ("way", "item evaluations", "median utility", "continued is better by", "p")
+    return Sheet(files.profile, note, columns, shown)
+
+
+def line(title: str, utility: Array, gain: Array | None, spent: pd.Series) -> tuple[str, ...]:
+    """A row of the table."""
+    words = ("", "")
+    if gain is not None:
+        low, high = median_interval(gain)
+        words = (f"{np.median(gain):+.3f} ({low:+.3f} to {high:+.3f})", f"{signed_rank(gain):.2g}")
+    return (title, f"{float(spent.median()):,.0f}", f"{np.median(utility):.3f}", *words)
+
+
+def write_amortisation(results: Path) -> Path:
+    """Write the page from all raw rows there are, with what ``notes/amortisation.md`` says of them."""
+    names = sorted(path.stem.removeprefix(f"{PREFIX}-") for path in (results / "raw").glob(f"{PREFIX}-*.csv"))
+    found = [sheet(Files(results / "raw", name, PREFIX)) for name in names]
+    sheets = [one for one in found if one]
+    write_text(results / PAGE, render("amortisation.md.j2", sheets=sheets, notes=notes(results, PREFIX)))
+    return results / PAGE
