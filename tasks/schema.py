@@ -65,7 +65,7 @@ class TrainParams(Strict):
 
     hidden: Count = Field(64, description="Width of the GRU encoder; 256 for pools of many layers.")
     steps: Count = Field(120, description="Optimiser steps of each network, at most.")
-    batch: Count = Field(256, description="Pairs of path and preference a step: batch / relabels paths.")
+    batch: Count = Field(128, description="Pairs of path and preference a step: batch / relabels paths.")
     learning_rate: float = Field(2e-3, gt=0, description="AdamW's learning rate.")
     dropout: Share = Field(0.1, description="Dropout in the encoder and the heads.")
     expectile: Share = Field(0.8, description="Expectile of the critic's regression.")
@@ -93,7 +93,7 @@ class SearchParams(Strict):
     ppo_epochs: Count = Field(2, description="Epochs of PPO a round, on rollouts that the surrogate scores.")
     rollouts: Count = Field(128, description="Rollouts a round for PPO.")
     stops: Count = Field(4, description="Values of a per-layer recipe from the first layer to the last.")
-    beam: Count = Field(12, description="Width of the beam and Wolpertinger's number of nearest actions.")
+    beam: Count = Field(8, description="Width of the beam and Wolpertinger's number of nearest actions.")
     epsilon: Share = Field(0.1, description="Probability of a uniform action in Wolpertinger's choice.")
 
 

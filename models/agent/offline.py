@@ -34,7 +34,7 @@ class TrainSettings:
     """Hyperparameters of offline training; the networks' sizes and dropout are in ``AgentConfig``."""
 
     steps: int = 120  # optimiser steps of each network, at most
-    batch: int = 256  # (path, preference) pairs a step: batch / relabels paths
+    batch: int = 128  # (path, preference) pairs a step: batch / relabels paths
     learning_rate: float = 2e-3  # AdamW
     expectile: float = 0.8  # τ of the critic's regression; above 0.5 it leans to the best continuation
     relabels: int = 8  # preferences under which a path is seen in one step; 0 gives each path one for good

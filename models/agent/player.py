@@ -22,10 +22,10 @@ from models.trial import Trial
 class PlayerSettings:
     """Hyperparameters of the agent in the online search."""
 
-    beam: int = 12  # width of the beam and Wolpertinger's number of nearest actions
+    beam: int = 8  # width of the beam and Wolpertinger's number of nearest actions
     epsilon: float = 0.1  # probability of a uniform action in the beam
     updates: int = 4  # optimiser steps of actor and critic on the archive, a round
-    paths: int = 32  # paths in each such step
+    paths: int = 16  # paths in each such step
     relabels: int = 8  # preferences under which each is seen
     expectile: float = 0.8  # τ of the critic
     temperature: float = 0.1  # β of the actor's weights
