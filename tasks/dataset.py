@@ -18,7 +18,9 @@ def run(workspace: Workspace, progress: Progress) -> None:
     engine, anchors = open_pool(workspace)
     space = path_space(engine, anchors)
     rng = np.random.default_rng([workspace.params.seed, 2])
-    chosen = offline_paths(space, DatasetSettings(params.edits, params.random), rng)
+    chosen = offline_paths(
+        space, DatasetSettings(params.edits, params.random), rng, workspace.profile.layers is not None
+    )
     identities = [path for path, kind in chosen.items() if kind == "identity"]
     full = engine.items("search")
     items = min(params.items, full)

@@ -80,13 +80,29 @@ def anchors(trial: Trial, preferences: Array, count: int) -> list[str]:
     return [merges[i].host for i in choose_anchors(trial.costs(merges), preferences, count)]
 
 
-def offline_paths(paths: PathSpace, settings: DatasetSettings, rng: np.random.Generator) -> dict[Candidate, str]:
-    """Paths of the offline data set and where each comes from, the identity path of every model of the pool first."""
+def offline_paths(
+    paths: PathSpace, settings: DatasetSettings, rng: np.random.Generator, shorter: bool
+) -> dict[Candidate, str]:
+    """Paths of the offline data set and where each comes from, the identity path of every model of the pool first.
+
+    Args:
+        paths: over the pool.
+        settings: how many.
+        rng: every choice.
+        shorter: whether half of the edits take out up to half of the layers, any of them: where depth is an objective.
+    """
     identities = [paths.identity(model) for model in paths.models]
     chosen = dict.fromkeys(identities, "identity")
-    share = -(-settings.edits // len(identities))
-    edits = [path for one in identities for path in paths.edits(one, rng, share)]
-    chosen |= {path: "edit" for path in edits[: settings.edits] if path not in chosen}
+    for _ in range(settings.edits // 2 if shorter else 0):
+        one = identities[int(rng.integers(len(identities)))]
+        count = int(rng.integers(1, max(paths.layers // 2, 1) + 1))
+        kept = sorted(rng.permutation(paths.layers)[count:].tolist())
+        if kept and paths.legal_orders([kept])[0]:
+            chosen.setdefault(paths.candidate([one.path[layer] for layer in kept]), "edit")
+    left = settings.edits - (len(chosen) - len(identities))
+    share = -(-left // len(identities))
+    edits = [path for one in identities for path in paths.edits(one, rng, share + 2) if path not in chosen]
+    chosen |= dict.fromkeys(list(dict.fromkeys(edits))[:left], "edit")
     while sum(kind == "random" for kind in chosen.values()) < settings.random:
         chosen.setdefault(paths.random_path(rng), "random")
     return chosen

@@ -11,7 +11,6 @@ import numpy as np
 
 from models.agent.environment import PathSpace
 from models.agent.judge import Judge
-from models.agent.reward import LAYERS
 from models.agent.variation import offspring, with_recipe
 from models.candidate import Candidate
 from models.front import Array
@@ -131,8 +130,8 @@ class Proposer:
 
     def _shortest(self, start: Candidate) -> int:
         """How many layers are to be left of a path."""
-        scale, layers = self.trial.reward.scale, self.trial.lab.layers
-        return int(scale.ideal[-1] * layers) if scale.names[-1] == LAYERS else start.depth - 2
+        reward = self.trial.reward
+        return int(reward.scale.ideal[-1] * self.trial.lab.layers) if reward.depth_counts else start.depth - 2
 
     def _edits(self, parents: Sequence[Candidate], count: int, rng: np.random.Generator) -> list[Candidate]:
         """Legal edits of paths, with layers of their own models and of the pool; fewer where many are illegal."""

@@ -30,16 +30,17 @@ class Reward:
     @property
     def tasks(self) -> int:
         """K_tasks."""
-        return len(self.scale.names) - self._depth_counts
+        return len(self.scale.names) - self.depth_counts
 
     @property
-    def _depth_counts(self) -> bool:
+    def depth_counts(self) -> bool:
+        """Whether depth is an objective of its own."""
         return self.scale.names[-1] == LAYERS
 
     def scores(self, task_scores: npt.ArrayLike, depths: npt.ArrayLike) -> Array:
         """Scores (..., K) from task scores (..., K_tasks) and depths (...,) in layers."""
         tasks = np.asarray(task_scores, dtype=np.float64)
-        if not self._depth_counts:
+        if not self.depth_counts:
             return tasks
         relative = np.broadcast_to(np.asarray(depths) / self.layers, tasks.shape[:-1])
         return np.concatenate([tasks, relative[..., None]], axis=-1)
@@ -51,4 +52,4 @@ class Reward:
     def utility(self, costs: Array, depths: npt.ArrayLike, preferences: Array) -> Array:
         """u_λ (...,) of costs (..., K) and depths (...,) under preferences (..., K), element by element."""
         u = -(preferences * costs).sum(axis=-1) if self.linear else scalarise(costs, preferences, self.rho)
-        return u if self._depth_counts else u - self.depth_cost * np.asarray(depths) / self.layers
+        return u if self.depth_counts else u - self.depth_cost * np.asarray(depths) / self.layers
