@@ -92,8 +92,9 @@ def front(undisturbed):
 def test_the_members_do_not_dominate_each_other_and_hold_the_best_of_each_objective(undisturbed, front):
     sign = np.array([1 if name == "layers" else -1 for name in front["objectives"]])
 
-    def costs(rows):
-        return np.array([[row["scores"]["selection"][name] for name in front["objectives"]] for row in rows]) * sign
+    def costs(rows):  # `search` and `selection` have as many items
+        both = [[row["scores"][split] for split in ("search", "selection")] for row in rows]
+        return np.array([[(one[name] + two[name]) / 2 for name in front["objectives"]] for one, two in both]) * sign
 
     members = costs(front["members"])
     assert len(NonDominatedSorting().do(members, only_non_dominated_front=True)) == len(members) >= 2
