@@ -76,3 +76,10 @@ def test_a_stage_depends_on_the_modules_that_it_imports(stage):
 def test_modules_stay_short():
     for path in (file for package in PACKAGES for file in files(package)):
         assert len(path.read_text().splitlines()) <= 350, path
+
+
+def test_params_yaml_has_every_section_that_a_stage_depends_on():
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    asked = {str(key).split(".")[0] for stage in stages.values() for key in stage.get("do", stage).get("params", ())}
+    assert asked <= yaml.safe_load((ROOT / "params.yaml").read_text()).keys()
+    assert {"sample", "train", "search"} <= asked
