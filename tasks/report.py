@@ -201,7 +201,7 @@ def sections(workspace: Workspace, front: Front, composition: Composition) -> li
         Section(
             "Trade-offs",
             "Each panel sets two objectives against each other; better is up and to the right. The upper rows show the "
-            "split on which the members were chosen, the lower rows the one that nobody looked at before. A member "
+            "split by which the members were chosen, the lower rows the one that nobody looked at before. A member "
             "that looks dominated in one panel is better in another, or shallower."
             + ("" if found is not None else " archive.parquet is missing, so that the candidates aren't shown."),
             svg(figures.fronts(front, found), "Members and references, by pairs of objectives"),
