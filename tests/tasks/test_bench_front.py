@@ -21,6 +21,7 @@ from tasks.bench.arms import ARMS, Arm
 from tasks.bench.front.amortisation import measure
 from tasks.bench.front.compare import FIRST_SEED, Wanted, compare_fronts
 from tasks.bench.front.family import Family
+from tasks.bench.front.figures import steps_of
 from tasks.bench.front.points import TENTHS, anytime, short_path, spent
 from tasks.bench.front.rows import Files, latest
 from tasks.bench.front.run import MARKS, Case, Finished, edges, run_arm
@@ -328,6 +329,17 @@ def test_the_page_shows_tables_and_figures(compared):
         assert (page.parent / f"search-p-depth-{name}.png").read_bytes().startswith(b"\x89PNG")
     final = text.partition("### At the whole budget")[2].partition("###")[0]
     assert re.search(r"^\| random-recipes \| 2 \| 0\.\d{3}", final, re.MULTILINE)
+
+
+def test_paths_are_drawn_layer_by_layer():
+    assert steps_of("math: math 0-2, r-1a 2 4, math 5", "edit", 6) == [
+        *(("math", layer) for layer in range(3)),
+        ("a merge", 2),
+        ("a merge", 4),
+        ("math", 5),
+    ]
+    assert steps_of("", "recipe", 2) == [("a merge", 0), ("a merge", 1)]
+    assert steps_of("", "expert", 2) == [("an expert", 0), ("an expert", 1)]
 
 
 def test_rows_of_another_budget_or_family_do_not_mix():

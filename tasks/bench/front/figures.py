@@ -13,10 +13,12 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from tasks.bench.front.points import TENTHS
 from tasks.bench.front.summary import LAST, OURS, Study
-from tasks.figure_style import BASE, EXPERTS, canvas
+from tasks.figure_style import BASE, EXPERTS, canvas, on
 
 SHOWN = 5
 """Arms beside HM3 that have a colour: the best."""
+MERGED = "a merge"
+"""What layers of recipes are called in a diagram of paths."""
 FACETS = 3
 """Task objectives of which fronts are drawn."""
 
@@ -24,6 +26,8 @@ FACETS = 3
 def figures(study: Study) -> dict[str, Callable[[Study], Figure]]:
     """What can be drawn of a study, by name."""
     found: dict[str, Callable[[Study], Figure]] = {"curves": curves, "fronts": fronts}
+    if OURS in study.arms:
+        found["paths"] = paths
     if len(study.kinds) and study.kinds.groupby("arm")["kind"].nunique().max() > 1:
         found["kinds"] = kinds
     if len(study.episodes) and "evaluations" in study.episodes:
@@ -105,6 +109,44 @@ def typical(study: Study) -> tuple[int, int]:
     ordered = study.values(arm, study.measure).sort_index().sort_values(kind="stable")
     family, seed = ordered.index[(len(ordered) - 1) // 2]
     return int(family), int(seed)
+
+
+def paths(study: Study) -> Figure:
+    """Layers on the path of each final member of HM3's typical run, by the model that they are taken from."""
+    family, seed = typical(study)
+    own = study.members[(study.members["family"] == family) & (study.members["seed"] == seed)]
+    own = own[(own["tenths"].str[-1] == "1") & (own["arm"] == OURS)].sort_values(["depth_layers", "id"])
+    layers = study.base_layers(family)
+    steps = [steps_of(str(row.path), str(row.kind), layers) for row in own.itertuples()]
+    experts = sorted({model for path in steps for model, _ in path if model not in (MERGED, "base")})
+    colour = {MERGED: "#d9d9d9", "base": BASE} | dict(zip(experts, EXPERTS, strict=False))
+    with canvas(1, 1, 0.7 + 0.3 * len(steps)) as (figure, grid):
+        axes = grid[0, 0]
+        for row, path in enumerate(steps):
+            for place, (model, layer) in enumerate(path):
+                fill = colour.get(model, BASE)
+                axes.barh(row, 0.94, left=place, height=0.8, color=fill, label=model)
+                axes.text(place + 0.47, row, str(layer), ha="center", va="center", fontsize=6.5, color=on(fill))
+        axes.set(xlabel="position on the path", yticks=range(len(steps)), yticklabels=list(own["kind"]))
+        axes.invert_yaxis()
+        where = f"family {family}, " if family else ""
+        figure.suptitle(f"Paths of HM3's members: {where}seed {seed}", fontsize=9.5, fontweight="bold")
+        _legend(figure, axes)
+    return figure
+
+
+def steps_of(path: str, kind: str, layers: int) -> list[tuple[str, int]]:
+    """The layers of a path as :func:`tasks.bench.front.points.short_path` writes it; empty stands for a whole model."""
+    if not path:
+        return [("an expert" if kind == "expert" else "base" if kind == "base" else MERGED, i) for i in range(layers)]
+    found = []
+    for part in path.partition(": ")[2].split(", "):
+        model, *spans = part.split()
+        for span in spans:
+            first, _, last = span.partition("-")
+            named = MERGED if model.startswith("r-") else model
+            found += [(named, layer) for layer in range(int(first), int(last or first) + 1)]
+    return found
 
 
 def kinds(study: Study) -> Figure:

@@ -20,6 +20,7 @@ SETUP = ("commit", "hm3", "torch", "tools", "cores", "threads", "cpu")
 CAPTIONS = {
     "curves": "Hypervolume of the anytime front by item evaluations",
     "fronts": "Fronts in one family, with the seed of the median run",
+    "paths": "Layers on the paths of HM3's members",
     "kinds": "Kinds of proposals by share of the item evaluations",
     "episodes": "What the searches tell of their own course",
 }
