@@ -15,11 +15,12 @@ from flows.cli import app
 from models.agent.phases import DatasetSettings, SampleSettings
 from models.candidate import Candidate
 from models.errors import BadInput
-from models.front import hypervolume
+from models.front import hypervolume, utility
 from tasks import pareto
 from tasks.bench.arms import ARMS, Arm
 from tasks.bench.front.amortisation import measure
 from tasks.bench.front.compare import FIRST_SEED, Wanted, compare_fronts
+from tasks.bench.front.cuts import cuts
 from tasks.bench.front.family import Family
 from tasks.bench.front.figures import steps_of
 from tasks.bench.front.points import TENTHS, anytime, short_path, spent
@@ -329,6 +330,21 @@ def test_the_page_shows_tables_and_figures(compared):
         assert (page.parent / f"search-p-depth-{name}.png").read_bytes().startswith(b"\x89PNG")
     final = text.partition("### At the whole budget")[2].partition("###")[0]
     assert re.search(r"^\| random-recipes \| 2 \| 0\.\d{3}", final, re.MULTILINE)
+
+
+def test_cuts_are_the_best_of_their_depth_on_search_and_held_on_test(ground, finished):
+    archive = finished["halving"].archive
+    (row,) = cuts(ground, archive).to_dict("records")
+    names = list(ground.tasks.names)
+    whole = archive[archive["items"] == COUNTS["search"]]
+    uncut = whole[whole["layers"] == 1.0]
+    balanced = uncut.iloc[int(utility(ground.tasks.costs(uncut[names]), np.full(2, 0.5)).argmax())]
+    shorter = whole[whole["layers"] < 1.0]
+    loss = ((balanced[names] - shorter[names]) / balanced[names].abs()).astype(float).max(axis=1)
+    assert (row["left"], row["loss_search"]) == (2, pytest.approx(loss.min()))
+    pair = [Candidate.from_json(one) for one in (balanced["candidate"], shorter.loc[loss.idxmin(), "candidate"])]
+    before, after = (one.mean() for one in ground.engine.score(pair, "test"))
+    assert row["loss_test"] == pytest.approx(((before - after) / np.maximum(np.abs(before), 1e-9)).max())
 
 
 def test_paths_are_drawn_layer_by_layer():

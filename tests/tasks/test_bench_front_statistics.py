@@ -1,6 +1,7 @@
 """Indicators and statistics of `hm3 bench front` against pymoo, moocore, scipy and numbers reckoned by hand."""
 
 import itertools
+from dataclasses import replace
 
 import moocore
 import numpy as np
@@ -10,6 +11,7 @@ from pymoo.indicators.igd_plus import IGDPlus
 from scipy import stats
 
 from models.front import RHO, hypervolume
+from tasks.bench.front.cuts import deepest
 from tasks.bench.front.metrics import (
     additive_epsilon,
     depth_limits,
@@ -20,7 +22,7 @@ from tasks.bench.front.metrics import (
     union_front,
 )
 from tasks.bench.front.rows import KEY
-from tasks.bench.front.sheets import sheets
+from tasks.bench.front.sheets import cut_sheet, sheets
 from tasks.bench.front.statistics import compare, effect, holm, median_interval, noninferior, signed_rank
 from tasks.bench.front.summary import Study
 
@@ -173,7 +175,7 @@ def made_study():
         for name, ideal, nadir in (("a", 1.0, 0.0), ("b", 1.0, 0.0), ("layers", 0.5, 1.0))
     ]
     none = pd.DataFrame()
-    return Study("p", True, pd.DataFrame(rows), pd.DataFrame(members), pd.DataFrame(families), none, none)
+    return Study("p", True, pd.DataFrame(rows), pd.DataFrame(members), pd.DataFrame(families), none, none, none)
 
 
 def test_a_study_pairs_runs_and_counts_what_the_target_takes():
@@ -223,3 +225,16 @@ def test_tables_say_it_in_words():
     assert by_arm["hm3"][1:4] == ("12 of 12", "50%", "500")
     assert by_arm["half"][1:3] == ("0 of 12", "not reached")
     assert {row[-1] for row in tables["HM3 against the best baseline, by budget"].rows} == {"better"}
+
+
+def test_cuts_count_the_layers_that_can_go_for_a_loss():
+    study = made_study()
+    rows = [
+        {"family": 1, "seed": seed, "arm": "hm3", "left": left, "loss_search": loss, "loss_test": loss + 0.01}
+        for seed, losses in enumerate(((0.01, 0.04, 0.2), (0.01, 0.06, 0.09)))
+        for left, loss in zip((11, 10, 9), losses, strict=True)
+    ]
+    table = cut_sheet(replace(study, cuts=pd.DataFrame(rows)))
+    assert table.rows == (("hm3", "1 (2.0%)", "1.5 (3.5%)", "2.5 (7.5%)"),)
+    assert cut_sheet(study).rows == ()
+    assert deepest(pd.DataFrame(rows[:3]), 0.001) is None

@@ -11,6 +11,7 @@ import pandas as pd
 
 from models.candidate import Candidate
 from models.front import Scale, hypervolume
+from tasks.bench.front.cuts import cuts
 from tasks.bench.front.family import Ground
 from tasks.bench.front.run import MARKS, Case, Finished
 from tasks.front_choice import Listed, choose_members, score_table, shortlist
@@ -21,11 +22,12 @@ TENTHS = range(1, 11)
 
 @dataclass(frozen=True)
 class Points:
-    """A run as rows: a point a tenth of the budget, each member once, and what each kind of proposal was charged."""
+    """A run as rows: points by tenth of the budget, members, charges by kind of proposal, and losses by depth."""
 
     rows: pd.DataFrame
     members: pd.DataFrame
     kinds: pd.DataFrame
+    cuts: pd.DataFrame
 
 
 def anytime(ground: Ground, case: Case, finished: Finished, tell: Callable[[int], None] | None = None) -> Points:
@@ -70,7 +72,9 @@ def anytime(ground: Ground, case: Case, finished: Finished, tell: Callable[[int]
                 **spent(finished.marks, at if tenth < len(TENTHS) else np.inf),
             }
         )
-    return Points(pd.DataFrame(rows), member_table(ground, fronts, tasks), kind_table(case, finished.archive))
+    cut = cuts(ground, finished.archive) if case.depth else pd.DataFrame()
+    kinds = kind_table(case, finished.archive)
+    return Points(pd.DataFrame(rows), member_table(ground, fronts, tasks), kinds, cut)
 
 
 def members_of(ground: Ground, scale: Scale, archive: pd.DataFrame) -> list[Listed]:

@@ -20,7 +20,7 @@ VERSION = 1
 KEY = ["family", "instance", "seed", "arm", "depth", "budget"]
 """Columns that name a run."""
 
-PARTS = ("families", "members", "kinds", "episodes")
+PARTS = ("families", "members", "kinds", "episodes", "cuts")
 """Files beside the rows themselves, ``front-PROFILE-PART.csv``."""
 
 
@@ -70,6 +70,8 @@ class Files:
         about = {name: value for name, value in asdict(setup).items() if name != "seed"}
         self._add("members", case, points.members)
         self._add("kinds", case, points.kinds)
+        if len(points.cuts):
+            self._add("cuts", case, points.cuts)
         if len(episodes):
             self._add("episodes", case, episodes)
         self._add("", case, points.rows.assign(group=group, **about))

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from rich.table import Table
 
+from tasks.bench.front.cuts import LOSSES, deepest
 from tasks.bench.front.statistics import Comparison
 from tasks.bench.front.summary import MARGIN, TARGET, Study
 
@@ -34,7 +35,7 @@ class Sheet:
 
 def sheets(study: Study) -> list[Sheet]:
     """All tables that there are rows for."""
-    found = [final_sheet(study), best_sheet(study), depth_sheet(study)]
+    found = [final_sheet(study), best_sheet(study), depth_sheet(study), cut_sheet(study)]
     found += [comparison_sheet(study, title, made) for title, made in study.comparisons().items()]
     found += [noninferiority_sheet(study), reach_sheet(study), wall_sheet(study)]
     return [one for one in found if one.rows]
@@ -86,6 +87,27 @@ def depth_sheet(study: Study) -> Sheet:
     )
     titles = tuple(name.replace("hv ≤ ", "≤ ") + " layers" for name in names)
     return Sheet("Hypervolume by depth", note, ("arm", *titles), rows)
+
+
+def cut_sheet(study: Study) -> Sheet:
+    """How deep the balanced model can be cut for a loss that people may accept."""
+    rows: list[tuple[str, ...]] = []
+    families = dict.fromkeys(study.cuts["family"]) if len(study.cuts) else {}
+    layers = {family: study.base_layers(family) for family in families}
+    for arm, own in _by_arm(study, study.cuts) if families else ():
+        cells = []
+        for loss in LOSSES:
+            found = [(family, deepest(run, loss)) for (family, _), run in own.groupby(["family", "seed"])]
+            gone = pd.Series([layers[family] - one[0] if one else 0 for family, one in found])
+            lost = pd.Series([one[1] if one else 0.0 for _, one in found])
+            cells.append(f"{gone.median():.3g} ({lost.median():.1%})")
+        rows.append((arm, *cells))
+    note = (
+        "Layers that can go while no task is promised to lose more than that of the balanced full-depth model's score, "
+        "as measured on search, and what the worst task then loses on test: medians. Any recipe may take part."
+    )
+    columns = ("arm", *(f"loss ≤ {loss:.0%}" for loss in LOSSES))
+    return Sheet("How deep the balanced model can be cut", note, columns, tuple(rows))
 
 
 def comparison_sheet(study: Study, title: str, made: list[Comparison]) -> Sheet:

@@ -43,6 +43,7 @@ class Study:
     families: pd.DataFrame
     kinds: pd.DataFrame
     episodes: pd.DataFrame
+    cuts: pd.DataFrame
 
     @property
     def measure(self) -> str:
@@ -200,7 +201,7 @@ class Study:
 def studies(files: Files) -> list[Study]:
     """What there is of a profile: with depth first."""
     found = []
-    every = {part: files.read(part) for part in ("", "members", "families", "kinds", "episodes")}
+    every = {part: files.read(part) for part in ("", "members", "families", "kinds", "episodes", "cuts")}
     for depth in (True, False):
         rows = latest(every[""], depth)
         if len(rows):
@@ -208,7 +209,7 @@ def studies(files: Files) -> list[Study]:
             of_runs = {
                 part: table[[key in keys for key in table[KEY].itertuples(index=False, name=None)]]
                 for part, table in every.items()
-                if part in ("members", "kinds", "episodes")
+                if part in ("members", "kinds", "episodes", "cuts")
             }
             used = set(rows["instance"])
             families = every["families"][every["families"]["instance"].isin(used)]
