@@ -31,6 +31,8 @@ NOT_HERE = {
     "hm3 run --fresh": "tests/integration/test_pipeline.py runs every stage anew",
     "hm3 init": "tests/flows/test_init.py makes a profile for models of its own",
     "hm3 zoo": "tests/flows/test_init.py makes experts from data of its own",
+    "hm3 bench headroom": "tests/tasks/test_bench_front.py runs it with budgets of seconds",
+    "hm3 bench amortisation": "tests/tasks/test_bench_front.py runs it with budgets of seconds",
     "make": "make demo and make test are what .ci/run calls",
     "mlflow models serve": "tests/integration/test_promote.py serves and asks",
     "curl": "tests/integration/test_promote.py serves and asks",
