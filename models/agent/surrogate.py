@@ -75,12 +75,16 @@ class Surrogate:
         if steps:
             chosen = torch.from_numpy(rng.permutation(len(scores))[:SUBSET])
             value = self._maximise(self.inputs[chosen], self.target[chosen], self.share[chosen], steps)
-        with torch.no_grad():
-            covariance = self._kernel(self.inputs, self.inputs) + torch.diag(self._noise(self.share))
-            self.factor = torch.linalg.cholesky(covariance)
-            self.weights = torch.cholesky_solve(self.target, self.factor)
-        self.known = True
+        self._condition()
         return value
+
+    @torch.no_grad()
+    def _condition(self) -> None:
+        """The posterior under the hyperparameters as they are."""
+        covariance = self._kernel(self.inputs, self.inputs) + torch.diag(self._noise(self.share))
+        self.factor = torch.linalg.cholesky(covariance)
+        self.weights = torch.cholesky_solve(self.target, self.factor)
+        self.known = True
 
     def _standardise(self, descriptions: Array) -> Tensor:
         return torch.from_numpy(np.clip((descriptions - self.centre) / self.spread, -LIMIT, LIMIT))
@@ -160,9 +164,5 @@ class Surrogate:
         )
         made.inputs, made.target, made.share = (state[name] for name in ("inputs", "target", "share"))
         made.hyper = Hyperparameters(state["scales"], state["amplitude"], state["noise"])
-        with torch.no_grad():
-            covariance = made._kernel(made.inputs, made.inputs) + torch.diag(made._noise(made.share))
-            made.factor = torch.linalg.cholesky(covariance)
-            made.weights = torch.cholesky_solve(made.target, made.factor)
-        made.known = True
+        made._condition()
         return made
