@@ -102,17 +102,24 @@ class RecipeSpace:
         return np.array([(point[key] - low) / (high - low) for key, (low, high) in self.bounds.items()])
 
     def recipe(self, point: Point) -> Recipe:
-        """The recipe at a point. Where the shared range is wider than the method's own, its nearest value counts."""
+        """The recipe at a point. Where the shared range is wider than the method's own, its nearest value counts.
+
+        Weights that are zero for all experts, which could not be normalised, are all the least that is written.
+        """
         method = str(point["method"])
 
         def value(parameter: SearchParameter, key: str) -> float:
             return round(min(max(float(point[key]), parameter.low), parameter.high), PLACES)
 
+        def weighed(parameter: SearchParameter, expert: str, stop: str) -> float:
+            found = value(parameter, f"{parameter.name}.{expert}{stop}")
+            others = (value(parameter, f"{parameter.name}.{one}{stop}") for one in self.experts)
+            return found if parameter.name != "weight" or any(others) else 10.0**-PLACES
+
         def setting(parameter: SearchParameter, expert: str) -> float | list[float]:
-            key = f"{parameter.name}.{expert}"
             if self.stops == 1:
-                return value(parameter, key)
-            values = [value(parameter, f"{key}@{stop}") for stop in range(self.stops)]
+                return weighed(parameter, expert, "")
+            values = [weighed(parameter, expert, f"@{stop}") for stop in range(self.stops)]
             return values if len(set(values)) > 1 else values[0]  # a merge has one recipe, and so one name
 
         own = [parameter for parameter in search_space(method) if parameter.per_model]

@@ -151,3 +151,13 @@ def test_plain_merges_are_points_of_the_space_and_random_ones_have_its_seed():
         assert recipe.parameters.get("seed", 7) == 7
         again = space.read(space.recipe(space.read(recipe)))
         assert again == {k: v if k == "method" else pytest.approx(v, abs=1e-4) for k, v in space.read(recipe).items()}
+
+
+@pytest.mark.parametrize("stops", [1, 3])
+def test_weights_that_are_all_zero_are_all_the_least_so_that_they_can_be_normalised(stops):
+    space = space_of(["linear"]).with_stops(stops)
+    point = space.point("linear", np.zeros(len(space.bounds)))
+    weights = [one.parameters["weight"] for one in space.recipe(point).models]
+    assert weights == [10.0**-PLACES] * 3
+    some = dict(point) | {key: 0.5 for key in point if key.startswith("weight.a")}
+    assert [one.parameters["weight"] for one in space.recipe(some).models] == [0.5, 0.0, 0.0]
