@@ -46,7 +46,7 @@ def bench_front(name: str, profile: str | None, wanted: dict[str, Any], as_json:
     from tasks.bench.front.amortisation import measure
     from tasks.bench.front.compare import Outcome, Wanted, compare_fronts
 
-    asked: Wanted = Wanted(**wanted, headroom=name == "headroom")
+    asked: Wanted = Wanted(**wanted, kind="headroom" if name == "headroom" else "front")
     asked.chosen()
     lock = workspace.state / "locks" / f"bench-front-{workspace.name}.lock"
     with hold(lock, f"a benchmark of {workspace.name}", console.print), Progress(None, console) as bars:

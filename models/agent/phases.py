@@ -101,6 +101,7 @@ def offline_paths(
             chosen.setdefault(paths.candidate([one.path[layer] for layer in kept]), "edit")
     left = settings.edits - (len(chosen) - len(identities))
     share = -(-left // len(identities))
+    # a few more than the share, in place of those that are known
     edits = [path for one in identities for path in paths.edits(one, rng, share + 2) if path not in chosen]
     chosen |= dict.fromkeys(list(dict.fromkeys(edits))[:left], "edit")
     while sum(kind == "random" for kind in chosen.values()) < settings.random:

@@ -397,7 +397,7 @@ def test_a_small_run_leaves_no_result_and_says_what_it_will_take(workspace):
 
 def test_headroom_shows_each_kind_of_model_against_recipes(workspace):
     names = ("recipes", "ordered", "free")
-    wanted = Wanted(seeds=1, budget=BUDGET, headroom=True, arms=names)
+    wanted = Wanted(seeds=1, budget=BUDGET, kind="headroom", arms=names)
     outcome = compare_fronts(workspace, wanted, Progress())
     (table,) = outcome.sheets
     assert [row[0] for row in table.rows] == ["recipes", "ordered paths", "free paths"]
@@ -414,7 +414,7 @@ def test_headroom_shows_each_kind_of_model_against_recipes(workspace):
         layers = [int(one) for one in re.findall(r"(?<=[ -])\d+", path)]
         assert layers == sorted(layers)
     with pytest.raises(BadInput, match=r"^--arm hm3: unknown; there are recipes, layered, ordered, free, deletion$"):
-        Wanted(arms=("hm3",), headroom=True).chosen()
+        Wanted(arms=("hm3",), kind="headroom").chosen()
 
 
 def test_amortisation_compares_three_ways_to_serve_new_preferences(workspace, monkeypatch):

@@ -19,7 +19,6 @@ import pandas as pd
 
 from models.agent.archive import Archive
 from models.agent.hm3 import HM3Settings, Searched, hm3
-from models.agent.judge import Judge
 from models.agent.online import search
 from models.agent.reward import Reward
 from models.candidate import Candidate
@@ -27,7 +26,7 @@ from models.front import Array
 from models.trial import Trial
 from tasks.bench.front.family import Ground, open_families, without
 from tasks.bench.front.points import members_of
-from tasks.bench.front.rows import Files
+from tasks.bench.front.rows import VERSION, Files
 from tasks.bench.front.run import archive_table, source_entries
 from tasks.bench.front.sheets import Sheet
 from tasks.bench.front.statistics import median_interval, signed_rank
@@ -36,6 +35,7 @@ from tasks.bench.rows import Setup, describe_setup
 from tasks.lab import EngineLab
 from tasks.progress import Progress
 from tasks.records import write_table, write_text
+from tasks.targeted import best
 from tasks.workspace import Workspace
 
 PREFIX, PAGE = "amortisation", "amortisation.md"
@@ -65,34 +65,88 @@ class Pick:
     """Charged for it, beside those of the pipeline."""
 
 
-def amortise(
-    ground: Ground, seed: int, budget: int, count: int, settings: HM3Settings, tell: Callable[[int], None] | None = None
-) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Finder:
+    """Finds models for preferences in a family, in three ways."""
+
+    ground: Ground
+    settings: HM3Settings
+    tell: Callable[[int], None] | None = None
+    """Told how many item evaluations were just charged."""
+
+    def trial(self, budget: int) -> Trial:
+        """In which base and experts are scored."""
+        lab = EngineLab(self.ground.engine)
+        reward = Reward(self.ground.scale(True), lab.layers)
+        return Trial(lab, reward, Archive(source_entries(self.ground), lab.counts), budget, on_spent=self.tell)
+
+    def search(self, trial: Trial, rng: np.random.Generator, wanted: Array | None = None) -> Searched:
+        """HM3 from nothing, for one preference (K,) alone or for all."""
+        only = None if wanted is None else wanted[None]
+        return hm3(trial, self.ground.space, self.ground.rules, rng, self.settings, wanted=only)
+
+    def continued(
+        self,
+        before: Trial,
+        done: Searched,
+        members: Sequence[Candidate],
+        wanted: Array,
+        budget: int,
+        rng: np.random.Generator,
+    ) -> Pick:
+        """The search goes on for one preference, with copies of what it has learnt."""
+        trial = self.trial(before.spent + budget)
+        trial.archive, trial.spent = Archive(before.archive.entries, before.archive.counts.tolist()), before.spent
+        trial.recipes.update(before.recipes)
+        judge, agent = copy.deepcopy((done.judge, done.agent))
+        search(trial, judge, self.ground.space, done.paths, wanted[None], self.settings.search, rng, agent)
+        found = best(trial, judge, wanted, SHORTLIST)
+        return self.choose([*members, *found], wanted, trial.reward, trial.spent - before.spent)
+
+    def from_nothing(self, wanted: Array, budget: int, rng: np.random.Generator) -> Pick:
+        """HM3 for one preference alone."""
+        trial = self.trial(budget)
+        done = self.search(trial, rng, wanted)
+        return self.choose(best(trial, done.judge, wanted, SHORTLIST), wanted, trial.reward, trial.spent)
+
+    def choose(self, candidates: Sequence[Candidate], wanted: Array, reward: Reward, evaluations: int) -> Pick:
+        """The one of the greatest utility on `selection`; its utility on `test`."""
+        different = list(dict.fromkeys(candidates))
+        first = different[int(self.utilities(different, wanted, reward, "selection").argmax())]
+        return Pick(float(self.utilities([first], wanted, reward, "test")[0]), evaluations)
+
+    def utilities(self, candidates: Sequence[Candidate], wanted: Array, reward: Reward, split: str) -> Array:
+        """(N,) of candidates on a split; the least there is where one failed."""
+        scored = self.ground.engine.score(candidates, split)
+        tasks = np.array([one.mean() if not one.failed else np.full(reward.tasks, np.nan) for one in scored])
+        depths = np.array([one.depth for one in candidates])
+        u = reward.utility(reward.costs(tasks, depths), depths, wanted)
+        return np.asarray(np.where(np.isnan(u), -np.inf, u))
+
+
+def amortise(finder: Finder, seed: int, budget: int, count: int) -> pd.DataFrame:
     """Search as the pipeline does, then for new preferences: a row each.
 
     Args:
-        ground: the family.
+        finder: of models in a family.
         seed: of the search.
         budget: of the pipeline, in item evaluations.
         count: new preferences.
-        settings: of HM3.
-        tell: told how many item evaluations were just charged.
     """
-    trial = new_trial(ground, budget, tell)
-    done = hm3(trial, ground.space, ground.rules, np.random.default_rng([ground.family.seed, seed]), settings)
-    names = ground.engine.objectives("search").names
-    table = archive_table(trial.archive, names, ground.engine.layers)
+    ground, alone = finder.ground, int(ALONE * budget)
+    trial = finder.trial(budget)
+    done = finder.search(trial, np.random.default_rng([ground.family.seed, seed]))
+    table = archive_table(trial.archive, ground.tasks.names, ground.engine.layers)
     members = [one.candidate for one in members_of(ground, ground.scale(True), table)]
     drawn = np.random.default_rng([PREFERENCE_SEED, ground.family.seed, seed])
     rows: list[dict[str, Any]] = []
     for number, wanted in enumerate(drawn.dirichlet(np.ones(len(trial.reward.scale.names)), size=count)):
         kept = set(ground.engine.recipes)
         rng = np.random.default_rng([ground.family.seed, seed, number])
-        alone = int(ALONE * budget)
         picks = (
-            choose(ground, trial.reward, members, wanted, 0),
-            continued(ground, trial, done, members, wanted, int(SHARE * alone), settings, rng, tell),
-            from_nothing(ground, wanted, alone, settings, rng, tell),
+            finder.choose(members, wanted, trial.reward, 0),
+            finder.continued(trial, done, members, wanted, int(SHARE * alone), rng),
+            finder.from_nothing(wanted, alone, rng),
         )
         without(ground, [name for name in ground.engine.recipes if name not in kept])
         rows.append({"preference": number})
@@ -101,72 +155,6 @@ def amortise(
             rows[-1] |= {way: pick.utility, f"evaluations_{way}": pick.evaluations}
     without(ground, list(trial.recipes))
     return pd.DataFrame(rows)
-
-
-def new_trial(ground: Ground, budget: int, tell: Callable[[int], None] | None) -> Trial:
-    """A trial in which base and experts are scored."""
-    lab = EngineLab(ground.engine)
-    archive = Archive(source_entries(ground), lab.counts)
-    return Trial(lab, Reward(ground.scale(True), lab.layers), archive, budget, on_spent=tell)
-
-
-def continued(
-    ground: Ground,
-    before: Trial,
-    done: Searched,
-    members: Sequence[Candidate],
-    wanted: Array,
-    budget: int,
-    settings: HM3Settings,
-    rng: np.random.Generator,
-    tell: Callable[[int], None] | None,
-) -> Pick:
-    """The search goes on for one preference, with copies of what it has learnt."""
-    trial = new_trial(ground, before.spent + budget, tell)
-    trial.archive, trial.spent = Archive(before.archive.entries, before.archive.counts.tolist()), before.spent
-    trial.recipes.update(before.recipes)
-    judge, agent = copy.deepcopy((done.judge, done.agent))
-    search(trial, judge, ground.space, done.paths, wanted[None], settings.search, rng, agent)
-    found = shortlist(trial, judge, wanted)
-    return choose(ground, trial.reward, [*members, *found], wanted, trial.spent - before.spent)
-
-
-def from_nothing(
-    ground: Ground,
-    wanted: Array,
-    budget: int,
-    settings: HM3Settings,
-    rng: np.random.Generator,
-    tell: Callable[[int], None] | None,
-) -> Pick:
-    """HM3 for one preference alone."""
-    trial = new_trial(ground, budget, tell)
-    done = hm3(trial, ground.space, ground.rules, rng, settings, wanted=wanted[None])
-    return choose(ground, trial.reward, shortlist(trial, done.judge, wanted), wanted, trial.spent)
-
-
-def shortlist(trial: Trial, judge: Judge, wanted: Array) -> list[Candidate]:
-    """Fully scored candidates of the greatest expected utility."""
-    whole = trial.complete()
-    found = [trial.archive.entries[i].candidate for i in whole]
-    u = trial.reward.utility(judge.costs(found), trial.archive.depths(whole), wanted)
-    return [found[i] for i in np.argsort(-u, kind="stable")[:SHORTLIST]]
-
-
-def choose(ground: Ground, reward: Reward, candidates: Sequence[Candidate], wanted: Array, evaluations: int) -> Pick:
-    """The one of the greatest utility on `selection`; its utility on `test`."""
-    different = list(dict.fromkeys(candidates))
-    best = different[int(utilities(ground, reward, different, wanted, "selection").argmax())]
-    return Pick(float(utilities(ground, reward, [best], wanted, "test")[0]), evaluations)
-
-
-def utilities(ground: Ground, reward: Reward, candidates: Sequence[Candidate], wanted: Array, split: str) -> Array:
-    """(N,) of candidates on a split; the least there is where one failed."""
-    scored = ground.engine.score(candidates, split)
-    tasks = np.array([one.mean() if not one.failed else np.full(reward.tasks, np.nan) for one in scored])
-    depths = np.array([one.depth for one in candidates])
-    u = reward.utility(reward.costs(tasks, depths), depths, wanted)
-    return np.asarray(np.where(np.isnan(u), -np.inf, u))
 
 
 def measure(
@@ -193,7 +181,8 @@ def measure(
         The page, and the table of this profile.
     """
     results, state = user.root / "docs" / "results", user.state / "bench" / "front" / user.name
-    files, setup = Files(results / "raw", user.name, PREFIX), describe_setup(user.root, FIRST_SEED, cores())
+    files = Files(results / "raw", user.name, PREFIX)
+    setup = describe_setup(user.root, FIRST_SEED, len(os.sched_getaffinity(0)))
     grounds = [one.open() for one in open_families(user, state, families or FAMILIES, False, progress)]
     budget = budget or user.params.search.budget
     known, key = files.read(), ["family", "instance", "seed", "budget"]
@@ -204,22 +193,17 @@ def measure(
         for number, (ground, seed) in enumerate(cases, start=1):
             case = (ground.family.seed, ground.digest, seed, budget)
             if tuple(map(str, case)) not in done:
-                rows = amortise(ground, seed, budget, count, settings or HM3Settings(), bar.advance)
+                rows = amortise(Finder(ground, settings or HM3Settings(), bar.advance), seed, budget, count)
                 append(files, dict(zip(key, case, strict=True)), rows, setup)
             bar.advance(number * each - bar.completed)
     made = sheet(files)
     return write_amortisation(results), [made] if made else []
 
 
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def append(files: Files, case: dict[str, Any], rows: pd.DataFrame, setup: Setup) -> None:
     """Add the rows of a search."""
     about = {name: value for name, value in asdict(setup).items() if name != "seed"}
-    keyed = pd.DataFrame([{"version": 1, **case, **row, **about} for row in rows.to_dict("records")])
+    keyed = pd.DataFrame([{"version": VERSION, **case, **row, **about} for row in rows.to_dict("records")])
     known = files.read()
     write_table(files.path(), pd.concat([known, keyed], ignore_index=True) if len(known) else keyed)
 

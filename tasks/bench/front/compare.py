@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -55,8 +54,8 @@ class Wanted:
     depth: bool = True
     fresh: bool = False
     small: bool = False
-    headroom: bool = False
-    """Generous searches of one kind of model each, in place of the arms."""
+    kind: str = "front"
+    """Of comparison, one of ``KINDS``."""
 
     def chosen(self) -> list[Arm]:
         """The arms.
@@ -64,7 +63,7 @@ class Wanted:
         Raises:
             BadInput: one is unknown, or a number makes no sense.
         """
-        known = HEADROOM if self.headroom else ARMS
+        known = KINDS[self.kind].arms
         for name in self.arms:
             if name not in known:
                 raise BadInput(f"--arm {name}: unknown; there are {', '.join(known)}")
@@ -112,6 +111,34 @@ class Outcome:
     sheets: Sequence[Sheet] = ()
 
 
+def report_front(files: Files, results: Path) -> Outcome:
+    """Studies and page of the arms."""
+    return Outcome(studies(files), write_page(results))
+
+
+def report_headroom(files: Files, results: Path) -> Outcome:
+    """Tables and page of the headroom."""
+    made = [sheet(files, depth) for depth in (True, False)]
+    return Outcome([], write_headroom(results), [one for one in made if one])
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a kind of comparison runs by default, and what becomes of its rows."""
+
+    arms: dict[str, Arm]
+    seeds: int
+    factor: int
+    """Budget over ``search.budget``."""
+    report: Callable[[Files, Path], Outcome]
+
+
+KINDS = {
+    "front": Kind(ARMS, SEEDS, 1, report_front),
+    PREFIX: Kind(HEADROOM, 1, FACTOR, report_headroom),
+}
+
+
 def compare_fronts(
     user: Workspace, wanted: Wanted, progress: Progress, show: Callable[[Plan], None] = lambda _: None
 ) -> Outcome:
@@ -127,20 +154,20 @@ def compare_fronts(
         BadInput: an arm is unknown, the family isn't there, or a file of rows is damaged.
         Failed: too many made families miss their gates.
     """
-    arms = wanted.chosen()
+    kind, arms = KINDS[wanted.kind], wanted.chosen()
     state = user.state / "bench"
     results = state / "small" if wanted.small else user.root / "docs" / "results"
-    files = Files(results / "raw", user.name, PREFIX if wanted.headroom else "front")
+    files = Files(results / "raw", user.name, wanted.kind)
     folder = state / "front" / user.name
     if wanted.small:
         shutil.rmtree(results / "raw", ignore_errors=True)
     if wanted.small or wanted.fresh:
         forget(files, folder / ("small" if wanted.small else "runs"), arms)
-    seeds, count = SMALL if wanted.small else (1 if wanted.headroom else SEEDS, FAMILIES)
+    seeds, count = SMALL if wanted.small else (kind.seeds, FAMILIES)
     seeds, count = wanted.seeds or seeds, wanted.families or count
     families = open_families(user, folder, count, wanted.small, progress)
     grounds = [family.open() for family in families]
-    budget = wanted.budget or user.params.search.budget * (FACTOR if wanted.headroom else 1)
+    budget = wanted.budget or user.params.search.budget * kind.factor
     if wanted.small and wanted.budget is None:
         budget = SMALL_CANDIDATES * grounds[0].engine.cost("search")
     for ground in grounds:
@@ -158,7 +185,7 @@ def compare_fronts(
     left = [(ground, arm, case) for ground, arm, case in cases if case not in done]
     show(plan(grounds[0], len(cases), len(cases) - len(left), budget))
     setup = describe_setup(user.root, FIRST_SEED, len(os.sched_getaffinity(0)))
-    with progress.bar("bench front", len(cases) * budget, "item evaluations") as bar:
+    with progress.bar(f"bench {wanted.kind}", len(cases) * budget, "item evaluations") as bar:
         bar.advance((len(cases) - len(left)) * budget)
         for ground, arm, case in left:
             files.describe(ground)
@@ -170,9 +197,7 @@ def compare_fronts(
                 f"{arm.name}, family {case.family}, seed {number}: HV {last['hv' if case.depth else 'hv_tasks']:.3f}, "
                 f"{int(last['scored'])} candidates on all items, {last['outside_seconds']:.1f} s outside of scoring"
             )
-    if wanted.headroom:
-        return Outcome([], write_headroom(results), [one for one in map(partial(sheet, files), (True, False)) if one])
-    return Outcome(studies(files), write_page(results))
+    return kind.report(files, results)
 
 
 def one_run(ground: Ground, arm: Arm, case: Case, folder: Path, bar: Bar) -> tuple[Finished, Points]:

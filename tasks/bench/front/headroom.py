@@ -17,7 +17,7 @@ from models.merge.space import RecipeSpace
 from models.trial import Trial
 from tasks.bench.arms import Arm, Rows
 from tasks.bench.front.rows import Files, latest
-from tasks.bench.front.sheets import Sheet
+from tasks.bench.front.sheets import Sheet, spread
 from tasks.bench.markdown import notes, render
 from tasks.records import write_text
 
@@ -93,14 +93,8 @@ def sheet(files: Files, depth: bool) -> Sheet | None:
     budget = int(rows["budget"].iloc[0])
     title = f"{files.profile}, {'with depth as an objective' if depth else 'task scores alone'}"
     columns = ("what is searched", "runs", f"HV at {budget // 10:,}", f"HV at {budget:,}", "over recipes")
-    note = "Medians over families and seeds, with the least and the greatest; item evaluations in the head."
+    note = "Medians (quartiles) over families and seeds; item evaluations in the head."
     return Sheet(title, note, columns, tuple(shown))
-
-
-def spread(values: pd.Series, form: str = "{:.3f}") -> str:
-    """Median, and range where there are several."""
-    median = form.format(values.median())
-    return median if len(values) < 2 else f"{median} ({form.format(values.min())} to {form.format(values.max())})"
 
 
 def sheets(results: Path) -> list[Sheet]:
