@@ -12,6 +12,10 @@ class Failed(RuntimeError):
     """The work could not be finished though the input was sound. One line; the command line exits with 1."""
 
 
+class Lost(RuntimeError):
+    """Work over which process after process was lost."""
+
+
 def one_line(text: object, most: int | None = None) -> str:
     """What an error says, or any text, as one line of at most so many characters."""
     return " ".join(str(text).split())[:most]

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 import transformers
@@ -91,6 +91,22 @@ class Ends(nn.Module):
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
 
+class Job(Protocol):
+    """Something to compute with the models on candidates' paths.
+
+    It holds no model, so that it can be sent to where they are; only then do several run at once.
+    """
+
+    def run(self, pool: Pool, candidates: Sequence[Candidate], on_done: Callable[[float], None]) -> list[Any]:
+        """What comes of each candidate: numbers, texts, and tensors on the CPU.
+
+        Args:
+            pool: the models.
+            candidates: what to compute it with.
+            on_done: told how many more candidates are done, in parts of them.
+        """
+
+
 class Pool:
     """Models by name, all of one architecture; what is built of them is kept in an LRU that is bounded in bytes."""
 
@@ -114,7 +130,7 @@ class Pool:
         """
         self.architecture = architecture_of(config)
         self.config = config
-        self.device = torch.device(device)
+        self.device = self.home = torch.device(device)
         self.dtype = dtype
         self.max_bytes = max_bytes
         self.held_bytes = 0
@@ -166,6 +182,15 @@ class Pool:
                 self._drop(key)
             for group in [group for group in self._digests if group[0] == name]:
                 del self._digests[group]
+
+    @property
+    def lanes(self) -> int:
+        """How many jobs it takes at once."""
+        return 1
+
+    def run(self, job: Job, candidates: Sequence[Candidate], on_done: Callable[[float], None]) -> list[Any]:
+        """What a job makes of each candidate; see :class:`Job`."""
+        return job.run(self, candidates, on_done)
 
     def check(self, candidate: Candidate) -> None:
         """Refuse a candidate that can't be built from this pool.

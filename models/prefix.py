@@ -147,6 +147,21 @@ def _batch(rows: Sequence[int], read: Sequence[Sequence[int]], continuations: Se
     return Batch(torch.tensor(rows), ids, torch.tensor(row), torch.tensor(column), torch.tensor(target))
 
 
+@dataclass(frozen=True)
+class PathScores:
+    """:func:`score_paths` of some requests, as a :class:`models.pool.Job`."""
+
+    requests: Requests
+    shares: bool = False
+    """See :func:`score_paths`."""
+
+    def run(
+        self, pool: Pool, candidates: Sequence[Candidate], on_done: Callable[[float], None]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """For each candidate what :func:`score_paths` gives."""
+        return score_paths(pool, candidates, self.requests, on_done, shares=self.shares)
+
+
 @dataclass
 class Node:
     """A prefix of layers behind one host."""

@@ -1,21 +1,28 @@
 """Scoring: candidates in, item scores out, each looked up in the journal first and written to it at once.
 
-Chunks follow the order of the candidates and nothing else, so that a run that is replayed asks for the same chunks.
+Models live in this process or, with ``HM3_ENGINE=ray``, in the workers of a Ray cluster. A score depends on neither,
+nor on the candidates that are scored with it: so chunks may have any size and come back in any order.
 """
 
 from __future__ import annotations
 
 import gc
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from models.candidate import Candidate
 from models.checkpoint import Source
+from models.errors import BadInput, Lost, one_line
 from models.lora import open_model
 from models.merge.recipe import Recipe, recipe_name
 from models.merge.source import MergedSource
@@ -23,16 +30,29 @@ from models.pool import Pool
 from models.vocabulary_source import share_vocabulary
 from tasks.family import Family, load_family
 from tasks.journal import Entry, Journal, key_of
-from tasks.objectives import Objectives
+from tasks.objectives import ItemScores, Objectives
+from tasks.parts import OnScored
 from tasks.progress import Bar
+from tasks.ray_address import settle
 from tasks.references import finder
+from tasks.schema import Profile
 from tasks.workspace import Workspace
+
+_log = logging.getLogger(__name__)
 
 SCORING_VERSION = 1
 """Raise it whenever the same candidate may score differently than before."""
 
 CHUNK = 16
-"""Candidates whose scores are written to the journal together."""
+"""Candidates that are scored together at most, and whose scores are written to the journal together."""
+
+OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
+"""What torch says."""
+
+ENGINE = "HM3_ENGINE"
+"""Variable that says where models live."""
+
+ENGINES = ("inline", "ray")
 
 
 @dataclass(frozen=True)
@@ -52,8 +72,18 @@ class Scored:
         return np.array(list(self.means().values()))
 
 
+@dataclass(frozen=True)
+class Chunk:
+    """Candidates that are scored together, on the same items."""
+
+    start: int
+    stop: int
+    keys: tuple[str, ...]
+    candidates: tuple[Candidate, ...]
+
+
 class Engine:
-    """The pool of a family, the objectives on each split and the journal, in this process."""
+    """The pool of a family, the objectives on each split and the journal."""
 
     def __init__(self, workspace: Workspace, journal: Path | None = None):
         """Open the family.
@@ -74,7 +104,7 @@ class Engine:
         self._sources: dict[str, Source] = share_vocabulary(opened)
         base = self.source(self.family.base)
         profile = workspace.profile
-        self.pool = Pool(base.config, profile.device, getattr(torch, profile.dtype), profile.pool_bytes)
+        self.pool = open_pool(base.config, profile)
         self.pool.add("base", base)
         for name, folder in self.family.experts.items():
             self.pool.add(name, self.source(folder))
@@ -92,7 +122,7 @@ class Engine:
         """A model by its name in the family, its folder relative to the project, or the name of an added recipe."""
         reference = self.locate(reference)
         if reference in self.recipes:
-            return MergedSource(self.recipes[reference], self.source, self.workspace.profile.device)
+            return MergedSource(self.recipes[reference], self.source, str(self.pool.home))
         if reference not in self._sources:
             self._sources[reference] = open_model(reference, self._find)
         return self._sources[reference]
@@ -147,28 +177,74 @@ class Engine:
         stop = self.items(split) if stop is None else stop
         keys = [self._key(candidate, objectives.definition, split) for candidate in candidates]
         advance = bar.advance if bar else _nothing
-        for first in range(0, len(candidates), CHUNK):
-            chunk = list(zip(candidates, keys, strict=True))[first : first + CHUNK]
-            work: dict[tuple[int, int], dict[str, Candidate]] = {}
-            for candidate, key in chunk:
-                for span in missing(self.journal.find(key), start, stop):
-                    work.setdefault(span, {}).setdefault(key, candidate)
-            known = len(chunk) - len({key for spans in work.values() for key in spans})
-            if known:
-                advance(known)
-            entries: list[Entry] = []
-            for (low, high), by_key in work.items():
-                scores = objectives.score(self.pool, list(by_key.values()), low, high, advance)
-                entries += [
-                    Entry(key, low, high, {name: tuple(values) for name, values in one.items.items()}, one.failed)
-                    for key, one in zip(by_key, scores, strict=True)
-                ]
-            if entries:
-                self.journal.append(entries)
+        work: dict[tuple[int, int], dict[str, Candidate]] = {}
+        for candidate, key in zip(candidates, keys, strict=True):
+            for span in missing(self.journal.find(key), start, stop):
+                work.setdefault(span, {}).setdefault(key, candidate)
+        known = len(candidates) - len({key for spans in work.values() for key in spans})
+        if known:
+            advance(known)
+        chunks = [chunk for span, by_key in work.items() for chunk in self._chunks(*span, by_key)]
+        for chunk, scores in self._scored(objectives, chunks, advance):
+            self.journal.append(
+                Entry(key, chunk.start, chunk.stop, {name: tuple(some) for name, some in one.items.items()}, one.failed)
+                for key, one in zip(chunk.keys, scores, strict=True)
+            )
         return [
             self._read(candidate, self.journal.find(key), objectives.names, start, stop)
             for candidate, key in zip(candidates, keys, strict=True)
         ]
+
+    def _chunks(self, start: int, stop: int, by_key: Mapping[str, Candidate]) -> Iterator[Chunk]:
+        """Chunks of one size; where several are scored at once, small enough for all, and with common prefixes."""
+        found = list(by_key.items())
+        size = CHUNK
+        if self.pool.lanes > 1:
+            found.sort(key=lambda one: (one[1].host, one[1].path))
+            size = max(1, min(CHUNK, -(-len(found) // self.pool.lanes)))
+        for first in range(0, len(found), size):
+            keys, candidates = zip(*found[first : first + size], strict=True)
+            yield Chunk(start, stop, keys, candidates)
+
+    def _scored(
+        self, objectives: Objectives, chunks: Sequence[Chunk], advance: OnScored
+    ) -> Iterator[tuple[Chunk, list[ItemScores]]]:
+        """Chunks with their scores, as they come."""
+
+        def score(chunk: Chunk) -> list[ItemScores]:
+            return self._bearable(objectives, chunk.candidates, chunk.start, chunk.stop, advance)
+
+        lanes = min(self.pool.lanes, len(chunks))
+        if lanes <= 1:
+            yield from ((chunk, score(chunk)) for chunk in chunks)
+            return
+        with ThreadPoolExecutor(lanes) as executor:
+            asked = {executor.submit(score, chunk): chunk for chunk in chunks}
+            try:
+                yield from ((asked[one], one.result()) for one in as_completed(asked))
+            finally:
+                for one in asked:
+                    one.cancel()
+
+    def _bearable(
+        self, objectives: Objectives, candidates: Sequence[Candidate], start: int, stop: int, advance: OnScored
+    ) -> list[ItemScores]:
+        """Scores of a chunk; if memory doesn't suffice, of its halves. What fails alone has failed."""
+        try:
+            return objectives.score(self.pool, candidates, start, stop, advance)
+        except (MemoryError, RuntimeError) as error:  # torch has a class of its own for GPUs alone
+            if not (isinstance(error, (MemoryError, Lost)) or OUT_OF_MEMORY.search(str(error))):
+                raise
+            reason = one_line(error, 200)
+        # not in the block above: while the error is handled, all that was computed is still held
+        gc.collect()
+        if self.pool.home.type == "cuda":
+            torch.cuda.empty_cache()
+        half = len(candidates) // 2
+        if not half:
+            return [ItemScores(failed=f"more than a process bears: {reason}")]
+        parts = (candidates[:half], candidates[half:])
+        return [one for part in parts for one in self._bearable(objectives, part, start, stop, advance)]
 
     def _key(self, candidate: Candidate, definition: str, split: str) -> str:
         profile = self.workspace.profile
@@ -194,6 +270,27 @@ class Engine:
                 for name in names:
                     values[name] += tuple(entry.scores[name][low - entry.start : high - entry.start])
         return Scored(candidate, values)
+
+
+def open_pool(config: dict[str, Any], profile: Profile) -> Pool:
+    """A pool without models, in this process or on the workers of a cluster.
+
+    Args:
+        config: the base's ``config.json``.
+        profile: the model family.
+
+    Raises:
+        BadInput: ``HM3_ENGINE`` names no engine.
+    """
+    name = os.environ.get(ENGINE) or ENGINES[0]
+    if name not in ENGINES:
+        raise BadInput(f"{ENGINE}: {name!r}: unknown engine; there are {', '.join(ENGINES)}")
+    if name == "ray":
+        address = settle(profile.ray.address)
+        from tasks.ray_pool import RayPool
+
+        return RayPool(config, profile, address, _log.info)
+    return Pool(config, profile.device, getattr(torch, profile.dtype), profile.pool_bytes)
 
 
 def missing(entries: Sequence[Entry], start: int, stop: int) -> list[tuple[int, int]]:

@@ -7,7 +7,8 @@ by position on the path (``models/path.py``).
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -71,6 +72,55 @@ def tokens_of(tokenizer: Any, built: BuiltTask) -> list[list[list[int]]]:
     return [[tokenizer.encode(instance.arguments[0]) for instance in item] for item in built.requests]
 
 
+@dataclass(frozen=True)
+class Writing:
+    """Answers to prompts, as a :class:`models.pool.Job`."""
+
+    asked: tuple[Any, ...]
+    """lm-eval's instances, one as often as it is answered."""
+    tokenizer: Any
+    batch: int
+    name: str
+    """Of the first objective, for what failures say."""
+    label: str
+    """Likewise, for errors."""
+
+    def run(
+        self, pool: Pool, candidates: Sequence[Candidate], on_done: Callable[[float], None]
+    ) -> list[list[str] | Failure]:
+        """The answers of each candidate; see :meth:`Generation.answers`."""
+        return [self._answers(pool, candidate, on_done) for candidate in candidates]
+
+    def _answers(self, pool: Pool, candidate: Candidate, on_done: Callable[[float], None]) -> list[str] | Failure:
+        from lm_eval.models.huggingface import HFLM
+        from transformers import LogitsProcessorList
+
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)
+        model = HFLM(path_model(pool, candidate), tokenizer=self.tokenizer, batch_size=self.batch)
+        watch, generate = Watch(len(self.asked), on_done), model._model_generate
+
+        def watched(context: torch.Tensor, max_length: int, **options: Any) -> torch.Tensor:
+            watch.begin(len(context), max_length - context.shape[1])
+            found: torch.Tensor = generate(
+                context=context, max_length=max_length, logits_processor=LogitsProcessorList([watch]), **options
+            )
+            watch.end()
+            return found
+
+        model._model_generate = watched
+        devices = [pool.device] if pool.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(SEED)
+            try:
+                answers: list[str] = model.generate_until(list(self.asked), disable_tqdm=True)
+            except NotFinite:
+                on_done(1 - watch.told)
+                return Failure(f"{self.name}: its logits are not finite")
+            except AssertionError as error:
+                raise BadInput(f"{self.label}: {' '.join(str(error).split())}") from None
+        return answers
+
+
 class Generation:
     """Scores parts whose answers are texts."""
 
@@ -100,7 +150,16 @@ class Generation:
         Raises:
             BadInput: an answer may get longer than the models can take.
         """
-        return [self._answers(pool, candidate, spans, on_scored) for candidate in candidates]
+        chosen = [part.built.requests[start:stop] for part, (start, stop) in zip(self.parts, spans, strict=True)]
+        asked = [instance for items in chosen for item in items for instance in item for _ in range(times(instance))]
+        if not asked:
+            on_scored(len(candidates))
+            return [[[] for _ in self.parts] for _ in candidates]
+        job = Writing(tuple(asked), self.tokenizer, self.batch, self.parts[0].name, self.parts[0].built.label)
+        return [
+            one if isinstance(one, Failure) else _shaped(chosen, iter(one))
+            for one in pool.run(job, candidates, on_scored)
+        ]
 
     def requests(self, pool: Pool, spans: Sequence[Span]) -> Requests:
         """The prompts of those items in batches, whose last token counts as their answer."""
@@ -113,45 +172,14 @@ class Generation:
         ]
         return Requests.from_pairs([(one[:-1], one[-1:]) for one in prompts], pool.max_length, tokens)
 
-    def _answers(
-        self, pool: Pool, candidate: Candidate, spans: Sequence[Span], on_scored: OnScored
-    ) -> list[Answers] | Failure:
-        from lm_eval.models.huggingface import HFLM
-        from transformers import LogitsProcessorList
 
-        chosen = [part.built.requests[start:stop] for part, (start, stop) in zip(self.parts, spans, strict=True)]
-        asked = [instance for items in chosen for item in items for instance in item for _ in range(times(instance))]
-        if not asked:
-            on_scored(1)
-            return [[] for _ in self.parts]
-        logging.getLogger("lm_eval").setLevel(logging.ERROR)
-        model = HFLM(path_model(pool, candidate), tokenizer=self.tokenizer, batch_size=self.batch)
-        watch, generate = Watch(len(asked), on_scored), model._model_generate
+def _shaped(chosen: Sequence[Any], answers: Iterator[str]) -> list[Answers]:
+    """Answers by part, item and request, each as often as it was asked for."""
 
-        def watched(context: torch.Tensor, max_length: int, **options: Any) -> torch.Tensor:
-            watch.begin(len(context), max_length - context.shape[1])
-            found: torch.Tensor = generate(
-                context=context, max_length=max_length, logits_processor=LogitsProcessorList([watch]), **options
-            )
-            watch.end()
-            return found
+    def answer(instance: Any) -> list[str]:
+        return [next(answers) for _ in range(times(instance))] * (repeats(instance) // times(instance))
 
-        model._model_generate = watched
-        devices = [pool.device] if pool.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(SEED)
-            try:
-                answers = iter(model.generate_until(asked, disable_tqdm=True))
-            except NotFinite:
-                on_scored(1 - watch.told)
-                return Failure(f"{self.parts[0].name}: its logits are not finite")
-            except AssertionError as error:
-                raise BadInput(f"{self.parts[0].built.label}: {' '.join(str(error).split())}") from None
-
-        def answer(instance: Any) -> list[str]:
-            return [next(answers) for _ in range(times(instance))] * (repeats(instance) // times(instance))
-
-        return [[[answer(instance) for instance in item] for item in items] for items in chosen]
+    return [[[answer(instance) for instance in item] for item in items] for items in chosen]
 
 
 def times(instance: Any) -> int:

@@ -16,7 +16,7 @@ from models.candidate import Candidate
 from models.heads import Head
 from models.lora import open_model
 from models.pool import Pool
-from models.prefix import Requests, score_paths
+from models.prefix import PathScores, Requests
 from models.vision import ImageItems, image_requests
 from tasks.image_heads import head_of, models_named
 from tasks.image_items import ImageSet, open_processor, read_images
@@ -72,26 +72,31 @@ class ImageKind:
 
     def __init__(self, parts: Sequence[ImageObjective]) -> None:
         self.parts: Sequence[Any] = parts
-        self._requests: dict[tuple[tuple[Span, ...], str, torch.dtype], Requests] = {}
+        self._jobs: dict[tuple[tuple[Span, ...], str, torch.dtype], PathScores] = {}
 
     def score(
         self, pool: Pool, candidates: Sequence[Candidate], spans: Sequence[Span], on_scored: OnScored
     ) -> list[list[list[float]] | Failure]:
         """For each candidate and part the values of the items in the part's span, higher is better."""
-        requests = self.requests(pool, spans)
-        if not requests.count:
+        job = self._job(pool, spans)
+        if not job.requests.count:
             on_scored(len(candidates))
             return [[[] for _ in self.parts] for _ in candidates]
-        scored = score_paths(pool, candidates, requests, on_scored)
-        return [self._values(likelihoods.tolist(), right.tolist(), spans) for likelihoods, right in scored]
+        return [
+            self._values(likelihoods.tolist(), right.tolist(), spans)
+            for likelihoods, right in pool.run(job, candidates, on_scored)
+        ]
 
     def requests(self, pool: Pool, spans: Sequence[Span]) -> Requests:
         """The images of those items in batches."""
+        return self._job(pool, spans).requests
+
+    def _job(self, pool: Pool, spans: Sequence[Span]) -> PathScores:
         key = tuple(spans), pool.device.type, pool.dtype
-        if key not in self._requests:
+        if key not in self._jobs:
             asked = [part.span(*span) for part, span in zip(self.parts, spans, strict=True)]
-            self._requests[key] = image_requests(pool, asked)
-        return self._requests[key]
+            self._jobs[key] = PathScores(image_requests(pool, asked))
+        return self._jobs[key]
 
     def _values(
         self, likelihoods: list[float], right: list[bool], spans: Sequence[Span]

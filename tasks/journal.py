@@ -68,6 +68,10 @@ class Journal:
     def __len__(self) -> int:
         return self._count
 
+    def keys(self) -> set[str]:
+        """All that have entries."""
+        return set(self._entries)
+
     def find(self, key: str) -> list[Entry]:
         """Entries of a key, in order of their items."""
         return self._entries.get(key, [])

@@ -10,7 +10,7 @@ from models.agent.features import layer_statistics
 from models.architecture import architecture_of
 from models.candidate import Candidate
 from models.front import Array
-from models.influence import block_influence
+from models.influence import Influence
 from models.merge.recipe import Recipe
 from tasks.engine import Engine, Scored
 from tasks.progress import Bar
@@ -51,7 +51,9 @@ class EngineLab:
 
     def influence(self, candidate: Candidate) -> Array | None:
         """See ``Lab``."""
-        found = block_influence(self.engine.pool, candidate, self.engine.objectives(SPLIT).requests(self.engine.pool))
+        pool = self.engine.pool
+        asked = Influence(tuple(self.engine.objectives(SPLIT).requests(pool)))
+        found: Array = pool.run(asked, [candidate], _nothing)[0]
         return found if np.isfinite(found).all() else None
 
     def statistics(self, models: Sequence[str], on_tensor: Callable[[], None] | None = None) -> Array:
@@ -66,3 +68,7 @@ class EngineLab:
             self.failures[one.candidate] = one.failed
             return None
         return tuple(float(np.mean(values)) if values else np.nan for values in one.items.values())
+
+
+def _nothing(_: float) -> None:
+    """Nobody watches."""

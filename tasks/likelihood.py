@@ -12,7 +12,7 @@ from typing import Any
 from models.candidate import Candidate
 from models.errors import BadInput
 from models.pool import Pool
-from models.prefix import CPU_TOKENS, GPU_TOKENS, Answer, Pair, Requests, score_paths
+from models.prefix import CPU_TOKENS, GPU_TOKENS, Answer, Pair, PathScores, Requests
 from tasks.built_task import BuiltTask
 from tasks.parts import Answers, Failure, OnScored, Span, TaskPart, judged
 from tasks.tokens import encode, windows
@@ -56,7 +56,7 @@ class Likelihood:
     def __init__(self, parts: Sequence[TaskPart], tokenizer: Any) -> None:
         self.parts = parts
         self.tokenizer = tokenizer
-        self._requests: dict[tuple[tuple[Span, ...], int, int], tuple[Requests, list[Shape]]] = {}
+        self._jobs: dict[tuple[tuple[Span, ...], int, int], tuple[PathScores, list[Shape]]] = {}
 
     def score(
         self, pool: Pool, candidates: Sequence[Candidate], spans: Sequence[Span], on_scored: OnScored
@@ -68,19 +68,18 @@ class Likelihood:
         self, pool: Pool, candidates: Sequence[Candidate], spans: Sequence[Span], on_scored: OnScored
     ) -> list[list[Answers] | Failure]:
         """For each candidate and part what lm-eval's model would answer to the items in the part's span."""
-        requests, shapes = self._built(pool, tuple(spans))
-        if not requests.count:
+        job, shapes = self._built(pool, tuple(spans))
+        if not job.requests.count:
             on_scored(len(candidates))
             return [[[] for _ in self.parts] for _ in candidates]
-        scored = score_paths(pool, candidates, requests, on_scored, shares=True)
         return [
             self._answers(map(Answer, likelihoods.tolist(), matching.tolist()), shapes, spans)
-            for likelihoods, matching in scored
+            for likelihoods, matching in pool.run(job, candidates, on_scored)
         ]
 
     def requests(self, pool: Pool, spans: Sequence[Span]) -> Requests:
         """The requests of those items in batches."""
-        return self._built(pool, tuple(spans))[0]
+        return self._built(pool, tuple(spans))[0].requests
 
     def _answers(
         self, pairs: Iterator[tuple[float, bool]], shapes: Sequence[Shape], spans: Sequence[Span]
@@ -100,11 +99,11 @@ class Likelihood:
             found.append(mine)
         return found
 
-    def _built(self, pool: Pool, spans: tuple[Span, ...]) -> tuple[Requests, list[Shape]]:
-        """The requests of some items in batches, and how they belong to the items."""
+    def _built(self, pool: Pool, spans: tuple[Span, ...]) -> tuple[PathScores, list[Shape]]:
+        """The requests of some items in batches, as a job, and how they belong to the items."""
         tokens = CPU_TOKENS if pool.device.type == "cpu" else GPU_TOKENS
         key = spans, pool.max_length, tokens
-        if key not in self._requests:
+        if key not in self._jobs:
             pairs: list[Pair] = []
             shapes: list[Shape] = []
             for part, (start, stop) in zip(self.parts, spans, strict=True):
@@ -115,5 +114,6 @@ class Likelihood:
                     items = [[next(found) for _ in item] for item in items]
                 pairs += [pair for item in items for request in item for pair in request]
                 shapes.append(tuple(tuple(map(len, item)) for item in items))
-            self._requests[key] = Requests.from_pairs(pairs, pool.max_length, tokens), shapes
-        return self._requests[key]
+            requests = Requests.from_pairs(pairs, pool.max_length, tokens)
+            self._jobs[key] = PathScores(requests, shares=True), shapes
+        return self._jobs[key]

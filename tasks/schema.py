@@ -272,6 +272,24 @@ class Promotion(Strict):
     )
 
 
+class RayWorkers(Strict):
+    """The workers that `--engine ray` scores with. They change no score."""
+
+    address: str | None = Field(
+        None,
+        description="Of a running cluster, such as `HOST:6379`; `RAY_ADDRESS` in the environment counts before it. "
+        "Without either, a cluster of this machine alone is started.",
+    )
+    workers: Count | None = Field(
+        None, description="Workers at most, asked for at once; as many as the cluster has room for if left out."
+    )
+    gpus: float = Field(1.0, gt=0, description="GPUs of a worker, or the share of one, where `device` is a GPU.")
+    cpus: float | None = Field(
+        None, gt=0, description="CPU cores that a worker reserves: 1 beside a GPU, else `threads`, if left out."
+    )
+    minutes: float = Field(30.0, gt=0, description="Minutes after which a worker that does not answer is replaced.")
+
+
 class Profile(Strict):
     """The whole of ``profiles/NAME.yaml``: a model family and what it is judged by."""
 
@@ -309,6 +327,7 @@ class Profile(Strict):
     sandbox: Literal["bubblewrap", "none"] = Field(
         "bubblewrap", description="Where such programs run; `none`: as this user, with limits alone."
     )
+    ray: RayWorkers = RayWorkers()
     registry: Registry = Registry()
     promotion: Promotion = Promotion()
 

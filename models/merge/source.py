@@ -65,6 +65,11 @@ class MergedSource:
         dtype = recipe.out_dtype or recipe.dtype
         self.config: dict[str, Any] = with_layers(first.config, picks) | ({"dtype": dtype} if dtype else {})
 
+    @property
+    def inputs(self) -> dict[str, Source]:
+        """What it is made of, by the names in the recipe."""
+        return dict(self._sources)
+
     def names(self) -> list[str]:
         """Names of its tensors, sorted. A head that is tied to the embedding is absent."""
         return sorted(self._origins)
