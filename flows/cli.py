@@ -17,6 +17,7 @@ from flows.promote_command import promote
 from flows.watch import output
 from flows.zoo_command import zoo
 from models.errors import BadInput, Failed, one_line
+from tasks.engines import EngineName
 
 app = typer.Typer(
     name="hm3",
@@ -57,18 +58,26 @@ def run(
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Compute everything again, and reuse no score.")] = False,
     push: Annotated[bool, typer.Option("--push", help="Send the outs to DVC's default remote at the end.")] = False,
+    engine: Annotated[
+        EngineName | None,
+        typer.Option(
+            help="Where candidates are scored: in the stages, or by Ray workers. Default: HM3_ENGINE, inline."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run the whole pipeline: make or check the models, search, choose the front, register it.
 
     What an interrupted run finished is kept; stages whose inputs did not change are not run. With `-S`, params.yaml
-    stays as it is: the run happens in a working tree of its own and is kept as a DVC experiment.
+    stays as it is: the run happens in a working tree of its own and is kept as a DVC experiment. `--engine ray` scores
+    on the cluster that `RAY_ADDRESS` or the profile names, and without either on a new one of this machine.
 
     Example: `hm3 run --profile tiny -S search.budget=60000`
     """
     from flows.run import run_pipeline
 
-    result = run_pipeline(profile, settings or [], fresh=fresh, push=push, console=output(stderr=as_json))
+    console = output(stderr=as_json)
+    result = run_pipeline(profile, settings or [], fresh=fresh, push=push, engine=engine, console=console)
     if as_json:
         emit(result)
 

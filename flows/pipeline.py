@@ -33,6 +33,7 @@ from flows.processes import hold
 from flows.reproduce import Plan, Stage
 from flows.watch import Relay, Screen, duration
 from models.errors import BadInput
+from tasks.engines import EngineName, scoring_on
 from tasks.workspace import Workspace, find_root, open_workspace, state_folder
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def hm3(
     profile: str = project_params().profiles[0],
     fresh: bool = False,
     push: bool = False,
+    engine: EngineName = "inline",
     stage_hours: float = STAGE_HOURS,
     seed: int = project_params().seed,
     zoo: Zoo = Zoo(),  # noqa: B008 (frozen)
@@ -83,6 +85,7 @@ def hm3(
         profile: The model family, a file in profiles/.
         fresh: Compute everything again, and reuse no score.
         push: Send what was made to DVC's default remote at the end, so that clones can pull it.
+        engine: Where candidates are scored: `inline`, in the stages, or by the workers of a `ray` cluster.
         stage_hours: Hours after which a stage is stopped; the next run goes on from there.
         seed: Seed of every generator.
         zoo: Stage zoo: how a made family is trained.
@@ -94,7 +97,7 @@ def hm3(
     """
     from tasks.front_table import summary
 
-    with opened(profile, "hm3 run") as (workspace, screen), ExitStack() as stack:
+    with opened(profile, "hm3 run") as (workspace, screen), scoring_on(engine), ExitStack() as stack:
         name = None
         shown = _screen.get() is None  # a form was filled in, and not a command that says every value
         params = merged(workspace.params, seed, zoo, sample, dataset, train, search, pareto, form=shown)

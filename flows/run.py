@@ -14,12 +14,13 @@ from flows.local import prepare_environment
 from flows.prefect_api import prefect_api
 from flows.processes import hold
 from flows.watch import Screen
+from tasks.engines import engine_name
 from tasks.init import list_profile
 from tasks.workspace import find_root, open_workspace
 
 
 def run_pipeline(
-    profile: str | None, settings: Sequence[str], *, fresh: bool, push: bool, console: Console
+    profile: str | None, settings: Sequence[str], *, fresh: bool, push: bool, engine: str | None, console: Console
 ) -> dict[str, Any]:
     """Run the flow in this process.
 
@@ -28,6 +29,7 @@ def run_pipeline(
         settings: ``key=value`` pairs that differ from params.yaml.
         fresh: compute everything again.
         push: send the outs to DVC's default remote at the end.
+        engine: where candidates are scored; by default as the environment says.
         console: where progress and the front's table go.
 
     Returns:
@@ -47,6 +49,7 @@ def run_pipeline(
         from tasks.buckets import require_remote
 
         require_remote(root)
+    chosen = engine_name(engine)
     params = with_settings(root, settings, workspace.profile.params) if settings else None
     prepare_environment(workspace.state)
     os.chdir(root)
@@ -68,7 +71,7 @@ def run_pipeline(
         screen.clear()
         with shown_on(screen):
             try:
-                result: dict[str, Any] = hm3(workspace.name, fresh, push, **filled(params or workspace.params))
+                result: dict[str, Any] = hm3(workspace.name, fresh, push, chosen, **filled(params or workspace.params))
                 return result
             except KeyboardInterrupt:
                 screen.line("interrupted; the next `hm3 run` goes on from here", "yellow")

@@ -10,12 +10,14 @@ from flows.experiments import experiment
 from flows.form import Pareto, Search, merged, project_params
 from flows.pipeline import STAGE_HOURS, opened, walk
 from models.errors import BadInput
+from tasks.engines import EngineName, scoring_on
 
 
 @flow(name="hm3-search", persist_result=False)
 def hm3_search(
     profile: str = project_params().profiles[0],
     prefer: str = "",
+    engine: EngineName = "inline",
     stage_hours: float = STAGE_HOURS,
     search: Search = Search(),  # noqa: B008 (frozen)
     pareto: Pareto = Pareto(),  # noqa: B008
@@ -27,6 +29,7 @@ def hm3_search(
     Args:
         profile: The model family, a file in profiles/.
         prefer: What matters how much, such as `translation=0.5,math=0.3,code=0.2`. Empty: all objectives equally.
+        engine: Where candidates are scored: `inline`, in the stages, or by the workers of a `ray` cluster.
         stage_hours: Hours after which a stage is stopped; the next run goes on from there.
         search: Stage search: the online search over paths.
         pareto: Stage pareto: which candidates become members of the front.
@@ -34,7 +37,7 @@ def hm3_search(
     from tasks.choice import choose_member
     from tasks.front_table import member_data
 
-    with opened(profile, "hm3-search") as (workspace, screen):
+    with opened(profile, "hm3-search") as (workspace, screen), scoring_on(engine):
         preference = normalised(prefer, workspace.profile.objective_names)
         wanted = search.model_copy(update={"preference": preference})
         params = merged(workspace.params, workspace.params.seed, wanted, pareto, form=True)

@@ -6,8 +6,7 @@ layer of small influence does little, so it can be left out (their Eq. 1 and sec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -17,21 +16,6 @@ from models.candidate import Candidate
 from models.front import Array
 from models.pool import Pool
 from models.prefix import Requests
-
-
-@dataclass(frozen=True)
-class Influence:
-    """:func:`block_influence` on some requests, as a :class:`models.pool.Job`."""
-
-    requests: tuple[Requests, ...]
-
-    def run(self, pool: Pool, candidates: Sequence[Candidate], on_done: Callable[[float], None]) -> list[Array]:
-        """Influence (T,) of each layer of each candidate."""
-        found = []
-        for candidate in candidates:
-            found.append(block_influence(pool, candidate, self.requests))
-            on_done(1)
-        return found
 
 
 def block_influence(pool: Pool, candidate: Candidate, requests: Iterable[Requests]) -> Array:

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from models.candidate import Candidate, SourceLayer
-from models.pool import Ends, Pool
+from models.ends import Ends
+from models.pool import Pool
 
 CPU_TOKENS, GPU_TOKENS = 1024, 16384
 """Tokens of a batch of requests, padding included: what a core's cache holds, and what fills a GPU."""
@@ -145,21 +146,6 @@ def _batch(rows: Sequence[int], read: Sequence[Sequence[int]], continuations: Se
         column += range(len(tokens) - len(kept), len(tokens))
         target += kept
     return Batch(torch.tensor(rows), ids, torch.tensor(row), torch.tensor(column), torch.tensor(target))
-
-
-@dataclass(frozen=True)
-class PathScores:
-    """:func:`score_paths` of some requests, as a :class:`models.pool.Job`."""
-
-    requests: Requests
-    shares: bool = False
-    """See :func:`score_paths`."""
-
-    def run(
-        self, pool: Pool, candidates: Sequence[Candidate], on_done: Callable[[float], None]
-    ) -> list[tuple[Tensor, Tensor]]:
-        """For each candidate what :func:`score_paths` gives."""
-        return score_paths(pool, candidates, self.requests, on_done, shares=self.shares)
 
 
 @dataclass

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from models.ends import Ends
 from models.heads import Head
-from models.pool import Ends, Pool
+from models.pool import Pool
 from models.prefix import CPU_TOKENS, GPU_TOKENS, Requests
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import importlib.metadata
 import logging
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -22,18 +21,18 @@ import torch
 
 from models.candidate import Candidate
 from models.checkpoint import Source
-from models.errors import BadInput, Lost, one_line
+from models.errors import Lost, one_line
 from models.lora import open_model
 from models.merge.recipe import Recipe, recipe_name
 from models.merge.source import MergedSource
 from models.pool import Pool
 from models.vocabulary_source import share_vocabulary
+from tasks.engines import engine_name, settle
 from tasks.family import Family, load_family
 from tasks.journal import Entry, Journal, key_of
 from tasks.objectives import ItemScores, Objectives
 from tasks.parts import OnScored
 from tasks.progress import Bar
-from tasks.ray_address import settle
 from tasks.references import finder
 from tasks.schema import Profile
 from tasks.workspace import Workspace
@@ -48,11 +47,6 @@ CHUNK = 16
 
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
 """What torch says."""
-
-ENGINE = "HM3_ENGINE"
-"""Variable that says where models live."""
-
-ENGINES = ("inline", "ray")
 
 
 @dataclass(frozen=True)
@@ -282,10 +276,7 @@ def open_pool(config: dict[str, Any], profile: Profile) -> Pool:
     Raises:
         BadInput: ``HM3_ENGINE`` names no engine.
     """
-    name = os.environ.get(ENGINE) or ENGINES[0]
-    if name not in ENGINES:
-        raise BadInput(f"{ENGINE}: {name!r}: unknown engine; there are {', '.join(ENGINES)}")
-    if name == "ray":
+    if engine_name() == "ray":
         address = settle(profile.ray.address)
         from tasks.ray_pool import RayPool
 

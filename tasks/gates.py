@@ -9,7 +9,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from tasks.schema import Promotion
+from tasks.service_schema import Promotion
 
 REGISTERED, REPRODUCED, KEPT, FLOOR = "registered", "reproduced", "against the holder", "floor"
 """The gates in order: the version is there; it scores as recorded; it loses nothing; it is good enough at all."""

@@ -14,9 +14,10 @@ import torch
 
 from models.candidate import Candidate
 from models.heads import Head
+from models.jobs import PathScores
 from models.lora import open_model
 from models.pool import Pool
-from models.prefix import PathScores, Requests
+from models.prefix import Requests
 from models.vision import ImageItems, image_requests
 from tasks.image_heads import head_of, models_named
 from tasks.image_items import ImageSet, open_processor, read_images

@@ -10,7 +10,7 @@ from models.agent.features import layer_statistics
 from models.architecture import architecture_of
 from models.candidate import Candidate
 from models.front import Array
-from models.influence import Influence
+from models.jobs import Influence
 from models.merge.recipe import Recipe
 from tasks.engine import Engine, Scored
 from tasks.progress import Bar

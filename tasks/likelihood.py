@@ -11,8 +11,9 @@ from typing import Any
 
 from models.candidate import Candidate
 from models.errors import BadInput
+from models.jobs import PathScores
 from models.pool import Pool
-from models.prefix import CPU_TOKENS, GPU_TOKENS, Answer, Pair, PathScores, Requests
+from models.prefix import CPU_TOKENS, GPU_TOKENS, Answer, Pair, Requests
 from tasks.built_task import BuiltTask
 from tasks.parts import Answers, Failure, OnScored, Span, TaskPart, judged
 from tasks.tokens import encode, windows

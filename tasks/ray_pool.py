@@ -25,8 +25,8 @@ from models.errors import Failed, one_line
 from models.merge.recipe import Recipe
 from models.merge.source import MergedSource
 from models.pool import Job, Pool
+from tasks.engines import LOCAL
 from tasks.fleet import Fleet, Need
-from tasks.ray_address import LOCAL
 from tasks.schema import Profile
 
 JOBS = 8
@@ -145,7 +145,7 @@ class RayPool(Pool):
         Args:
             config: the base's ``config.json``.
             profile: the model family.
-            address: what ``tasks.ray_address.settle`` gave.
+            address: what ``tasks.engines.settle`` gave.
             say: gets a line whenever workers come or go.
 
         Raises:

@@ -62,6 +62,7 @@ def forms(server, name):
                 "profile",
                 "fresh",
                 "push",
+                "engine",
                 "stage_hours",
                 "seed",
                 "zoo",
@@ -72,7 +73,7 @@ def forms(server, name):
                 "pareto",
             },
         ),
-        ("hm3-search/hm3-search", {"profile", "prefer", "stage_hours", "search", "pareto"}),
+        ("hm3-search/hm3-search", {"profile", "prefer", "engine", "stage_hours", "search", "pareto"}),
         ("promote/promote", {"profile", "member", "alias", "prefer", "force", "reason"}),
     ],
 )

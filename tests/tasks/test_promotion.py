@@ -23,7 +23,7 @@ from tasks.progress import Progress
 from tasks.promotion import Request, carry_out, check, examined, history, promote, resolve, rollback
 from tasks.registered import has_registry, open_registry
 from tasks.registry import publish
-from tasks.schema import Promotion
+from tasks.service_schema import Promotion
 from tasks.workspace import open_workspace, validate
 from tests.promotable import change_profile, ids, make_promotable_project
 

@@ -11,9 +11,9 @@ import pytest
 from models.candidate import Candidate
 from models.errors import BadInput, Lost
 from tasks.engine import Engine
+from tasks.engines import settle
 from tasks.journal import Journal
 from tasks.lab import EngineLab
-from tasks.ray_address import settle
 from tasks.workspace import open_workspace
 from tests.ray_jobs import Deadly, Nap
 from tests.small_tasks import COUNTS, make_family_project, write_profile, write_task

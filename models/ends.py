@@ -1,0 +1,76 @@
+"""What a family's own code does around its blocks: embedding, norm and head, and how it calls each block."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Call:
+    """How a family calls a block."""
+
+    hidden: Tensor
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+
+    def replay(self, block: nn.Module, hidden: Tensor) -> Tensor:
+        """The block's output ``(B, T, D)`` for other hidden states of the same tokens."""
+        output: Tensor = block(hidden, *self.arguments, **self.options)
+        return output
+
+    def repeat(self, times: int) -> Call:
+        """The call for the same B sequences, ``times`` times one after the other."""
+        rows = len(self.hidden)
+
+        def repeated(value: Any) -> Any:
+            if isinstance(value, Tensor) and rows > 1 and value.dim() and len(value) == rows:
+                return value.repeat(times, *(1,) * (value.dim() - 1))
+            return tuple(map(repeated, value)) if isinstance(value, tuple) else value
+
+        options = {name: repeated(value) for name, value in self.options.items()}
+        return Call(self.hidden, tuple(map(repeated, self.arguments)), options)
+
+
+_CALLS: ContextVar[list[Call]] = ContextVar("_CALLS")
+
+
+class Listener(nn.Module):
+    """Stands in a block's place: notes what the family's own code hands to it, and lets the hidden states through."""
+
+    def forward(self, hidden: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        """Hidden states ``(B, T, D)``, unchanged."""
+        _CALLS.get().append(Call(hidden, arguments, options))
+        return hidden
+
+
+class Ends(nn.Module):
+    """What lies outside the blocks and belongs to a path's host: its whole model, with listeners for blocks."""
+
+    def __init__(self, model: PreTrainedModel, norm: str, head: str) -> None:
+        super().__init__()
+        self.model = model
+        self.norm = model.get_submodule(norm)
+        self.head = model.get_submodule(head)
+        self.vocabulary = int(getattr(model.config, "vocab_size", 0) or model.config.num_labels)
+        self.softcap: float | None = getattr(model.config, "final_logit_softcapping", None)
+
+    def embed(self, inputs: Tensor) -> tuple[Tensor, list[Call]]:
+        """Hidden states ``(B, T, D)`` of token ids ``(B, T)``, or of images ``(B, C, H, W)``, and each layer's call."""
+        calls: list[Call] = []
+        token = _CALLS.set(calls)
+        try:
+            self.model.base_model(inputs, **({"use_cache": False} if self.model.can_generate() else {}))
+        finally:
+            _CALLS.reset(token)
+        return calls[0].hidden, calls
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits ``(…, V)`` of the last block's hidden states ``(…, D)``."""
+        logits: Tensor = self.head(self.norm(hidden))
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
