@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from models.errors import Failed
+from tasks.workspace import remote_state
 
 START_SECONDS = 240.0
 """Longest wait for a server. MLflow takes 45 s at its first start on a slow machine."""
@@ -39,7 +40,7 @@ def environment(state: Path) -> dict[str, str]:
     }
     scripts = sysconfig.get_path("scripts")
     path = os.pathsep.join([scripts, *filter(lambda one: one != scripts, os.environ.get("PATH", "").split(os.pathsep))])
-    return {**ours, **os.environ, "HM3_STATE": str(state), "PATH": path}
+    return {**ours, **os.environ, "HM3_STATE": remote_state() or str(state), "PATH": path}
 
 
 def prepare_environment(state: Path) -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ from flows.reproduce import Plan, Stage
 from flows.watch import Relay, Screen, duration
 from models.errors import BadInput
 from tasks.engines import EngineName, scoring_on
-from tasks.workspace import Workspace, find_root, open_workspace, state_folder
+from tasks.workspace import Workspace, find_root, open_workspace, remote_state, state_folder
 
 if TYPE_CHECKING:
     from tasks.front import Front
@@ -42,9 +43,6 @@ if TYPE_CHECKING:
 
 STAGE_HOURS = 72.0
 """Longest time that a stage may take, unless a run says otherwise."""
-
-RESUMED_FROM = ("journal", "checkpoints")
-"""Folders of the state, each with a folder a profile, from which an interrupted run goes on."""
 
 DONE = {"ran": "done", "restored": "restored from DVC's cache of runs", "unchanged": "found unchanged"}
 
@@ -270,14 +268,19 @@ def send(workspace: Workspace, stages: Sequence[str], screen: Screen) -> None:
 
 
 def set_aside(workspace: Workspace) -> None:
-    """Move what a run would resume from to a folder beside it."""
-    for kind in RESUMED_FROM:
-        folder = workspace.state / kind / workspace.name
-        if folder.is_dir():
-            aside = workspace.state / f"{kind}-aside"
-            aside.mkdir(exist_ok=True)
-            taken = len(list(aside.glob(f"{workspace.name}-*")))
-            folder.rename(aside / f"{workspace.name}-{taken + 1}")
+    """Move what a run would resume from, the journal, to a folder beside it; in a bucket too."""
+    folder = workspace.state / "journal" / workspace.name
+    if folder.is_dir():
+        aside = workspace.state / "journal-aside"
+        aside.mkdir(exist_ok=True)
+        taken = len(list(aside.glob(f"{workspace.name}-*")))
+        folder.rename(aside / f"{workspace.name}-{taken + 1}")
+    if remote := remote_state():
+        from tasks.remote_segments import RemoteSegments
+
+        now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+        there = RemoteSegments(f"{remote}/journal/{workspace.name}")
+        there.set_aside(f"{remote}/journal-aside/{workspace.name}-{now}")
 
 
 def remember_time(workspace: Workspace, stage: str, seconds: float) -> None:

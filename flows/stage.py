@@ -16,7 +16,7 @@ from flows.retry import TRY_AGAIN, may_pass
 from models.errors import BadInput, one_line
 from tasks.offline import offline_environment
 from tasks.progress import Progress
-from tasks.workspace import Workspace, open_workspace
+from tasks.workspace import Workspace, open_workspace, remote_state
 
 STAGES = ("zoo", "sample", "dataset", "train", "search", "pareto")
 
@@ -78,7 +78,7 @@ def settle(root: Path, state: Path, threads: int, *, hub: bool) -> None:
         hub: whether models or data may come from the hub.
     """
     settings = {
-        "HM3_STATE": str(state),
+        "HM3_STATE": remote_state() or str(state),
         "OMP_WAIT_POLICY": "passive",
         "GOMP_SPINCOUNT": "0",
         "OMP_NUM_THREADS": str(threads),

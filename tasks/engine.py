@@ -29,13 +29,14 @@ from models.pool import Pool
 from models.vocabulary_source import share_vocabulary
 from tasks.engines import engine_name, settle
 from tasks.family import Family, load_family
-from tasks.journal import Entry, Journal, key_of
+from tasks.journal import Entry, Journal, key_of, missing
 from tasks.objectives import ItemScores, Objectives
 from tasks.parts import OnScored
 from tasks.progress import Bar
 from tasks.references import finder
+from tasks.remote_segments import RemoteSegments
 from tasks.schema import Profile
-from tasks.workspace import Workspace
+from tasks.workspace import Workspace, remote_state
 
 _log = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ class Engine:
         self.workspace = workspace
         self.family: Family = load_family(workspace)
         self.recipes: dict[str, Recipe] = {}
-        self.journal = Journal(journal or workspace.state / "journal" / workspace.name)
+        self.journal = Journal(journal) if journal else open_journal(workspace)
         self._objectives: dict[str, Objectives] = {}
         names = dict.fromkeys((self.family.base, *self.family.experts.values()))
         self._find = finder(workspace)
@@ -266,6 +267,13 @@ class Engine:
         return Scored(candidate, values)
 
 
+def open_journal(workspace: Workspace) -> Journal:
+    """The journal of a profile, in the state folder and, where the state is in a bucket, there too."""
+    remote = remote_state()
+    folder = f"journal/{workspace.name}"
+    return Journal(workspace.state / folder, RemoteSegments(f"{remote}/{folder}") if remote else None)
+
+
 def open_pool(config: dict[str, Any], profile: Profile) -> Pool:
     """A pool without models, in this process or on the workers of a cluster.
 
@@ -282,22 +290,6 @@ def open_pool(config: dict[str, Any], profile: Profile) -> Pool:
 
         return RayPool(config, profile, address, _log.info)
     return Pool(config, profile.device, getattr(torch, profile.dtype), profile.pool_bytes)
-
-
-def missing(entries: Sequence[Entry], start: int, stop: int) -> list[tuple[int, int]]:
-    """The parts of ``[start, stop)`` that no entry covers; a failed candidate needs none."""
-    spans = []
-    for entry in entries:
-        if entry.failed and entry.start < stop and entry.stop > start:
-            return []
-        if entry.start > start:
-            spans.append((start, min(entry.start, stop)))
-        start = max(start, entry.stop)
-        if start >= stop:
-            break
-    if start < stop:
-        spans.append((start, stop))
-    return [(low, high) for low, high in spans if low < high]
 
 
 def _nothing(_: float) -> None:

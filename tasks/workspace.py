@@ -53,8 +53,14 @@ class Workspace:
 
 
 def state_folder(root: Path) -> Path:
-    """``HM3_STATE``, by default ``.hm3`` in the project's folder."""
-    return Path(os.environ.get("HM3_STATE") or root / ".hm3").absolute()
+    """``HM3_STATE``, by default ``.hm3`` in the project's folder; there too where ``HM3_STATE`` is in a bucket."""
+    return Path((not remote_state() and os.environ.get("HM3_STATE")) or root / ".hm3").absolute()
+
+
+def remote_state() -> str | None:
+    """``HM3_STATE`` if it is ``s3://bucket/prefix``: where what a run resumes from is kept beside this machine."""
+    state = os.environ.get("HM3_STATE", "")
+    return state.rstrip("/") if state.startswith("s3://") else None
 
 
 def find_root(start: Path | None = None) -> Path:
