@@ -1,9 +1,15 @@
-"""Jobs for Ray workers that say who took them up."""
+"""Jobs for Ray workers that say who took them up, and a look at the workers."""
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
+
+from models.candidate import Candidate
 
 
 @dataclass(frozen=True)
@@ -28,3 +34,43 @@ class Deadly:
     def run(self, pool, candidates, on_done):
         (self.folder / str(os.getpid())).touch()
         os._exit(1)
+
+
+PATH = Candidate.identity("a", 3)
+
+
+def ignore(_):
+    pass
+
+
+def workers():
+    """Processes of workers."""
+    return [
+        one for one in psutil.process_iter(["cmdline"]) if (one.info["cmdline"] or [""])[0].startswith("ray::Worker")
+    ]
+
+
+def taken(folder, count, seconds=60):
+    """Process ids of workers that took up a job."""
+    wait_until(lambda: len(list(folder.glob("[0-9]*"))) >= count, seconds)
+    return [int(one.name) for one in folder.glob("[0-9]*")]
+
+
+def clear(folder):
+    for one in folder.glob("[0-9]*"):
+        one.unlink()
+
+
+def wait_until(holds, seconds):
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.05)
+
+
+@contextmanager
+def in_background(pool, job):
+    """A call in a thread; gives what waits for its answer."""
+    with ThreadPoolExecutor(1) as executor:
+        future = executor.submit(pool.run, job, [PATH], ignore)
+        yield lambda: future.result(60)

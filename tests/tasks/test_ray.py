@@ -2,8 +2,6 @@
 
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import psutil
 import pytest
@@ -15,7 +13,7 @@ from tasks.engines import settle
 from tasks.journal import Journal
 from tasks.lab import EngineLab
 from tasks.workspace import open_workspace
-from tests.ray_jobs import Deadly, Nap
+from tests.ray_jobs import PATH, Deadly, Nap, clear, ignore, in_background, taken, wait_until, workers
 from tests.small_tasks import COUNTS, make_family_project, write_profile, write_task
 from tests.tasks.test_lab import FEW, space
 from tests.tasks.test_stages_with_tasks import GENERATE
@@ -116,7 +114,7 @@ def test_scores_are_right_and_single_while_workers_are_killed(engine, alone):
 
 
 def test_the_call_of_a_killed_worker_is_done_by_another(engine, tmp_path):
-    with in_background(engine, Nap(tmp_path, 3)) as answer:
+    with in_background(engine.pool, Nap(tmp_path, 3)) as answer:
         (first,) = taken(tmp_path, 1)
         psutil.Process(first).kill()
         (last,) = answer()
@@ -124,16 +122,18 @@ def test_the_call_of_a_killed_worker_is_done_by_another(engine, tmp_path):
 
 
 def test_a_call_that_hangs_is_done_by_another_and_the_worker_replaced(engine, tmp_path):
+    from tasks.fleet import SLOW_SECONDS
+
     nap = Nap(tmp_path, 0.5)
     assert engine.pool.run(nap, [PATH], ignore)  # how long it usually takes
     clear(tmp_path)
     began = time.monotonic()
-    with in_background(engine, nap) as answer:
+    with in_background(engine.pool, nap) as answer:
         (first,) = taken(tmp_path, 1)
         psutil.Process(first).suspend()
         (last,) = answer()
     assert last != first
-    assert time.monotonic() - began < fleet_module().SLOW_SECONDS + 5
+    assert time.monotonic() - began < SLOW_SECONDS + 5
     wait_until(lambda: not psutil.pid_exists(first), 20)
 
 
@@ -148,49 +148,3 @@ def test_no_cluster_is_joined_without_a_token(monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     with pytest.raises(BadInput, match="RAY_AUTH_TOKEN"):
         settle("10.0.0.1:6379")
-
-
-PATH = Candidate.identity("a", 3)
-
-
-def ignore(_):
-    pass
-
-
-def fleet_module():
-    from tasks import fleet
-
-    return fleet
-
-
-def workers():
-    """Processes of workers."""
-    return [
-        one for one in psutil.process_iter(["cmdline"]) if (one.info["cmdline"] or [""])[0].startswith("ray::Worker")
-    ]
-
-
-def taken(folder, count, seconds=60):
-    """Process ids of workers that took up a job."""
-    wait_until(lambda: len(list(folder.glob("[0-9]*"))) >= count, seconds)
-    return [int(one.name) for one in folder.glob("[0-9]*")]
-
-
-def clear(folder):
-    for one in folder.glob("[0-9]*"):
-        one.unlink()
-
-
-def wait_until(holds, seconds):
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.05)
-
-
-@contextmanager
-def in_background(engine, job):
-    """A call in a thread; gives what waits for its answer."""
-    with ThreadPoolExecutor(1) as executor:
-        future = executor.submit(engine.pool.run, job, [PATH], ignore)
-        yield lambda: future.result(60)
