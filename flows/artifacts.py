@@ -6,10 +6,12 @@ import base64
 import re
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
+from httpx import HTTPError
 from prefect.artifacts import (
     create_image_artifact,
     create_link_artifact,
@@ -57,10 +59,12 @@ class Gauge:
             self._set(100.0, "done")
 
     def _set(self, share: float, text: str) -> None:
-        if self._id is None:
-            self._id = cast(UUID, create_progress_artifact(share, key=key_of("progress", self.stage), description=text))
-        else:
-            update_progress_artifact(self._id, share, description=text)
+        with suppress(HTTPError):  # a server that is away: the stage goes on without
+            if self._id is None:
+                made = create_progress_artifact(share, key=key_of("progress", self.stage), description=text)
+                self._id = cast(UUID, made)
+            else:
+                update_progress_artifact(self._id, share, description=text)
 
 
 def show_front(workspace: Workspace, front: Front, report: Path, tracked: str | None, *, images: bool) -> None:

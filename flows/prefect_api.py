@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from flows.local import answers, environment, free_port, wait_for
@@ -13,9 +15,15 @@ from flows.processes import Guarded
 from flows.servers import read_record
 from models.errors import Failed
 
+RESTARTS = 5
+"""Times that a server which ends by itself is started again."""
+
 
 class TemporaryPrefect:
-    """A Prefect API for one run: no user interface, no schedules. It ends with this process, however that ends."""
+    """A Prefect API for one run: no user interface, no schedules. It ends with this process, however that ends.
+
+    Should it end before, it is started again on the same database: clients try again for longer than that takes.
+    """
 
     def __init__(self, state: Path):
         port = free_port()
@@ -26,14 +34,30 @@ class TemporaryPrefect:
         # What prefect sets for its own temporary server: in-memory brokers, no scheduler, no late-run service.
         ephemeral = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
         env = {**environment(state), **ephemeral}
-        self.process = Guarded(command, cwd=state, env=env, log=self.log)
+        self._start = partial(Guarded, command, cwd=state, env=env, log=self.log)
+        self._stopped, self._answered = threading.Event(), False
+        self.process = self._start()
+        self._watcher = threading.Thread(target=self._watch, name="prefect-server", daemon=True)
+        self._watcher.start()
+
+    def _watch(self) -> None:
+        for _ in range(RESTARTS):
+            while self.process.poll() is None:
+                if self._stopped.wait(0.5):
+                    return
+            if not self._answered:  # what keeps it from starting, `wait` says
+                return
+            self.process = self._start()
 
     def wait(self) -> None:
         """Until it answers; raises Failed if it does not."""
         wait_for(f"{self.url}/health", self.process.poll, self.log, "the temporary Prefect server")
+        self._answered = True
 
     def stop(self) -> None:
         """End it. Whatever this process still had to send it must be sent before."""
+        self._stopped.set()
+        self._watcher.join()
         self.process.stop()
 
 

@@ -24,6 +24,16 @@ class Unavailable(Failed):
     """A stage failed because a disk or a network did not answer."""
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether an error, or what caused it, is that nothing more can be written. Libraries have errors of their own."""
+    link: BaseException | None = error
+    while link is not None:
+        if (isinstance(link, OSError) and link.errno in FULL) or "No space left on device" in str(link):
+            return True
+        link = link.__cause__ or link.__context__
+    return False
+
+
 def may_pass(error: BaseException) -> bool:
     """Whether an error, or what caused it, is one of input and output that may be gone at the next try."""
     link: BaseException | None = error

@@ -63,6 +63,8 @@ def run_pipeline(
             reproduce.ask(root, workspace.name)
         # Prefect's own lines go to its log pages; what a user needs to see is on the screen already.
         os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
+        from prefect.exceptions import TerminationSignal
+
         from flows.form import filled
         from flows.pipeline import drain, hm3, shown_on
 
@@ -73,7 +75,7 @@ def run_pipeline(
             try:
                 result: dict[str, Any] = hm3(workspace.name, fresh, push, chosen, **filled(params or workspace.params))
                 return result
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, TerminationSignal):
                 screen.line("interrupted; the next `hm3 run` goes on from here", "yellow")
                 raise
             finally:

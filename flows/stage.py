@@ -10,10 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
+from safetensors import SafetensorError
 
 from flows.processes import hold, watch_owner
-from flows.retry import TRY_AGAIN, may_pass
-from models.errors import BadInput, one_line
+from flows.retry import TRY_AGAIN, is_full, may_pass
+from models.errors import BadInput, Failed, one_line
 from tasks.offline import offline_environment
 from tasks.progress import Progress
 from tasks.workspace import Workspace, open_workspace, remote_state
@@ -34,7 +35,7 @@ def run_stage(name: str, profile: str | None, console: Console) -> None:
 
     Raises:
         BadInput: there is no such stage, or the stage finds something that the user can mend.
-        Failed: the stage's work failed.
+        Failed: the stage's work failed, or the disk is full.
         SystemExit: with ``TRY_AGAIN``: a disk or a network did not answer.
     """
     if name not in STAGES:
@@ -51,8 +52,13 @@ def run_stage(name: str, profile: str | None, console: Console) -> None:
         try:
             with Progress(events, console) as progress:
                 run(workspace, progress)
-        except OSError as error:
-            if not may_pass(error):
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if is_full(error):
+                said = one_line(error, 200)
+                raise Failed(
+                    f"{name}@{workspace.name}: {said}: make room and run it again; what was scored is kept"
+                ) from error
+            if not (isinstance(error, OSError) and may_pass(error)):
                 raise
             traceback.print_exc()
             sys.stderr.write(f"hm3: {one_line(error)}\n")

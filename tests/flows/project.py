@@ -55,8 +55,8 @@ with events.open("w", buffering=1) as file:
 behaviour = pathlib.Path("behaviour") / name
 if behaviour.exists():
     how = behaviour.read_text().strip()
-    if how == "sleep":
-        time.sleep(120)
+    if how in ("sleep", "nap"):
+        time.sleep(120 if how == "sleep" else 5)
     elif how == "busy":
         behaviour.unlink()
         sys.stderr.write("hm3: the disk is busy\\n")
@@ -135,7 +135,7 @@ def hm3(root: Path, *command: str, env: dict[str, str] | None = None, timeout: f
 
 
 def behave(root: Path, stage: str, how: str | None) -> None:
-    """Let a stage ``sleep``, ``crash``, find the disk ``busy`` once, or end as bad input; None: do its work."""
+    """Let a stage ``sleep``, ``nap``, ``crash``, find the disk ``busy`` once or end as bad input; None: do its work."""
     path = root / "behaviour" / stage
     path.parent.mkdir(exist_ok=True)
     path.write_text(how) if how else path.unlink(missing_ok=True)

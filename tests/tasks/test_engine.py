@@ -1,5 +1,7 @@
 """The engine: what fits into memory is scored whatever the chunk, what never fits has failed."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -10,7 +12,9 @@ from tasks.workspace import open_workspace
 from tests.small_tasks import make_family_project
 
 PATHS = [
-    Candidate(host, ((one, 0), (two, 1), (three, 2))) for host in "ab" for one in "ab" for two in "ab" for three in "ab"
+    Candidate(host, tuple(zip(models, range(3), strict=True)))
+    for host in "ab"
+    for models in itertools.product("ab", repeat=3)
 ]
 HOPELESS = PATHS[5]
 

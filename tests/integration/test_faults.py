@@ -1,0 +1,117 @@
+"""What kills, signals and lost servers leave of a run: nothing that stays behind, and everything that was finished."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from flows.processes import is_alive
+from tests.fixtures_front import make_project as make_done
+from tests.flows.project import at_work, behave, dvc, make_project, started
+
+RUN = [sys.executable, "-m", "flows.cli", "run"]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    return make_done(tmp_path_factory.mktemp("done")).run
+
+
+@pytest.fixture
+def own(tmp_path, done):
+    """A project with three stages, of which `search` sleeps."""
+    unset = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME", "HM3_STATE")
+    env = {name: value for name, value in os.environ.items() if name not in unset}
+    project = make_project(tmp_path / "project", done, ["sample", "search", "pareto"])
+    behave(project, "search", "sleep")
+    return project, env | {"HM3_TEST_DONE": str(done)}
+
+
+def wait_until(condition, seconds):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.1)
+
+
+def start(own):
+    """A run that is in the middle of `search`, and all its processes."""
+    project, env = own
+    with (project / "out").open("w") as out:
+        run = subprocess.Popen(RUN, cwd=project, env=env, stdout=out, stderr=out, start_new_session=True)
+    wait_until(lambda: run.poll() is not None or "search has copied" in (project / "out").read_text(), 240)
+    assert run.poll() is None, (project / "out").read_text()
+    assert started(project) == ["sample@tiny", "search@tiny"]
+    return run, psutil.Process(run.pid).children(recursive=True)
+
+
+def named(family, part):
+    (found,) = [one for one in family if part in " ".join(one.cmdline())][-1:]
+    return found
+
+
+def all_gone(project, family, seconds=15):
+    wait_until(lambda: not any(is_alive(one.pid, one.create_time()) for one in family if one.is_running()), seconds)
+    left = [one for one in psutil.process_iter(["cmdline"]) if str(project) in " ".join(one.info["cmdline"] or [])]
+    assert not left, left
+
+
+def goes_on(own):
+    """The next run takes what is finished and completes."""
+    project, env = own
+    behave(project, "search", None)
+    again = subprocess.run(RUN, cwd=project, env=env, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stderr
+    assert started(project) == ["search@tiny", "pareto@tiny"]
+    assert again.stdout.count(": cached") == 1
+    assert "hypervolume on test" in again.stdout
+    assert json.loads(dvc(project, "status", "--json")) == {}
+
+
+@pytest.mark.parametrize("victim", ["stage.py search", "dvc --wait-for-lock repro --single-item search@tiny"])
+def test_a_process_under_the_run_is_killed(own, victim):
+    project, _ = own
+    run, family = start(own)
+    named(family, victim).kill()
+    assert run.wait(90) == 1
+    said = (project / "out").read_text()
+    assert "Traceback" not in said
+    assert said.splitlines()[-1].startswith("hm3: ")
+    all_gone(project, family)
+    assert not at_work(project, "search")
+    goes_on(own)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_told_to_end_does_so_at_once(own, number):
+    project, _ = own
+    run, family = start(own)
+    began = time.monotonic()
+    run.send_signal(number)
+    assert run.wait(30) != 0
+    assert time.monotonic() - began < 10
+    said = (project / "out").read_text()
+    assert "Traceback" not in said
+    assert "goes on from here" in said
+    all_gone(project, family)
+    goes_on(own)
+
+
+def test_the_prefect_server_is_killed(own):
+    """It is started again, and has the whole run in its books."""
+    project, _ = own
+    behave(project, "search", "nap")
+    run, family = start(own)
+    named(family, "uvicorn").kill()
+    assert run.wait(300) == 0, (project / "out").read_text()
+    said = (project / "out").read_text()
+    assert "Traceback" not in said
+    assert "hypervolume on test" in said
+    assert started(project) == ["pareto@tiny"]
+    all_gone(project, family)
+    assert json.loads(dvc(project, "status", "--json")) == {}
