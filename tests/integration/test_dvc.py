@@ -8,11 +8,17 @@ import io
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import pandas as pd
+import psutil
 import pytest
 import yaml
 
+from tasks.journal import read_segment
 from tests.flows.project import dvc, git, hm3
 from tests.real_project import SMALLEST, make_clone
 from tests.s3_server import CREDENTIALS, client_of, s3_server
@@ -209,3 +215,59 @@ def test_a_run_that_could_not_push_does_not_begin(project):
     run = hm3(project, "run", "--profile", "p", "--push", timeout=300)
     assert run.returncode == 2
     assert run.stderr.startswith("hm3: .dvc/config: no default remote to push to; `dvc remote add --default NAME URL`")
+
+
+def test_ray_workers_give_the_same_dvc_lock(project, monkeypatch):
+    wanted = (project / "dvc.lock").read_bytes()
+    shutil.rmtree(project / ".hm3")
+    monkeypatch.setenv("HM3_ENGINE", "ray")
+    for stage in ("sample", "search", "pareto"):
+        dvc(project, "repro", "--force", "--single-item", f"{stage}@p")
+    assert (project / "dvc.lock").read_bytes() == wanted
+
+
+def journalled(folder):
+    """Every (key, item) of the segments in a folder, as often as it was scored."""
+    entries = [entry for segment in folder.glob("*.jsonl") for entry in read_segment(segment)]
+    return [(entry.key, item) for entry in entries for item in range(entry.start, entry.stop)]
+
+
+def test_a_machine_that_is_taken_away_in_the_search_is_replaced_by_another(project, s3, tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    params["search"]["budget"] = 3000
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+    dvc(project, "remote", "add", "--default", "pod", "s3://team/pod")
+    commit(project, "a longer search")
+    dvc(project, "push")
+    bucket, state = client_of(s3), "state/journal/p/"
+
+    def segments():
+        return [one["Key"] for one in bucket.list_objects_v2(Bucket="team", Prefix=state).get("Contents", [])]
+
+    monkeypatch.setenv("HM3_STATE", "s3://team/state")
+    first = clone(project, tmp_path / "first")
+    command = [sys.executable, "-m", "dvc", "repro", "--single-item", "search@p"]
+    with subprocess.Popen(command, cwd=first, start_new_session=True, stderr=subprocess.DEVNULL) as pod:
+        deadline = time.monotonic() + 300
+        while len(segments()) < 3:
+            assert pod.poll() is None, "ended before it could be taken away"
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        under = psutil.Process(pod.pid).children(recursive=True)
+        os.killpg(pod.pid, signal.SIGKILL)
+        for one in under:
+            one.kill()
+    shutil.rmtree(first)
+    saved = set(segments())
+    second = clone(project, tmp_path / "second")
+    dvc(second, "repro", "--single-item", "search@p")
+    assert saved < set(segments())
+    scored = journalled(second / ".hm3" / "journal" / "p")
+    assert len(scored) == len(set(scored))
+    monkeypatch.delenv("HM3_STATE")
+    shutil.rmtree(project / ".hm3")
+    dvc(project, "repro", "--single-item", "search@p")
+    archives = [(root / "runs" / "p" / "archive.parquet").read_bytes() for root in (project, second)]
+    assert archives[0] == archives[1]
+    assert sorted(journalled(project / ".hm3" / "journal" / "p")) == sorted(scored)
