@@ -11,7 +11,7 @@ from models.errors import BadInput, Failed, one_line
 from tasks.mlflow_store import connect as connect_mlflow
 from tasks.mlflow_store import local_store, tracking_uri
 from tasks.s3 import connect, is_remote, parse_place, probe
-from tasks.workspace import Workspace
+from tasks.workspace import Workspace, remote_state
 
 ATTEMPTS = 2
 """Tries of a request: somebody waits for the answer."""
@@ -40,7 +40,7 @@ class Bucket:
 
 
 def configured(workspace: Workspace, mlflow_answers: bool) -> Iterator[Bucket]:
-    """The buckets of DVC's default remote and of MLflow's artifacts, where these are in S3.
+    """The buckets of DVC's default remote, of the state and of MLflow's artifacts, where these are in S3.
 
     An MLflow server that passes artifacts on has credentials of its own, so that clients see no bucket.
 
@@ -53,6 +53,8 @@ def configured(workspace: Workspace, mlflow_answers: bool) -> Iterator[Bucket]:
         Failed: MLflow does not answer.
     """
     yield from dvc_remote(workspace)
+    if state := remote_state():
+        yield Bucket("HM3_STATE", state)
     if mlflow_answers and tracking_uri(workspace.root) != local_store(workspace.root)[0]:
         yield from mlflow_artifacts(workspace)
 

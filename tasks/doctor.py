@@ -22,6 +22,7 @@ from models.lora import open_model
 from models.merge.methods import find_method
 from models.vocabulary_source import share_vocabulary
 from tasks.buckets import configured, try_out
+from tasks.engines import engine_name
 from tasks.family import FILE, load_family
 from tasks.image_items import open_processor
 from tasks.items import SPLITS
@@ -295,6 +296,8 @@ def disk(workspace: Workspace, plan: Plan) -> Check:
 def device(workspace: Workspace) -> Check:
     """Whether torch has the profile's device."""
     wanted = torch.device(workspace.profile.device)
+    if engine_name() == "ray":
+        return Check("device", "good", f"{wanted} of the Ray workers")
     if wanted.type == "cuda" and not torch.cuda.is_available():
         return Check("device", "bad", f"profile: device: {wanted} is not there; set device: cpu, or install CUDA")
     cores = len(os.sched_getaffinity(0))
@@ -302,7 +305,7 @@ def device(workspace: Workspace) -> Check:
 
 
 def buckets(workspace: Workspace, servers: Mapping[str, tuple[str, bool]]) -> Iterator[Check]:
-    """Whether the buckets that DVC and MLflow are told to use can be used."""
+    """Whether the buckets that the state, DVC and MLflow are told to use can be used."""
     _, answers = servers.get("MLflow", ("", False))
     try:
         found = list(configured(workspace, answers))

@@ -65,6 +65,13 @@ def test_the_bucket_of_the_dvc_remote_is_written_read_and_deleted_from(root, ser
     assert left(server, "clean/") == 0
 
 
+def test_the_bucket_of_the_state_is_tried(root, server, monkeypatch):
+    monkeypatch.setenv("HM3_STATE", "s3://team/state")
+    assert look(root) == [("bucket", "good", "HM3_STATE: s3://team/state can be written, read and deleted from")]
+    monkeypatch.setenv("HM3_STATE", "s3://nowhere/state")
+    assert "no such bucket" in the_fault(root)
+
+
 def test_settings_of_the_remote_go_before_the_environment(root, server, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
