@@ -14,7 +14,8 @@ from flows.watch import output
 
 def bench(
     name: Annotated[
-        str | None, typer.Argument(help="merge, candidate, prefix, memory, scale, front, headroom or amortisation.")
+        str | None,
+        typer.Argument(help="merge, candidate, prefix, memory, scale, ray, front, headroom or amortisation."),
     ] = None,
     listed: Annotated[bool, typer.Option("--list", help="List all benchmarks and what they should reach.")] = False,
     repetitions: Annotated[int | None, typer.Option(help="Of each case. Default: the benchmark's own number.")] = None,

@@ -19,7 +19,7 @@ Statistic = Literal["ratio", "slope", "growth"]
 """``ratio``: theirs over ours. ``slope``: exponent with which ours grows in x. ``growth``: how much of what theirs
 gains between two x ours gains too. Greater is better for a ratio, smaller for the others."""
 
-MODULES = ("merge", "candidate", "prefix", "memory", "scale")
+MODULES = ("merge", "candidate", "prefix", "memory", "scale", "ray")
 """Modules that register a benchmark, in the order in which they are listed."""
 
 

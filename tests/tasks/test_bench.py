@@ -25,7 +25,7 @@ from tasks.bench.summary import summarise, verdict_data, verdict_table
 from tasks.progress import Progress
 from tests.small_tasks import make_family_project
 
-NAMES = ["merge", "candidate", "prefix", "memory", "scale"]
+NAMES = ["merge", "candidate", "prefix", "memory", "scale", "ray"]
 SETUP = Setup(0, "abc1234+", "0.1.0", "2.9", "mergekit 0.1.4; lm-eval 0.4.13", 2, 2, "a processor")
 
 
@@ -111,6 +111,14 @@ def test_a_merge_that_differs_is_seen(tmp_path):
     assert merge.compare("dare_ties", family["expert-1"], family["expert-2"], family)[0]
     larger = write_family(tmp_path / "seed", 1, SMALL, 1)
     assert not merge.compare("dare_ties", family["expert-1"], larger["expert-1"], family)[0]
+
+
+def test_ray_workers_score_as_one_process_does(measure):
+    found = measure("ray", "2 workers", "7B modelled, 64 workers")
+    assert set(checked(found["2 workers"])) == {"wall", "driver's cpu a chunk", "weights into the store"}
+    for row in found["7B modelled, 64 workers"]:
+        assert row.ours < row.theirs
+        assert "workers busy" in row.note
 
 
 def test_candidates_score_the_same_in_memory_and_by_the_tools(measure):
