@@ -11,11 +11,14 @@ import typer
 from flows.front_bench import SEARCHES, bench_front
 from flows.watch import output
 
+FAULTS = {"faults": ("pipelines that are killed and disturbed at random times", "every next run gives the same outs")}
+"""What is no comparison."""
+
 
 def bench(
     name: Annotated[
         str | None,
-        typer.Argument(help="merge, candidate, prefix, memory, scale, ray, front, headroom or amortisation."),
+        typer.Argument(help="merge, candidate, prefix, memory, scale, ray, front, headroom, amortisation or faults."),
     ] = None,
     listed: Annotated[bool, typer.Option("--list", help="List all benchmarks and what they should reach.")] = False,
     repetitions: Annotated[int | None, typer.Option(help="Of each case. Default: the benchmark's own number.")] = None,
@@ -43,6 +46,9 @@ def bench(
     no_depth: Annotated[
         bool, typer.Option("--no-depth", help="front, headroom: task scores are all objectives.")
     ] = False,
+    minutes: Annotated[float, typer.Option(help="faults: how long runs are disturbed.", min=0)] = 60.0,
+    fault: Annotated[list[str] | None, typer.Option(help="faults: only this one; may be repeated.")] = None,
+    seed: Annotated[int, typer.Option(help="faults: of the times at which runs are disturbed.", min=0)] = 0,
 ) -> None:
     """Run a benchmark: each measures two sides in one run, compares their results, and holds the ratio to a target.
 
@@ -52,7 +58,8 @@ def bench(
     `front` runs searches and baselines side by side, at equal budgets: every run that ended is kept likewise, one that
     was interrupted finds its scores again, and docs/results/search.md is written. `headroom` measures in the same
     way what there is to gain, with ten times the budget, for docs/results/headroom.md; `amortisation`, what a trained
-    agent is worth for new preferences, for docs/results/amortisation.md.
+    agent is worth for new preferences, for docs/results/amortisation.md. `faults` kills and disturbs whole runs at
+    random times, for as long as it is told to, and prints how many the next run made good for.
 
     Example: `hm3 bench prefix --repetitions 3`, `hm3 bench front --profile tiny --seeds 4`
     """
@@ -69,6 +76,11 @@ def bench(
     if name is None:
         raise BadInput("NAME: missing; `hm3 bench --list` shows all benchmarks")
     asked = {"seeds": seeds, "families": families, "arms": tuple(arm or ()), "budget": budget, "depth": not no_depth}
+    if name == "faults":
+        from flows.fault_bench import faults_command
+
+        faults_command(minutes, seed, fault or [], as_json)
+        return
     if name in SEARCHES:
         if repetitions is not None:
             raise BadInput(f"--repetitions: is not for {name}; say --seeds and --families")
@@ -108,7 +120,7 @@ def _list(as_json: bool) -> None:
     known = benchmarks()
     if as_json:
         data = [{"name": one.name, "title": one.title, "reach": one.reach} for one in known]
-        data += [{"name": one, "title": title, "reach": reach} for one, (title, reach) in SEARCHES.items()]
+        data += [{"name": one, "title": title, "reach": reach} for one, (title, reach) in (SEARCHES | FAULTS).items()]
         sys.stdout.write(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
         return
     table = Table(box=None, pad_edge=False)
@@ -116,6 +128,6 @@ def _list(as_json: bool) -> None:
         table.add_column(column)
     for one in known:
         table.add_row(one.name, one.title, one.reach)
-    for search, words in SEARCHES.items():
-        table.add_row(search, *words)
+    for other, words in (SEARCHES | FAULTS).items():
+        table.add_row(other, *words)
     output().print(table)
