@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +18,12 @@ import psutil
 import yaml
 from rich.table import Table
 
+from flows.fault_kinds import KINDS, RUN_SECONDS, Broken, Project
 from flows.local import environment
 from flows.processes import hold
 from flows.watch import output
 from models.errors import BadInput, Failed, one_line
 from tasks.bench.families import OPEN_GATES
-from tasks.journal import read_segment
 from tasks.progress import Progress
 from tasks.records import write_table, write_text
 from tasks.workspace import Workspace, open_workspace
@@ -52,157 +50,39 @@ PARAMS: dict[str, Any] = {
 }
 """A pipeline of seconds a stage."""
 
+FAULTS = 3
+"""Runs of one project that are disturbed, one after the other, before one is let through."""
+
 GONE_SECONDS = 20.0
 """In which everything under a run that has ended must be gone."""
 
-STOP_SECONDS = 10.0
-"""In which a run that is told to end must have ended."""
-
-RUN_SECONDS = 1800.0
-"""Longest time of a run."""
-
 
 @dataclass(frozen=True)
-class Trial:
-    """A disturbed run and the one after it."""
+class Fault:
+    """One disturbed run."""
 
     kind: str
     seed: int
+    """Of the trial to which it belongs: one project that is disturbed several times and then let through."""
     after: float
     """Seconds from the start of the run to the disturbance."""
     stage: str
     """What was under way."""
-    survived: bool
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Disturbed runs and the one that had to make good for them."""
+
+    faults: tuple[Fault, ...]
     seconds: float
-    why: str = ""
-    """What did not hold."""
+    why: str
+    """What did not hold; empty if everything did."""
 
-
-class Broken(AssertionError):
-    """What should hold after a fault does not."""
-
-
-@dataclass
-class Project:
-    """A copy of the project, with its own state."""
-
-    root: Path
-    env: dict[str, str] = field(default_factory=dict)
-
-    def start(self, **env: str) -> subprocess.Popen[bytes]:
-        """A run of the pipeline, in a session of its own; its output goes to ``out``."""
-        with (self.root / "out").open("ab") as out:
-            return subprocess.Popen(
-                [sys.executable, "-m", "flows.cli", "run", "--profile", "tiny"],
-                cwd=self.root,
-                env=self.env | env,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-            )
-
-    def last_line(self) -> str:
-        """What the last run said last."""
-        lines = (self.root / "out").read_text(encoding="utf-8", errors="replace").splitlines()
-        return next((line for line in reversed(lines) if line.strip()), "nothing")
-
-    def under(self, part: str) -> list[psutil.Process]:
-        """Its processes whose command line holds something."""
-        found = []
-        for one in psutil.process_iter():
-            try:
-                if part in " ".join(one.cmdline()) and Path(one.cwd()).is_relative_to(self.root):
-                    found.append(one)
-            except (psutil.Error, OSError):
-                continue
-        return found
-
-    def stage(self) -> str:
-        """The stage that is under way."""
-        for one in self.under("flows.cli stage") + self.under("hm3 stage"):
-            words = one.cmdline()
-            if "stage" in words:
-                return words[words.index("stage") + 1]
-        return ""
-
-    def scored(self) -> list[tuple[str, int]]:
-        """Every key and item that was scored, as often as it was."""
-        segments = sorted((self.root / ".hm3" / "journal" / "tiny").glob("*.jsonl"))
-        entries = [entry for segment in segments for entry in read_segment(segment)]
-        return [(entry.key, item) for entry in entries for item in range(entry.start, entry.stop)]
-
-    def outs(self) -> bytes:
-        """Digests of everything that the pipeline made."""
-        return (self.root / "dvc.lock").read_bytes()
-
-
-def kill_run(project: Project, run: subprocess.Popen[bytes]) -> None:
-    """SIGKILL of the process that the user started."""
-    run.kill()
-
-
-def kill_stage(project: Project, run: subprocess.Popen[bytes]) -> None:
-    """SIGKILL of the stage that is under way, or the next one."""
-    _kill_first(project, run, " stage ")
-
-
-def kill_dvc(project: Project, run: subprocess.Popen[bytes]) -> None:
-    """SIGKILL of DVC."""
-    _kill_first(project, run, "-m dvc ")
-
-
-def kill_server(project: Project, run: subprocess.Popen[bytes]) -> None:
-    """SIGKILL of the Prefect server."""
-    _kill_first(project, run, "prefect.server.api.server")
-
-
-def end_run(project: Project, run: subprocess.Popen[bytes]) -> None:
-    """SIGTERM, as a machine that is about to be taken away sends it."""
-    run.send_signal(signal.SIGTERM)
-    try:
-        run.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        raise Broken(f"it went on for more than {STOP_SECONDS:.0f} s") from None
-
-
-def run_twice(project: Project, run: subprocess.Popen[bytes]) -> None:
-    """A second run of the same project beside the first."""
-    second = project.start()
-    if second.wait(RUN_SECONDS) != 0:
-        raise Broken(f"the second run: {project.last_line()}")
-
-
-def kill_worker(project: Project, run: subprocess.Popen[bytes]) -> None:
-    """SIGKILL of a Ray worker."""
-    for one in psutil.Process(run.pid).children(recursive=True) if run.poll() is None else []:
-        try:
-            if one.cmdline()[:1] and one.cmdline()[0].startswith("ray::Worker"):
-                one.kill()
-                return
-        except psutil.Error:
-            continue
-
-
-KINDS: dict[str, tuple[Callable[[Project, subprocess.Popen[bytes]], None], dict[str, str]]] = {
-    "run killed": (kill_run, {}),
-    "stage killed": (kill_stage, {}),
-    "DVC killed": (kill_dvc, {}),
-    "run told to end": (end_run, {}),
-    "Prefect's server killed": (kill_server, {}),
-    "two runs at once": (run_twice, {}),
-    "Ray worker killed": (kill_worker, {"HM3_ENGINE": "ray"}),
-}
-"""What disturbs, and with what environment the disturbed run goes."""
-
-
-def _kill_first(project: Project, run: subprocess.Popen[bytes], part: str) -> None:
-    while run.poll() is None:
-        for one in project.under(part):
-            if "guard.py" not in " ".join(one.cmdline()):
-                one.kill()
-                return
-        time.sleep(0.02)
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each fault."""
+        about = {"survived": not self.why, "seconds": self.seconds, "why": self.why}
+        return [asdict(one) | about for one in self.faults]
 
 
 @dataclass(frozen=True)
@@ -262,13 +142,40 @@ def copy(project: Project, root: Path) -> Project:
     return Project(root, {name: value.replace(old, new) for name, value in project.env.items()})
 
 
-def attempt(reference: Reference, folder: Path, kind: str, seed: int) -> Trial:
-    """Disturb one run at a random time, and let the next one make good for it."""
+def attempt(reference: Reference, folder: Path, kinds: Sequence[str], seed: int) -> Trial:
+    """Disturb runs of one project at random times, and let the next one make good for it.
+
+    Args:
+        reference: the undisturbed pipeline.
+        folder: where to work.
+        kinds: of ``KINDS``, one a run.
+        seed: of the times.
+    """
+    rng = random.Random(seed)  # noqa: S311 (no secret)
+    project, faults, why, began = copy(reference.template, folder / "trial"), [], "", time.monotonic()
+    try:
+        for kind in kinds:
+            after = rng.uniform(0, reference.seconds)
+            faults.append(Fault(kind, seed, round(after, 2), disturbed(project, kind, after)))
+        last = project.start()
+        if last.wait(RUN_SECONDS) != 0:
+            raise Broken(f"the next run: {project.last_line()}")
+        compare(project, reference)
+    except (Broken, subprocess.TimeoutExpired) as error:
+        why = one_line(error)
+        for one in project.under(""):
+            one.kill()
+    return Trial(tuple(faults), round(time.monotonic() - began, 1), why)
+
+
+def disturbed(project: Project, kind: str, after: float) -> str:
+    """Start a run, disturb it after so many seconds, and wait for its end; gives the stage that was under way.
+
+    Raises:
+        Broken: it goes on for too long, or something of it is left behind.
+    """
     disturb, env = KINDS[kind]
-    after = random.Random(f"{kind} {seed}").uniform(0, reference.seconds)  # noqa: S311 (no secret)
-    project = copy(reference.template, folder / "trial")
-    began, stage, why = time.monotonic(), "", ""
-    run = project.start(**env)
+    began, run = time.monotonic(), project.start(**env)
     try:
         while run.poll() is None and time.monotonic() - began < after:
             time.sleep(0.02)
@@ -276,21 +183,11 @@ def attempt(reference: Reference, folder: Path, kind: str, seed: int) -> Trial:
         family = psutil.Process(run.pid).children(recursive=True) if run.poll() is None else []
         disturb(project, run)
         run.wait(RUN_SECONDS)
-        gone(project, family)
-        again = project.start()
-        if again.wait(RUN_SECONDS) != 0:
-            raise Broken(f"the next run: {project.last_line()}")
-        compare(project, reference)
-    except (Broken, subprocess.TimeoutExpired) as error:
-        why = " ".join(str(error).split())
     finally:
-        for one in [run.pid, *(left.pid for left in project.under(""))]:
-            try:
-                os.kill(one, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        run.kill()
         run.wait()
-    return Trial(kind, seed, round(after, 2), stage, not why, round(time.monotonic() - began, 1), why)
+    gone(project, family)
+    return stage
 
 
 def gone(project: Project, family: list[psutil.Process]) -> None:
@@ -317,22 +214,24 @@ def compare(project: Project, reference: Reference) -> None:
         raise Broken("other items were scored than in the undisturbed run")
 
 
-def trials(reference: Reference, folder: Path, kinds: list[str], seed: int) -> Iterator[Trial]:
-    """One kind after the other, without end."""
+def trials(reference: Reference, folder: Path, kinds: Sequence[str], seed: int) -> Iterator[Trial]:
+    """Trials without end, each of random kinds."""
     while True:
-        for kind in kinds:
-            yield attempt(reference, folder, kind, seed)
+        drawn = random.Random(f"kinds {seed}").choices(kinds, k=FAULTS)  # noqa: S311 (no secret)
+        yield attempt(reference, folder, drawn, seed)
         seed += 1
 
 
-def bench_faults(workspace: Workspace, progress: Progress, minutes: float, seed: int, kinds: list[str]) -> list[Trial]:
+def bench_faults(
+    workspace: Workspace, progress: Progress, minutes: float, seed: int, kinds: Sequence[str]
+) -> list[Trial]:
     """Disturb runs for so long; every trial is added to ``docs/results/raw/faults.csv`` as it ends.
 
     Args:
         workspace: the project.
         progress: shows the trials.
         minutes: after which no further trial is begun.
-        seed: of the first round; each round has the next one.
+        seed: of the first trial; each has the next one.
         kinds: some of ``KINDS``.
     """
     raw = workspace.root / "docs" / "results" / "raw" / "faults.csv"
@@ -349,8 +248,9 @@ def bench_faults(workspace: Workspace, progress: Progress, minutes: float, seed:
             for trial in trials(reference, folder, kinds, seed):
                 done.append(trial)
                 known = pd.read_csv(raw) if raw.is_file() else pd.DataFrame()
-                write_table(raw, pd.concat([known, pd.DataFrame([asdict(trial)])], ignore_index=True))
-                progress.message(f"{trial.kind} {trial.seed}: {'survived' if trial.survived else trial.why}")
+                write_table(raw, pd.concat([known, pd.DataFrame(trial.rows())], ignore_index=True))
+                named = ", ".join(f"{one.kind} in {one.stage or 'no stage'}" for one in trial.faults)
+                progress.message(f"{named}: {trial.why or 'survived'}")
                 bar.advance(trial.seconds / 60)
                 if time.monotonic() - began > minutes * 60:
                     break
@@ -374,14 +274,16 @@ def faults_command(minutes: float, seed: int, kinds: list[str], as_json: bool) -
     with hold(lock, "a benchmark", console.print), Progress(None, console) as bars:
         done = bench_faults(workspace, bars, minutes, seed, kinds or list(KINDS))
     if as_json:
-        sys.stdout.write(json.dumps([asdict(one) for one in done], indent=1, ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps([row for one in done for row in one.rows()], indent=1, ensure_ascii=False) + "\n")
     else:
         table = Table(box=None, pad_edge=False)
         for column in ("fault", "survived", "tried"):
             table.add_column(column, justify="left" if column == "fault" else "right")
-        for kind in dict.fromkeys(one.kind for one in done):
-            own = [one.survived for one in done if one.kind == kind]
+        for kind in KINDS:
+            own = [not one.why for one in done for fault in one.faults if fault.kind == kind]
+            if not own:
+                continue
             table.add_row(kind, str(sum(own)), str(len(own)))
         output().print(table)
-    if lost := sum(not one.survived for one in done):
-        raise Failed(f"faults: {lost} of {len(done)} runs did not survive; docs/results/raw/faults.csv says why")
+    if lost := sum(bool(one.why) for one in done):
+        raise Failed(f"faults: {lost} of {len(done)} trials were not survived; docs/results/raw/faults.csv says why")

@@ -288,7 +288,7 @@ def open_pool(config: dict[str, Any], profile: Profile) -> Pool:
         address = settle(profile.ray.address)
         from tasks.ray_pool import RayPool
 
-        return RayPool(config, profile, address, _log.info)
+        return RayPool(config, profile, address, _log.warning)
     return Pool(config, profile.device, getattr(torch, profile.dtype), profile.pool_bytes)
 
 

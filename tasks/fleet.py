@@ -100,6 +100,11 @@ class Fleet:
         with self._changed:
             return len(self._idle) + len(self._busy) + len(self._beaten)
 
+    @property
+    def room(self) -> int:
+        """Workers that the cluster has room for, or that are to be asked for in any case."""
+        return max(1, room(self._need))
+
     def wait(self, count: int) -> None:
         """Until so many workers are there.
 
@@ -264,7 +269,7 @@ class Fleet:
             if there != self._said:
                 self._said = there
                 self._say(f"ray: {there} worker{'s' if there != 1 else ''}")
-            wanted = self._most or max(1, room(self._need))
+            wanted = self._most or self.room
             for _ in range(wanted - there - len(self._starting)):
                 actor = self._hire()
                 self._starting.append(Member(actor, actor.ping.remote()))

@@ -135,6 +135,7 @@ class Generation:
         self.parts = parts
         self.tokenizer = tokenizer
         self.batch = batch
+        self._jobs: dict[tuple[Span, ...], Writing] = {}
 
     def score(
         self, pool: Pool, candidates: Sequence[Candidate], spans: Sequence[Span], on_scored: OnScored
@@ -155,7 +156,9 @@ class Generation:
         if not asked:
             on_scored(len(candidates))
             return [[[] for _ in self.parts] for _ in candidates]
-        job = Writing(tuple(asked), self.tokenizer, self.batch, self.parts[0].name, self.parts[0].built.label)
+        first = self.parts[0]
+        made = Writing(tuple(asked), self.tokenizer, self.batch, first.name, first.built.label)
+        job = self._jobs.setdefault(tuple(spans), made)
         return [
             one if isinstance(one, Failure) else _shaped(chosen, iter(one))
             for one in pool.run(job, candidates, on_scored)

@@ -6,8 +6,11 @@ that these need; what comes back is what the same job gives in this process, bit
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import shutil
+import tempfile
 import threading
 import warnings
 from collections import OrderedDict
@@ -29,8 +32,8 @@ from tasks.engines import LOCAL
 from tasks.fleet import Fleet, Need
 from tasks.schema import Profile
 
-JOBS = 8
-"""Jobs that a worker keeps for later calls."""
+JOBS = 16
+"""Jobs that are kept for later calls, by the driver in the object store and by each worker."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,7 @@ class RayPool(Pool):
         self._say = say
         self._shared: dict[str, Source] = {}
         self._added: dict[str, Added] = {}
-        self._jobs: dict[int, tuple[Job, Any]] = {}
+        self._jobs: OrderedDict[int, tuple[Job, Any]] = OrderedDict()
         self._fleet: Fleet | None = None
         self._opening = threading.Lock()
         join(address)
@@ -180,7 +183,7 @@ class RayPool(Pool):
     @property
     def lanes(self) -> int:
         """Twice as many as there are workers, so that none waits for the driver."""
-        return 2 * max(1, self._profile.ray.workers or self.fleet.size)
+        return 2 * (self._profile.ray.workers or max(self.fleet.size, self.fleet.room))
 
     @property
     def fleet(self) -> Fleet:
@@ -226,6 +229,9 @@ class RayPool(Pool):
         with self._opening:
             if id(job) not in self._jobs:
                 self._jobs[id(job)] = job, ray.put(job)
+                while len(self._jobs) > JOBS:
+                    self._jobs.popitem(last=False)
+            self._jobs.move_to_end(id(job))
             return self._jobs[id(job)][1]
 
     def _need(self, name: str, needed: dict[str, Added]) -> None:
@@ -264,7 +270,11 @@ def join(address: str) -> None:
     """
     if ray.is_initialized():
         return
-    settings = {"include_dashboard": False} if address == LOCAL else {}
+    settings: dict[str, Any] = {}
+    if address == LOCAL:
+        folder = tempfile.mkdtemp(prefix="hm3-ray-")  # not in the state: its sockets need a short path
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)  # called after Ray's own
+        settings = {"include_dashboard": False, "_temp_dir": folder}
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **settings)
     except (ConnectionError, RuntimeError, ValueError) as error:

@@ -28,11 +28,12 @@ PARAMS = SMALLEST | {
 NOT_HERE = {
     "docker": "tests/integration/test_services.py runs the services of the compose file without containers",
     "kubectl": "tests/integration/test_infra.py holds the manifests against their schemas",
-    "hm3 bench faults": "tests/integration/test_faults.py disturbs runs in some of its ways",
+    "hm3 bench faults": "tests/integration/test_faults.py disturbs runs as it does",
     "hm3 run --engine ray": "tests/integration/test_dvc.py runs the stages on Ray workers",
     "hm3 run --fresh": "tests/integration/test_pipeline.py runs every stage anew",
     "hm3 init": "tests/flows/test_init.py makes a profile for models of its own",
     "hm3 zoo": "tests/flows/test_init.py makes experts from data of its own",
+    "hm3 bench front": "tests/tasks/test_bench_front.py runs it with budgets of seconds",
     "hm3 bench headroom": "tests/tasks/test_bench_front.py runs it with budgets of seconds",
     "hm3 bench amortisation": "tests/tasks/test_bench_front.py runs it with budgets of seconds",
     "make": "make demo and make test are what .ci/run calls",

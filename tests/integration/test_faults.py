@@ -2,18 +2,24 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 
+from flows.fault_bench import FAULTS, attempt, prepare
+from flows.fault_kinds import KINDS
 from flows.processes import is_alive
+from tasks.workspace import open_workspace
 from tests.fixtures_front import make_project as make_done
 from tests.flows.project import at_work, behave, dvc, make_project, started
 
+ROOT = Path(__file__).parents[2]
 RUN = [sys.executable, "-m", "flows.cli", "run"]
 
 
@@ -73,7 +79,10 @@ def goes_on(own):
     assert json.loads(dvc(project, "status", "--json")) == {}
 
 
-@pytest.mark.parametrize("victim", ["stage.py search", "dvc --wait-for-lock repro --single-item search@tiny"])
+@pytest.mark.parametrize(
+    "victim",
+    ["stage.py search", pytest.param("dvc --wait-for-lock repro --single-item search@tiny", marks=pytest.mark.slow)],
+)
 def test_a_process_under_the_run_is_killed(own, victim):
     project, _ = own
     run, family = start(own)
@@ -87,7 +96,7 @@ def test_a_process_under_the_run_is_killed(own, victim):
     goes_on(own)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_run_that_is_told_to_end_does_so_at_once(own, number):
     project, _ = own
     run, family = start(own)
@@ -115,3 +124,25 @@ def test_the_prefect_server_is_killed(own):
     assert started(project) == ["pareto@tiny"]
     all_gone(project, family)
     assert json.loads(dvc(project, "status", "--json")) == {}
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """The real pipeline on a small family, undisturbed."""
+    return prepare(open_workspace("tiny", ROOT), tmp_path_factory.mktemp("faults"))
+
+
+def survives(reference, folder, kinds, seed):
+    trial = attempt(reference, folder, kinds, seed)
+    assert not trial.why, trial
+
+
+def test_the_real_pipeline_is_killed_three_times_at_random(reference, tmp_path):
+    survives(reference, tmp_path, ["run killed", "stage killed", "DVC killed"], 0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("seed", range(1, 41))
+def test_it_survives_whatever_comes(reference, tmp_path, seed):
+    survives(reference, tmp_path, random.Random(seed).choices(list(KINDS), k=FAULTS), seed)

@@ -1,0 +1,148 @@
+"""What can happen to a run: processes that are killed or told to end, and a copy of the project to which it happens."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from tasks.journal import read_segment
+
+STOP_SECONDS = 10.0
+"""In which a run that is told to end must have ended."""
+
+RUN_SECONDS = 1800.0
+"""Longest time of a run."""
+
+
+class Broken(AssertionError):
+    """What should hold after a fault does not."""
+
+
+@dataclass
+class Project:
+    """A copy of the project, with its own state."""
+
+    root: Path
+    env: dict[str, str] = field(default_factory=dict)
+
+    def start(self, **env: str) -> subprocess.Popen[bytes]:
+        """A run of the pipeline, in a session of its own; its output goes to ``out``."""
+        with (self.root / "out").open("ab") as out:
+            return subprocess.Popen(
+                [sys.executable, "-m", "flows.cli", "run", "--profile", "tiny"],
+                cwd=self.root,
+                env=self.env | env,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+
+    def last_line(self) -> str:
+        """What the last run said last."""
+        lines = (self.root / "out").read_text(encoding="utf-8", errors="replace").splitlines()
+        return next((line for line in reversed(lines) if line.strip()), "nothing")
+
+    def under(self, part: str) -> list[psutil.Process]:
+        """Its processes whose command line holds something."""
+        found = []
+        for one in psutil.process_iter():
+            try:
+                if part in " ".join(one.cmdline()) and Path(one.cwd()).is_relative_to(self.root):
+                    found.append(one)
+            except (psutil.Error, OSError):
+                continue
+        return found
+
+    def stage(self) -> str:
+        """The stage that is under way."""
+        for one in self.under("flows.cli stage") + self.under("hm3 stage"):
+            words = one.cmdline()
+            if "stage" in words:
+                return words[words.index("stage") + 1]
+        return ""
+
+    def scored(self) -> list[tuple[str, int]]:
+        """Every key and item that was scored, as often as it was."""
+        segments = sorted((self.root / ".hm3" / "journal" / "tiny").glob("*.jsonl"))
+        entries = [entry for segment in segments for entry in read_segment(segment)]
+        return [(entry.key, item) for entry in entries for item in range(entry.start, entry.stop)]
+
+    def outs(self) -> bytes:
+        """Digests of everything that the pipeline made."""
+        return (self.root / "dvc.lock").read_bytes()
+
+
+def kill_run(project: Project, run: subprocess.Popen[bytes]) -> None:
+    """SIGKILL of the process that the user started."""
+    run.kill()
+
+
+def kill_stage(project: Project, run: subprocess.Popen[bytes]) -> None:
+    """SIGKILL of the stage that is under way, or the next one."""
+    _kill_first(project, run, " stage ")
+
+
+def kill_dvc(project: Project, run: subprocess.Popen[bytes]) -> None:
+    """SIGKILL of DVC."""
+    _kill_first(project, run, "-m dvc ")
+
+
+def kill_server(project: Project, run: subprocess.Popen[bytes]) -> None:
+    """SIGKILL of the Prefect server."""
+    _kill_first(project, run, "prefect.server.api.server")
+
+
+def end_run(project: Project, run: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, as a machine that is about to be taken away sends it."""
+    run.send_signal(signal.SIGTERM)
+    try:
+        run.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise Broken(f"it went on for more than {STOP_SECONDS:.0f} s") from None
+
+
+def run_twice(project: Project, run: subprocess.Popen[bytes]) -> None:
+    """A second run of the same project beside the first."""
+    second = project.start()
+    if second.wait(RUN_SECONDS) != 0:
+        raise Broken(f"the second run: {project.last_line()}")
+
+
+def kill_worker(project: Project, run: subprocess.Popen[bytes]) -> None:
+    """SIGKILL of a Ray worker."""
+    for one in psutil.Process(run.pid).children(recursive=True) if run.poll() is None else []:
+        try:
+            if one.cmdline()[:1] and one.cmdline()[0].startswith("ray::Worker"):
+                one.kill()
+                return
+        except psutil.Error:
+            continue
+
+
+KINDS: dict[str, tuple[Callable[[Project, subprocess.Popen[bytes]], None], dict[str, str]]] = {
+    "run killed": (kill_run, {}),
+    "stage killed": (kill_stage, {}),
+    "DVC killed": (kill_dvc, {}),
+    "run told to end": (end_run, {}),
+    "Prefect's server killed": (kill_server, {}),
+    "two runs at once": (run_twice, {}),
+    "Ray worker killed": (kill_worker, {"HM3_ENGINE": "ray"}),
+}
+"""What disturbs, and with what environment the disturbed run goes."""
+
+
+def _kill_first(project: Project, run: subprocess.Popen[bytes], part: str) -> None:
+    while run.poll() is None:
+        for one in project.under(part):
+            if "guard.py" not in " ".join(one.cmdline()):
+                one.kill()
+                return
+        time.sleep(0.02)
