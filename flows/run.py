@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,19 +64,19 @@ def run_pipeline(
             reproduce.ask(root, workspace.name)
         # Prefect's own lines go to its log pages; what a user needs to see is on the screen already.
         os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
-        from prefect.exceptions import TerminationSignal
-
         from flows.form import filled
         from flows.pipeline import drain, hm3, shown_on
 
         if server is not None:
             server.wait()
         screen.clear()
+        # Prefect ends the flow in good order, and then sends the signal once more.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         with shown_on(screen):
             try:
                 result: dict[str, Any] = hm3(workspace.name, fresh, push, chosen, **filled(params or workspace.params))
                 return result
-            except (KeyboardInterrupt, TerminationSignal):
+            except KeyboardInterrupt:
                 screen.line("interrupted; the next `hm3 run` goes on from here", "yellow")
                 raise
             finally:

@@ -102,11 +102,12 @@ def test_a_run_that_is_told_to_end_does_so_at_once(own, number):
     run, family = start(own)
     began = time.monotonic()
     run.send_signal(number)
-    assert run.wait(30) != 0
-    assert time.monotonic() - began < 10
+    assert run.wait(60) != 0
+    took = time.monotonic() - began
     said = (project / "out").read_text()
     assert "Traceback" not in said
     assert "goes on from here" in said
+    assert took < 10
     all_gone(project, family)
     goes_on(own)
 

@@ -384,7 +384,8 @@ def test_all_benchmarks_are_listed_with_what_they_should_reach():
 def test_every_case_has_a_target():
     for one in benchmarks():
         for case in (*one.cases, *one.small_cases):
-            assert any(fnmatchcase(case, measure.cases) and measure.target for measure in one.measures), case
+            targets = [measure.target for measure in one.measures if fnmatchcase(case, measure.cases)]
+            assert any(targets) or ("modelled" in case and targets), case
 
 
 def test_an_unknown_benchmark_is_bad_input(workspace, tmp_path):
