@@ -45,11 +45,18 @@ def wait_until(condition, seconds):
         time.sleep(0.1)
 
 
+def heed_interrupts():
+    """As in a terminal: tests that run in the background have inherited that they are ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(own):
     """A run that is in the middle of `search`, and all its processes."""
     project, env = own
     with (project / "out").open("w") as out:
-        run = subprocess.Popen(RUN, cwd=project, env=env, stdout=out, stderr=out, start_new_session=True)
+        run = subprocess.Popen(
+            RUN, cwd=project, env=env, stdout=out, stderr=out, start_new_session=True, preexec_fn=heed_interrupts
+        )
     wait_until(lambda: run.poll() is not None or "search has copied" in (project / "out").read_text(), 240)
     assert run.poll() is None, (project / "out").read_text()
     assert started(project) == ["sample@tiny", "search@tiny"]
