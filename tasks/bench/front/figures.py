@@ -36,9 +36,10 @@ def figures(study: Study) -> dict[str, Callable[[Study], Figure]]:
 
 
 def colours(study: Study) -> dict[str, str]:
-    """HM3 and the arms of the highest medians in the end; the others are grey."""
+    """HM3 and the arms of the highest medians in the end; the others are grey, ablations are in the tables alone."""
     medians = study.final.groupby("arm")[study.measure].median().sort_values(ascending=False)
-    best = [str(arm) for arm in medians.index if arm != OURS][:SHOWN]
+    ablations = study.of("ablation")
+    best = [str(arm) for arm in medians.index if arm != OURS and arm not in ablations][:SHOWN]
     chosen = [*([OURS] if OURS in medians.index else []), *best]
     return dict(zip(chosen, EXPERTS, strict=False))
 
@@ -49,7 +50,8 @@ def curves(study: Study) -> Figure:
     coloured = colours(study)
     with canvas(1, len(panels), 4.6) as (figure, grid):
         for axes, (column, title) in zip(grid[0], panels.items(), strict=True):
-            for arm in sorted(study.arms, key=lambda name: name in coloured):
+            shown = [arm for arm in study.arms if arm in coloured or arm not in study.of("ablation")]
+            for arm in sorted(shown, key=lambda name: name in coloured):
                 by_tenth = study.points[study.points["arm"] == arm].groupby("tenth")[column]
                 low, middle, high = (by_tenth.quantile(share) for share in (0.25, 0.5, 0.75))
                 x = middle.index.to_numpy() / LAST
