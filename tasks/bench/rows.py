@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -99,13 +100,13 @@ def read_rows(path: Path) -> pd.DataFrame:
     return table
 
 
-def describe_setup(root: Path, seed: int, cores: int) -> Setup:
+def describe_setup(root: Path, seed: int, cores: int | None = None) -> Setup:
     """This machine and what is installed on it.
 
     Args:
         root: the project's folder.
         seed: what the benchmark draws its input with.
-        cores: processors that this process may use.
+        cores: processors that it is measured on; by default those that this process may use.
     """
     return Setup(
         seed,
@@ -113,7 +114,7 @@ def describe_setup(root: Path, seed: int, cores: int) -> Setup:
         _version("hm3"),
         torch.__version__,
         "; ".join(f"{name} {_version(name)}" for name in ("mergekit", "lm-eval")),
-        cores,
+        cores or len(os.sched_getaffinity(0)),
         torch.get_num_threads(),
         _cpu(),
     )

@@ -73,7 +73,7 @@ def run_benchmark(
     count = repetitions or (1 if small else benchmark.repetitions)
     cases = benchmark.small_cases if small else benchmark.cases
     left = [(case, repetition) for repetition in range(count) for case in cases if (case, repetition) not in done]
-    setup = describe_setup(workspace.root, SEED, len(os.sched_getaffinity(0)))
+    setup = describe_setup(workspace.root, SEED)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:

@@ -8,7 +8,6 @@ alone, with four times the budget of that. All choose on `selection`; utilities 
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -182,7 +181,7 @@ def measure(
     """
     results, state = user.root / "docs" / "results", user.state / "bench" / "front" / user.name
     files = Files(results / "raw", user.name, PREFIX)
-    setup = describe_setup(user.root, FIRST_SEED, len(os.sched_getaffinity(0)))
+    setup = describe_setup(user.root, FIRST_SEED)
     grounds = [one.open() for one in open_families(user, state, families or FAMILIES, False, progress)]
     budget = budget or user.params.search.budget
     known, key = files.read(), ["family", "instance", "seed", "budget"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -184,7 +183,7 @@ def compare_fronts(
     ]
     left = [(ground, arm, case) for ground, arm, case in cases if case not in done]
     show(plan(grounds[0], len(cases), len(cases) - len(left), budget))
-    setup = describe_setup(user.root, FIRST_SEED, len(os.sched_getaffinity(0)))
+    setup = describe_setup(user.root, FIRST_SEED)
     with progress.bar(f"bench {wanted.kind}", len(cases) * budget, "item evaluations") as bar:
         bar.advance((len(cases) - len(left)) * budget)
         for ground, arm, case in left:

@@ -28,17 +28,17 @@ def figures(study: Study) -> dict[str, Callable[[Study], Figure]]:
     found: dict[str, Callable[[Study], Figure]] = {"curves": curves, "fronts": fronts}
     if OURS in study.arms:
         found["paths"] = paths
-    if len(study.kinds) and study.kinds.groupby("arm")["kind"].nunique().max() > 1:
+    if _of_several_kinds(study):
         found["kinds"] = kinds
-    if len(study.episodes) and "evaluations" in study.episodes:
+    if _with_episodes(study):
         found["episodes"] = episodes
     return found
 
 
 def colours(study: Study) -> dict[str, str]:
-    """HM3 and the arms of the highest medians in the end; the others are grey."""
+    """HM3 and the drawn arms of the highest medians in the end; the others are grey."""
     medians = study.final.groupby("arm")[study.measure].median().sort_values(ascending=False)
-    best = [str(arm) for arm in medians.index if arm != OURS][:SHOWN]
+    best = [str(arm) for arm in medians.index if arm != OURS and arm in study.drawn][:SHOWN]
     chosen = [*([OURS] if OURS in medians.index else []), *best]
     return dict(zip(chosen, EXPERTS, strict=False))
 
@@ -49,7 +49,7 @@ def curves(study: Study) -> Figure:
     coloured = colours(study)
     with canvas(1, len(panels), 4.6) as (figure, grid):
         for axes, (column, title) in zip(grid[0], panels.items(), strict=True):
-            for arm in sorted(study.arms, key=lambda name: name in coloured):
+            for arm in sorted(study.drawn, key=lambda name: name in coloured):
                 by_tenth = study.points[study.points["arm"] == arm].groupby("tenth")[column]
                 low, middle, high = (by_tenth.quantile(share) for share in (0.25, 0.5, 0.75))
                 x = middle.index.to_numpy() / LAST
@@ -151,8 +151,7 @@ def steps_of(path: str, kind: str, layers: int) -> list[tuple[str, int]]:
 
 def kinds(study: Study) -> Figure:
     """Share of the item evaluations by kind of proposal, as the budget is spent."""
-    several = study.kinds.groupby("arm")["kind"].nunique()
-    arms = [arm for arm in study.arms if several.get(arm, 0) > 1][: 2 * FACETS]
+    arms = _of_several_kinds(study)[: 2 * FACETS]
     names = sorted(set(study.kinds.loc[study.kinds["arm"].isin(arms), "kind"]))
     columns = min(FACETS, len(arms))
     lines = -(-len(arms) // columns)
@@ -186,7 +185,7 @@ def episodes(study: Study) -> Figure:
     skipped = {"version", "family", "instance", "seed", "arm", "depth", "budget", "evaluations"}
     numbers = study.episodes.apply(pd.to_numeric, errors="coerce")
     names = [name for name in numbers if name not in skipped and numbers[name].notna().any()][: 2 * FACETS]
-    arms = [arm for arm in study.arms if arm in set(study.episodes["arm"])][: len(EXPERTS)]
+    arms = _with_episodes(study)[: len(EXPERTS)]
     columns = max(1, min(FACETS, len(names)))
     lines = max(1, -(-len(names) // columns))
     with canvas(lines, columns, 2.8 * lines + 0.6) as (figure, grid):
@@ -204,6 +203,22 @@ def episodes(study: Study) -> Figure:
             axes.remove()
         _legend(figure, grid[0, 0])
     return figure
+
+
+def _of_several_kinds(study: Study) -> list[str]:
+    """Arms that propose in more than one way."""
+    several = study.kinds.groupby("arm")["kind"].nunique()
+    return _drawn(study, set(several[several > 1].index))
+
+
+def _with_episodes(study: Study) -> list[str]:
+    """Arms that tell of their own course, by item evaluations."""
+    return _drawn(study, set(study.episodes["arm"]) if "evaluations" in study.episodes else set())
+
+
+def _drawn(study: Study, arms: set[str]) -> list[str]:
+    """Those of some arms that figures show; all of them where ablations are the only ones."""
+    return [arm for arm in study.drawn if arm in arms] or [arm for arm in study.arms if arm in arms]
 
 
 def _legend(figure: Figure, axes: Axes) -> None:

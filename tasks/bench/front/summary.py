@@ -62,6 +62,12 @@ class Study:
         """What kind of arm it was when it ran."""
         return str(self.rows.loc[self.rows["arm"] == arm, "group"].iloc[-1])
 
+    @cached_property
+    def drawn(self) -> list[str]:
+        """Arms that figures show: ablations, too many and too alike to be told apart, are in the tables alone."""
+        ablations = set(self.of("ablation"))
+        return [arm for arm in self.arms if arm not in ablations]
+
     def scale(self, family: int, depth: bool) -> Scale:
         """Ideal and nadir point in a family."""
         own = self.families[self.families["family"] == family]
