@@ -68,12 +68,25 @@ def watch_owner(pid: int, seconds: float = 0.5) -> None:
     threading.Thread(target=watch, name="watch-owner", daemon=True).start()
 
 
-def is_alive(pid: int, started: float | None = None) -> bool:
-    """Whether a process runs; with ``started`` (seconds since the epoch) whether it is the one that began then."""
+def birth(pid: int) -> float:
+    """What tells a process from a later one of the same number, and stays when the clock is set.
+
+    Linux counts from the boot, in ticks; psutil adds the boot's time, which moves with the clock.
+
+    Raises:
+        psutil.NoSuchProcess: it is gone.
+    """
     try:
-        process = psutil.Process(pid)
-        same = started is None or abs(process.create_time() - started) < 1
-        return same and process.status() != psutil.STATUS_ZOMBIE
+        return float(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
+    except OSError:
+        return psutil.Process(pid).create_time()
+
+
+def is_alive(pid: int, born: float | None = None) -> bool:
+    """Whether a process runs; with ``born`` whether it is the one whose :func:`birth` that is."""
+    try:
+        same = born is None or birth(pid) == born
+        return same and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from flows.local import environment, last_line, run_logged
-from flows.retry import Unavailable
+from models.errors import Unavailable
 from tasks.buckets import default_remote, require_remote
 from tasks.workspace import Workspace
 

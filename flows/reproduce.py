@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from flows.processes import Guarded
-from flows.retry import TRY_AGAIN, Unavailable
+from flows.retry import TRY_AGAIN
 from flows.stage import OWNER
-from models.errors import BadInput, Failed, one_line
+from models.errors import BadInput, Failed, Unavailable, one_line
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from models.errors import BadInput, Failed
+from models.errors import BadInput, Failed, Unavailable
 
 TRY_AGAIN = os.EX_TEMPFAIL
 """Exit status of a stage that stopped for such a reason."""
@@ -18,10 +18,6 @@ LASTING = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryE
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Disk full, quota reached, file system read-only."""
-
-
-class Unavailable(Failed):
-    """A stage failed because a disk or a network did not answer."""
 
 
 def is_full(error: BaseException) -> bool:

@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 from flows.local import START_SECONDS, answers, environment, free_port, last_line, run_logged, wait_for
-from flows.processes import GRACE_SECONDS, is_alive
+from flows.processes import GRACE_SECONDS, birth, is_alive
 from models.errors import BadInput, Failed
 
 POOL = "hm3-local"
@@ -45,8 +45,8 @@ class Running:
 
     url: str
     pid: int
-    started: float
-    """Start of the process in seconds since the epoch: a later process of the same number is another one."""
+    born: float
+    """:func:`flows.processes.birth` of the process: a later process of the same number is another one."""
     log: str
 
 
@@ -59,7 +59,7 @@ def read_record(state: Path) -> dict[str, Running]:
         entries = {name: Running(**one) for name, one in json.loads(path.read_text(encoding="utf-8")).items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise BadInput(f"{path}: not a record of servers ({error}); end them by hand and delete the file") from None
-    return {name: one for name, one in entries.items() if is_alive(one.pid, one.started)}
+    return {name: one for name, one in entries.items() if is_alive(one.pid, one.born)}
 
 
 def write_record(state: Path, servers: Mapping[str, Running]) -> None:
@@ -158,7 +158,7 @@ def launch(name: str, url: str, command: Sequence[str], *, cwd: Path, env: Mappi
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    return Running(url, process.pid, psutil.Process(process.pid).create_time(), str(log))
+    return Running(url, process.pid, birth(process.pid), str(log))
 
 
 def start_prefect(state: Path, port: int) -> Running:
@@ -198,14 +198,14 @@ def wait_until_healthy(name: str, server: Running, path: str) -> None:
 
 def ended_of(server: Running) -> Callable[[], int | None]:
     """What tells that a server's process is gone."""
-    return lambda: None if is_alive(server.pid, server.started) else 1
+    return lambda: None if is_alive(server.pid, server.born) else 1
 
 
 def wait_for_worker(prefect_url: str, worker: Running) -> None:
     """Until the worker has reported to the server; raises Failed if it does not."""
     deadline = time.monotonic() + START_SECONDS
     while not any(one.get("status") == "ONLINE" for one in call(f"{prefect_url}/api/work_pools/{POOL}/workers/filter")):
-        if not is_alive(worker.pid, worker.started) or time.monotonic() > deadline:
+        if not is_alive(worker.pid, worker.born) or time.monotonic() > deadline:
             raise Failed(f"the Prefect worker did not start: {last_line(Path(worker.log))}; see {worker.log}")
         time.sleep(0.3)
 
@@ -252,7 +252,7 @@ def end(servers: Sequence[Running]) -> None:
             continue
     for number in (signal.SIGTERM, signal.SIGKILL):
         for server in servers:
-            if is_alive(server.pid, server.started):
+            if is_alive(server.pid, server.born):
                 os.killpg(server.pid, number)
         if number == signal.SIGKILL:
             for process in tree:

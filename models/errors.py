@@ -12,6 +12,10 @@ class Failed(RuntimeError):
     """The work could not be finished though the input was sound. One line; the command line exits with 1."""
 
 
+class Unavailable(Failed):
+    """It failed because a disk, a network or a server did not answer: another try may help."""
+
+
 class Lost(RuntimeError):
     """Work over which process after process was lost."""
 

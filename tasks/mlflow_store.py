@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from models.errors import BadInput
+from models.errors import BadInput, one_line
 from tasks.workspace import Workspace, state_folder
 
 if TYPE_CHECKING:
@@ -64,6 +64,19 @@ def mlflow_errors() -> tuple[type[Exception], ...]:
     from sqlalchemy.exc import SQLAlchemyError
 
     return MlflowException, SQLAlchemyError
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Whether nothing answered. What MLflow raises then says so at length, in the words of the libraries below it."""
+    import requests
+
+    kinds = requests.ConnectionError, requests.Timeout
+    return any(isinstance(one, kinds) for one in (error, error.__cause__, error.__context__))
+
+
+def said_of(error: BaseException) -> str:
+    """What went wrong with MLflow, in a line."""
+    return "does not answer" if is_unreachable(error) else one_line(error, 300)
 
 
 def settle_environment() -> None:

@@ -14,8 +14,16 @@ from typing import TYPE_CHECKING
 import yaml
 from rich.filesize import decimal
 
-from models.errors import BadInput, Failed, one_line
-from tasks.mlflow_store import connect, local_server, local_store, mlflow_errors, tracking_uri
+from models.errors import BadInput, Failed, Unavailable
+from tasks.mlflow_store import (
+    connect,
+    is_unreachable,
+    local_server,
+    local_store,
+    mlflow_errors,
+    said_of,
+    tracking_uri,
+)
 from tasks.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -201,9 +209,11 @@ def answering(root: Path, remedy: str = "") -> Iterator[None]:
     """Turns what goes wrong with MLflow into one line, which ends with the remedy.
 
     Raises:
-        Failed: MLflow does not answer, or refuses.
+        Unavailable: MLflow does not answer.
+        Failed: it refuses.
     """
     try:
         yield
     except mlflow_errors() as error:
-        raise Failed(f"MLflow at {tracking_uri(root)}: {one_line(error, 300)}{remedy}") from error
+        kind = Unavailable if is_unreachable(error) else Failed
+        raise kind(f"MLflow at {tracking_uri(root)}: {said_of(error)}{remedy}") from error

@@ -53,7 +53,8 @@ class Spool:
     def keep(self, message: Message, files: Path | None = None) -> str:
         """Write a message down, with a copy of its files; the id of its run."""
         run = message.run or f"{PREFIX}{uuid.uuid4().hex}"
-        name = f"{time.time_ns():020d}-{os.getpid()}"
+        last = max((int(one.name[:20]) for one in self._messages()), default=0)
+        name = f"{max(time.time_ns(), last + 1):020d}-{os.getpid()}"  # in order though the clock is set back
         if files is not None:
             copy = shutil.copytree if files.is_dir() else shutil.copy
             target = self.folder / f"{name}.files" / files.name

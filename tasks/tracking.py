@@ -18,13 +18,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from models.errors import BadInput, one_line
+from models.errors import BadInput
 from tasks.figure_style import save_png
 from tasks.figures import of_front, of_stage
 from tasks.front import Front
 from tasks.front_table import markdown
 from tasks.mlflow_log import Message, described, send
-from tasks.mlflow_store import connect, mlflow_errors, open_experiment, settle_environment, tracking_uri
+from tasks.mlflow_store import connect, mlflow_errors, open_experiment, said_of, settle_environment, tracking_uri
 from tasks.records import write_text
 from tasks.run_record import Out, Point, StageLock, data_versions, parameters, read_lock, stage_points
 from tasks.spool import PREFIX, is_away, spool_of
@@ -213,7 +213,7 @@ class Tracker:
 
     def _lose(self, error: Exception) -> None:
         """MLflow did not answer, or refused: say so once."""
-        at = f"MLflow at {tracking_uri(self.workspace.root)}: {one_line(error, 300)}"
+        at = f"MLflow at {tracking_uri(self.workspace.root)}: {said_of(error)}"
         if isinstance(error, BadInput) or not is_away(error):
             if not self.stopped:
                 self._warn(f"{at}; this run is not tracked any further, `hm3 publish` sends its front later")

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.processes import Guarded, hold, is_alive
+from flows.processes import Guarded, birth, hold, is_alive
 
 FAMILY = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); "
 OWNER = """
@@ -80,9 +80,15 @@ def test_everything_ends_when_the_owner_is_killed_outright(tmp_path):
 
 
 def test_a_process_of_the_same_number_is_another_one():
-    started = psutil.Process().create_time()
-    assert is_alive(os.getpid(), started)
-    assert not is_alive(os.getpid(), started - 100)
+    born = birth(os.getpid())
+    assert is_alive(os.getpid(), born)
+    assert not is_alive(os.getpid(), born - 1)
+
+
+def test_a_process_stays_the_same_when_the_clock_is_set(monkeypatch):
+    born, boot = birth(os.getpid()), psutil.boot_time()
+    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: boot + 3600)
+    assert is_alive(os.getpid(), born)
 
 
 def test_a_process_that_was_not_waited_for_counts_as_gone():

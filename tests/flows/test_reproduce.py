@@ -6,8 +6,7 @@ import pytest
 
 from flows import reproduce
 from flows.reproduce import Plan, Stage, describe, outcome
-from flows.retry import Unavailable
-from models.errors import BadInput, Failed
+from models.errors import BadInput, Failed, Unavailable
 from tests.flows.project import OUTS, dvc, make_project
 
 

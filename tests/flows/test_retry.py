@@ -4,8 +4,8 @@ import errno
 
 import pytest
 
-from flows.retry import TRY_AGAIN, Unavailable, may_pass
-from models.errors import BadInput, Failed
+from flows.retry import TRY_AGAIN, may_pass
+from models.errors import BadInput, Failed, Unavailable
 from tests.flows.project import hm3
 from tests.small_tasks import make_family_project
 

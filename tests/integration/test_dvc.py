@@ -258,6 +258,7 @@ def test_a_machine_that_is_taken_away_in_the_search_is_replaced_by_another(proje
         os.killpg(pod.pid, signal.SIGKILL)
         for one in under:
             one.kill()
+        psutil.wait_procs(under)  # none writes into the folder while it is deleted
     shutil.rmtree(first)
     saved = set(segments())
     second = clone(project, tmp_path / "second")

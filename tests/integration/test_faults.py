@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,13 +12,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+from mlflow import MlflowClient
 
 from flows.fault_bench import FAULTS, attempt, prepare
 from flows.fault_kinds import KINDS
-from flows.processes import is_alive
+from flows.local import free_port
+from flows.processes import birth, is_alive
 from tasks.workspace import open_workspace
 from tests.fixtures_front import make_project as make_done
 from tests.flows.project import at_work, behave, dvc, make_project, started
+from tests.servers import missing, mlflow_server
 
 ROOT = Path(__file__).parents[2]
 RUN = [sys.executable, "-m", "flows.cli", "run"]
@@ -60,7 +64,7 @@ def start(own):
     wait_until(lambda: run.poll() is not None or "search has copied" in (project / "out").read_text(), 240)
     assert run.poll() is None, (project / "out").read_text()
     assert started(project) == ["sample@tiny", "search@tiny"]
-    return run, psutil.Process(run.pid).children(recursive=True)
+    return run, {one: birth(one.pid) for one in psutil.Process(run.pid).children(recursive=True)}
 
 
 def named(family, part):
@@ -69,7 +73,7 @@ def named(family, part):
 
 
 def all_gone(project, family, seconds=15):
-    wait_until(lambda: not any(is_alive(one.pid, one.create_time()) for one in family if one.is_running()), seconds)
+    wait_until(lambda: not any(is_alive(one.pid, born) for one, born in family.items()), seconds)
     left = [one for one in psutil.process_iter(["cmdline"]) if str(project) in " ".join(one.info["cmdline"] or [])]
     assert not left, left
 
@@ -131,6 +135,77 @@ def test_the_prefect_server_is_killed(own):
     assert "hypervolume on test" in said
     assert started(project) == ["pareto@tiny"]
     all_gone(project, family)
+    assert json.loads(dvc(project, "status", "--json")) == {}
+
+
+def registered(address):
+    """The versions of the front, and the stages of the last pipeline run, in a server's books."""
+    client = MlflowClient(address)
+    (experiment,) = client.search_experiments(filter_string="name = 'hm3-tiny'")
+    runs = client.search_runs([experiment.experiment_id])
+    return len(client.search_model_versions("name = 'hm3-front-tiny'")), {run.info.run_name for run in runs}
+
+
+@pytest.mark.slow
+def test_mlflow_is_away_from_the_start_until_the_front_is_registered(own, tmp_path):
+    project, env = own
+    behave(project, "search", None)
+    port = free_port()
+    there = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+    first = subprocess.run(RUN, cwd=project, env=env | there, capture_output=True, text=True, timeout=300)
+    assert first.returncode == 1
+    away = f"MLflow at {there['MLFLOW_TRACKING_URI']}: does not answer"
+    assert first.stderr == f"hm3: {away}; `hm3 publish` goes on from there\n"
+    assert started(project) == ["sample@tiny", "search@tiny", "pareto@tiny"]
+    lock = (project / "dvc.lock").read_bytes()
+    with mlflow_server(tmp_path, tmp_path / "kept", port):
+        again = subprocess.run(RUN, cwd=project, env=env | there, capture_output=True, text=True, timeout=300)
+        assert again.returncode == 0, again.stderr
+        assert started(project) == []
+        versions, runs = registered(there["MLFLOW_TRACKING_URI"])
+    assert versions == 6
+    assert {"sample", "search", "pareto"} <= runs
+    assert (project / "dvc.lock").read_bytes() == lock
+    assert json.loads(dvc(project, "status", "--json")) == {}
+
+
+def test_mlflow_is_killed_in_the_middle_and_comes_back(own, tmp_path):
+    project, env = own
+    behave(project, "search", "nap")
+    port = free_port()
+    there = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}"}
+    with mlflow_server(tmp_path, tmp_path / "kept", port) as (_, server):
+        run, _ = start((project, env | there))
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+    with mlflow_server(tmp_path, tmp_path / "kept", port):
+        assert run.wait(300) == 0, (project / "out").read_text()
+        versions, runs = registered(there["MLFLOW_TRACKING_URI"])
+    assert versions == 6
+    assert {"sample", "search", "pareto"} <= runs
+
+
+@pytest.mark.parametrize("hours", [-2, pytest.param(72, marks=pytest.mark.slow)])
+def test_the_clock_is_set_in_the_middle(own, tmp_path, hours):
+    """All that the run started sees the step; MLflow gets, in order, what was kept for it before and after."""
+    if shutil.which("cc") is None:
+        missing("a C compiler")
+    project, env = own
+    behave(project, "search", "nap")
+    clock, library, port = tmp_path / "clock", tmp_path / "clock.so", free_port()
+    subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", library, ROOT / "tests" / "clock.c"], check=True)
+    clock.write_text("0")
+    env |= {"LD_PRELOAD": str(library), "HM3_TEST_CLOCK": str(clock)}
+    env |= {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+    run, family = start((project, env))
+    clock.write_text(f"{hours * 3600}")
+    with mlflow_server(tmp_path, tmp_path / "kept", port):
+        assert run.wait(300) == 0, (project / "out").read_text()
+        versions, runs = registered(env["MLFLOW_TRACKING_URI"])
+    assert versions == 6
+    assert {"sample", "search", "pareto"} <= runs
+    all_gone(project, family)
+    assert started(project) == ["pareto@tiny"]
     assert json.loads(dvc(project, "status", "--json")) == {}
 
 

@@ -310,5 +310,5 @@ def test_what_is_missing_is_named(project):
 def test_a_server_that_is_away_is_a_failure_with_the_remedy(project, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(Failed, match="hm3 publish"):
+    with pytest.raises(Failed, match=r"^MLflow at http://127\.0\.0\.1:9: does not answer; `hm3 publish`"):
         publish(project)

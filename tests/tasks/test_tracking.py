@@ -260,7 +260,7 @@ def test_the_address_is_the_users_else_a_live_server_else_a_file(project, monkey
         server.bind(("127.0.0.1", 0))
         server.listen()
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
-        record = {"mlflow": {"url": url, "pid": os.getpid(), "started": 0}}
+        record = {"mlflow": {"url": url, "pid": os.getpid(), "born": 0}}
         (project.state / "servers.json").write_text(json.dumps(record))
         assert tracking_uri(project.root) == url
         gone = subprocess.Popen([sys.executable, "-c", ""])
