@@ -47,7 +47,7 @@ CHUNK = 16
 """Candidates that are scored together at most, and whose scores are written to the journal together."""
 
 SHARED_CHUNK = 8
-"""The same where several chunks are scored at once: with 16, the last one kept others waiting for a tenth of the time."""
+"""The same where several chunks are scored at once: with 16, the last one kept the others waiting for longer."""
 
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
 """What torch says."""
