@@ -90,9 +90,10 @@ def goes_on(own):
     assert json.loads(dvc(project, "status", "--json")) == {}
 
 
+@pytest.mark.slow  # the real pipeline is killed in the same ways below
 @pytest.mark.parametrize(
     "victim",
-    ["stage.py search", pytest.param("dvc --wait-for-lock repro --single-item search@tiny", marks=pytest.mark.slow)],
+    ["stage.py search", "dvc --wait-for-lock repro --single-item search@tiny"],
 )
 def test_a_process_under_the_run_is_killed(own, victim):
     project, _ = own
@@ -185,7 +186,8 @@ def test_mlflow_is_killed_in_the_middle_and_comes_back(own, tmp_path):
     assert {"sample", "search", "pareto"} <= runs
 
 
-@pytest.mark.parametrize("hours", [-2, pytest.param(72, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("hours", [-2, 72])
 def test_the_clock_is_set_in_the_middle(own, tmp_path, hours):
     """All that the run started sees the step; MLflow gets, in order, what was kept for it before and after."""
     if shutil.which("cc") is None:

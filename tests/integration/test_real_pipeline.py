@@ -127,6 +127,7 @@ def test_nothing_is_left_to_do_afterwards(undisturbed):
     assert {path: path.stat().st_mtime_ns for path in began} == began, "a stage process has started"
 
 
+@pytest.mark.slow  # test_faults.py kills three times
 def test_a_run_that_is_killed_in_the_search_goes_on_to_the_same_result(undisturbed, tmp_path):
     root = make_clone(tmp_path / "killed", PARAMS)
     for name in ("zoo", "tasks"):
