@@ -26,6 +26,9 @@ from tasks.records import Anchors, ScoredModel
 from tasks.trials import recipe_space
 from tasks.workspace import Workspace
 
+FEW_ERRORS = 6.0
+"""Standard errors between worst and best source below which the choice among many candidates is mostly luck."""
+
 
 def run(workspace: Workspace, progress: Progress) -> None:
     """Write ``anchors.json`` and ``anchors/``."""
@@ -53,6 +56,8 @@ def run(workspace: Workspace, progress: Progress) -> None:
     )
     result.write(workspace.run)
     progress.message(f"{len(trial.recipes)} recipes scored; anchors: {', '.join(result.anchors)}")
+    for line in faint(engine, free, scale):
+        progress.message(line)
 
 
 def score_sources(engine: Engine) -> list[Scored]:
@@ -65,6 +70,23 @@ def source_scale(engine: Engine, sources: Sequence[Scored]) -> Scale:
     """Ideal and nadir of the task objectives, over base and experts."""
     scores = np.array([one.mean() for one in sources])
     return Scale(engine.objectives("search").names, tuple(scores.max(axis=0)), tuple(scores.min(axis=0)))
+
+
+def faint(engine: Engine, sources: Sequence[Scored], scale: Scale) -> list[str]:
+    """Which objectives have too few items, for what lies between worst and best source, to tell candidates apart.
+
+    Members are chosen by means over the items of `search` and `selection` together.
+    """
+    lines = []
+    for name, best, worst in zip(engine.objectives("search").names, scale.ideal, scale.nadir, strict=False):
+        count = engine.objectives("search").count(name) + engine.objectives("selection").count(name)
+        error = float(np.median([np.std(one.items[name]) for one in sources])) / np.sqrt(count)
+        if best - worst < FEW_ERRORS * error:
+            lines.append(
+                f"{name}: worst and best source differ by {(best - worst) / error:.1f} standard errors of a mean over"
+                f" {count:,} items, so that which member is better will be luck; give it more items, or another metric"
+            )
+    return lines
 
 
 def source_entries(engine: Engine, sources: Sequence[Scored]) -> list[Entry]:
