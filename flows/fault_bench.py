@@ -51,7 +51,10 @@ PARAMS: dict[str, Any] = {
 """A pipeline of seconds a stage."""
 
 FAULTS = 3
-"""Runs of one project that are disturbed, one after the other, before one is let through."""
+"""Runs of one project that are disturbed at most, one after the other, before one is let through."""
+
+SHARE = 0.7
+"""Of the time that is left to an undisturbed run: faults come within it, so that few runs have ended before."""
 
 GONE_SECONDS = 20.0
 """In which everything under a run that has ended must be gone."""
@@ -75,6 +78,7 @@ class Trial:
     """Disturbed runs and the one that had to make good for them."""
 
     faults: tuple[Fault, ...]
+    """Those that came while a run was under way; the others count for nothing."""
     seconds: float
     why: str
     """What did not hold; empty if everything did."""
@@ -143,7 +147,7 @@ def copy(project: Project, root: Path) -> Project:
 
 
 def attempt(reference: Reference, folder: Path, kinds: Sequence[str], seed: int) -> Trial:
-    """Disturb runs of one project at random times, and let the next one make good for it.
+    """Disturb runs of one project at random times until one ends well, and let the next one make good for them.
 
     Args:
         reference: the undisturbed pipeline.
@@ -155,8 +159,12 @@ def attempt(reference: Reference, folder: Path, kinds: Sequence[str], seed: int)
     project, faults, why, began = copy(reference.template, folder / "trial"), [], "", time.monotonic()
     try:
         for kind in kinds:
-            after = rng.uniform(0, reference.seconds)
-            faults.append(Fault(kind, seed, round(after, 2), disturbed(project, kind, after)))
+            after = rng.uniform(0, SHARE * reference.seconds * project.left())
+            stage, ended = disturbed(project, kind, after)
+            if stage is not None:
+                faults.append(Fault(kind, seed, round(after, 2), stage))
+            if ended:
+                break
         last = project.start()
         if last.wait(RUN_SECONDS) != 0:
             raise Broken(f"the next run: {project.last_line()}")
@@ -168,8 +176,11 @@ def attempt(reference: Reference, folder: Path, kinds: Sequence[str], seed: int)
     return Trial(tuple(faults), round(time.monotonic() - began, 1), why)
 
 
-def disturbed(project: Project, kind: str, after: float) -> str:
-    """Start a run, disturb it after so many seconds, and wait for its end; gives the stage that was under way.
+def disturbed(project: Project, kind: str, after: float) -> tuple[str | None, bool]:
+    """Start a run, disturb it after so many seconds, and wait for its end.
+
+    Returns:
+        The stage that was under way, none if the run had ended before; and whether it has ended well.
 
     Raises:
         Broken: it goes on for too long, or something of it is left behind.
@@ -179,15 +190,16 @@ def disturbed(project: Project, kind: str, after: float) -> str:
     try:
         while run.poll() is None and time.monotonic() - began < after:
             time.sleep(0.02)
-        stage = project.stage()
-        family = psutil.Process(run.pid).children(recursive=True) if run.poll() is None else []
-        disturb(project, run)
-        run.wait(RUN_SECONDS)
+        stage, family = None, []
+        if run.poll() is None:
+            stage, family = project.stage(), psutil.Process(run.pid).children(recursive=True)
+            disturb(project, run)
+        ended = run.wait(RUN_SECONDS) == 0
     finally:
         run.kill()
         run.wait()
     gone(project, family)
-    return stage
+    return stage, ended
 
 
 def gone(project: Project, family: list[psutil.Process]) -> None:
@@ -246,10 +258,12 @@ def bench_faults(
         began = time.monotonic()
         with progress.bar("faults", minutes, "minutes") as bar:
             for trial in trials(reference, folder, kinds, seed):
+                if not (trial.faults or trial.why):  # every run had ended before it was disturbed
+                    continue
                 done.append(trial)
                 known = pd.read_csv(raw) if raw.is_file() else pd.DataFrame()
                 write_table(raw, pd.concat([known, pd.DataFrame(trial.rows())], ignore_index=True))
-                named = ", ".join(f"{one.kind} in {one.stage or 'no stage'}" for one in trial.faults)
+                named = ", ".join(f"{one.kind} {one.stage and f'in {one.stage}'}".strip() for one in trial.faults)
                 progress.message(f"{named}: {trial.why or 'survived'}")
                 bar.advance(trial.seconds / 60)
                 if time.monotonic() - began > minutes * 60:

@@ -11,11 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+import yaml
 
 from tasks.journal import read_segment
 
 STOP_SECONDS = 10.0
 """In which a run that is told to end must have ended."""
+
+STAGES = 5
+"""Behind `zoo`, which makes the models and is done before."""
 
 RUN_SECONDS = 1800.0
 """Longest time of a run."""
@@ -68,6 +72,12 @@ class Project:
             if "stage" in words:
                 return words[words.index("stage") + 1]
         return ""
+
+    def left(self) -> float:
+        """Share of the stages behind `zoo` that are not done."""
+        lock = yaml.safe_load((self.root / "dvc.lock").read_text(encoding="utf-8"))
+        done = [name for name in lock["stages"] if name.endswith("@tiny") and name != "zoo@tiny"]
+        return 1 - len(done) / STAGES
 
     def scored(self) -> list[tuple[str, int]]:
         """Every key and item that was scored, as often as it was."""

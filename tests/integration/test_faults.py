@@ -220,10 +220,12 @@ def reference(tmp_path_factory):
 def survives(reference, folder, kinds, seed):
     trial = attempt(reference, folder, kinds, seed)
     assert not trial.why, trial
+    return trial
 
 
 def test_the_real_pipeline_is_killed_three_times_at_random(reference, tmp_path):
-    survives(reference, tmp_path, ["run killed", "stage killed", "DVC killed"], 0)
+    kinds = ["run killed", "stage killed", "DVC killed"]
+    assert [one.kind for one in survives(reference, tmp_path, kinds, 0).faults] == kinds
 
 
 @pytest.mark.slow
