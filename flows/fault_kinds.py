@@ -75,9 +75,8 @@ class Project:
 
     def left(self) -> float:
         """Share of the stages behind `zoo` that are not done."""
-        lock = yaml.safe_load((self.root / "dvc.lock").read_text(encoding="utf-8"))
-        done = [name for name in lock["stages"] if name.endswith("@tiny") and name != "zoo@tiny"]
-        return 1 - len(done) / STAGES
+        done = yaml.safe_load((self.root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+        return 1 - len(done.keys() - {"zoo@tiny"}) / STAGES
 
     def scored(self) -> list[tuple[str, int]]:
         """Every key and item that was scored, as often as it was."""

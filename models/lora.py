@@ -268,11 +268,11 @@ def _open(adapter: Path) -> Any:
         return safe_open(adapter / WEIGHTS, framework="pt")
     except FileNotFoundError:
         if (adapter / "adapter_model.bin").is_file():
-            # Nothing is loaded here: this is a command for the user, in which the folder's name is quoted, and
-            # weights_only refuses everything but tensors.
             pickled, safe = f"{adapter}/adapter_model.bin", f"{adapter}/{WEIGHTS}"
             program = (
                 "import torch; from safetensors.torch import save_file; "
+                # Nothing is loaded here: this is a command for the user, in which the folder's name is quoted, and
+                # weights_only refuses everything but tensors.
                 f"save_file(torch.load({pickled!r}, weights_only=True), {safe!r})"
             )
             command = f"python -c {shlex.quote(program)}"

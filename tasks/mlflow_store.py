@@ -66,8 +66,18 @@ def mlflow_errors() -> tuple[type[Exception], ...]:
     return MlflowException, SQLAlchemyError
 
 
+def is_away(error: Exception) -> bool:
+    """Whether MLflow did not answer, or not as a server does that is well; else it refuses what it was told."""
+    from mlflow.exceptions import MlflowException
+
+    if not isinstance(error, MlflowException):
+        return True
+    status: int = error.get_http_status_code()
+    return status >= 500 or status == 429
+
+
 def is_unreachable(error: BaseException) -> bool:
-    """Whether nothing answered. What MLflow raises then says so at length, in the words of the libraries below it."""
+    """Whether nothing answered. Surer than :func:`is_away`: MLflow gives status 500 to much that it refuses itself."""
     import requests
 
     kinds = requests.ConnectionError, requests.Timeout
@@ -75,7 +85,7 @@ def is_unreachable(error: BaseException) -> bool:
 
 
 def said_of(error: BaseException) -> str:
-    """What went wrong with MLflow, in a line."""
+    """What went wrong with MLflow, in a line; a server that isn't there would take several, of the libraries below."""
     return "does not answer" if is_unreachable(error) else one_line(error, 300)
 
 

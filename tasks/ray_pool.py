@@ -55,6 +55,8 @@ class Shared:
     names: tuple[str, ...]
     groups: Mapping[str, Any]
     """Reference of each tensor group: name → array and name of the dtype."""
+    digests: Mapping[str, str]
+    """Of each tensor group."""
 
 
 class SharedSource:
@@ -81,8 +83,8 @@ class SharedSource:
         return self._held[group][name]
 
     def digest(self, group: str) -> str:
-        """Not known here: the driver makes the keys."""
-        raise NotImplementedError
+        """See ``Source``; the driver, which makes the keys of the journal, has computed them."""
+        return self._shared.digests[group]
 
 
 @dataclass(frozen=True)
@@ -259,7 +261,7 @@ def share(source: Source, group: Callable[[str], str]) -> Shared:
                 plain = tensor.view(torch.int16) if dtype == "bfloat16" else tensor
                 stored[name] = plain.cpu().numpy(), dtype
         groups[wanted] = ray.put(stored)
-    return Shared(source.config, tuple(names), groups)
+    return Shared(source.config, tuple(names), groups, {wanted: source.digest(wanted) for wanted in groups})
 
 
 def join(address: str) -> None:

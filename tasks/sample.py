@@ -78,8 +78,8 @@ def faint(engine: Engine, sources: Sequence[Scored], scale: Scale) -> list[str]:
     Members are chosen by means over the items of `search` and `selection` together.
     """
     lines = []
-    for name, best, worst in zip(engine.objectives("search").names, scale.ideal, scale.nadir, strict=False):
-        count = engine.objectives("search").count(name) + engine.objectives("selection").count(name)
+    for name, best, worst in zip(scale.names, scale.ideal, scale.nadir, strict=True):
+        count = sum(engine.objectives(split).count(name) for split in ("search", "selection"))
         error = float(np.median([np.std(one.items[name]) for one in sources])) / np.sqrt(count)
         if best - worst < FEW_ERRORS * error:
             lines.append(

@@ -15,6 +15,7 @@ from filelock import FileLock
 
 from models.errors import one_line
 from tasks.mlflow_log import Message, send
+from tasks.mlflow_store import is_away
 from tasks.records import write_text
 from tasks.workspace import Workspace
 
@@ -23,16 +24,6 @@ if TYPE_CHECKING:
 
 PREFIX = "spooled-"
 """How the id of a run begins that MLflow doesn't know yet."""
-
-
-def is_away(error: Exception) -> bool:
-    """Whether MLflow did not answer, or not as a server does that is well; else it refuses what it was told."""
-    from mlflow.exceptions import MlflowException
-
-    if not isinstance(error, MlflowException):
-        return True
-    status: int = error.get_http_status_code()
-    return status >= 500 or status == 429
 
 
 def spool_of(workspace: Workspace) -> Spool:

@@ -24,10 +24,18 @@ from tasks.figures import of_front, of_stage
 from tasks.front import Front
 from tasks.front_table import markdown
 from tasks.mlflow_log import Message, described, send
-from tasks.mlflow_store import connect, mlflow_errors, open_experiment, said_of, settle_environment, tracking_uri
+from tasks.mlflow_store import (
+    connect,
+    is_away,
+    mlflow_errors,
+    open_experiment,
+    said_of,
+    settle_environment,
+    tracking_uri,
+)
 from tasks.records import write_text
 from tasks.run_record import Out, Point, StageLock, data_versions, parameters, read_lock, stage_points
-from tasks.spool import PREFIX, is_away, spool_of
+from tasks.spool import PREFIX, spool_of
 from tasks.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tasks.engine import SHARED_CHUNK
+
 
 @dataclass(frozen=True)
 class Costs:
@@ -95,7 +97,7 @@ def rung(work: Sequence[float] | np.ndarray, workers: int, costs: Costs) -> tupl
         workers: that take chunks as they get free.
         costs: of the driver.
     """
-    size = max(1, -(-len(work) // (2 * workers)))
+    size = max(1, min(SHARED_CHUNK, -(-len(work) // (2 * workers))))
     chunks = [list(work[first : first + size]) for first in range(0, len(work), size)]
     free = [0.0] * workers
     driver = driven = 0.0

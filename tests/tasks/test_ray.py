@@ -5,6 +5,7 @@ import time
 
 import psutil
 import pytest
+import torch
 
 from models.candidate import Candidate
 from models.errors import BadInput, Lost
@@ -77,6 +78,17 @@ def test_scores_equal_those_of_one_process_bit_for_bit(engine, alone):
     assert engine.score(candidates(engine), "search") == wanted
     assert engine.journal.keys() == alone.journal.keys()
     assert len(engine.journal) == len(engine.journal.keys())
+
+
+def test_a_model_in_the_object_store_is_the_same_source(engine, alone):
+    from tasks.ray_pool import SharedSource, share
+
+    source, group = alone.source(alone.family.experts["a"]), alone.pool.architecture.group
+    shared = SharedSource(share(source, group), group)
+    assert shared.names() == source.names()
+    for name in source.names():
+        assert torch.equal(shared.tensor(name), source.tensor(name))
+        assert shared.digest(group(name)) == source.digest(group(name))
 
 
 def test_block_influence_is_measured_there(engine, alone):

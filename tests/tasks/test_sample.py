@@ -20,7 +20,7 @@ def test_objectives_with_too_few_items_for_their_range_are_named():
         for name, photos, digits in (("base", 0.7, 0.1), ("a", 0.8, 0.5), ("b", 0.8, 0.9))
     ]
     engine = SimpleNamespace(objectives=lambda split: SimpleNamespace(names=("photos", "digits"), count=lambda _: 100))
-    scale = Scale(("photos", "digits", "layers"), (0.8, 0.9, 0.5), (0.7, 0.1, 1.0))
+    scale = Scale(("photos", "digits"), (0.8, 0.9), (0.7, 0.1))
     (line,) = faint(engine, scored, scale)
     errors = 0.1 / np.sqrt(0.8 * 0.2 / 200)  # of the median source, over both splits
     assert line.startswith(
