@@ -53,8 +53,9 @@ PARAMS: dict[str, Any] = {
 FAULTS = 3
 """Runs of one project that are disturbed at most, one after the other, before one is let through."""
 
-SHARE = 0.7
-"""Of the time that is left to an undisturbed run: faults come within it, so that few runs have ended before."""
+EARLIEST, LATEST = 0.5, 0.7
+"""When faults come: from this share of the start-up on, until this share of the stages that are left is done. So most
+of them meet a stage, some the servers as they start, and few runs have ended before."""
 
 GONE_SECONDS = 20.0
 """In which everything under a run that has ended must be gone."""
@@ -97,7 +98,13 @@ class Reference:
     """Its project before the first stage but for the models, which are made."""
     outs: bytes
     scored: list[tuple[str, int]]
+    starting: float
+    """Seconds until its first stage."""
     seconds: float
+
+    def window(self, left: float) -> tuple[float, float]:
+        """Seconds from the start of a run between which a fault comes, with this share of the stages to be done."""
+        return EARLIEST * self.starting, self.starting + LATEST * left * (self.seconds - self.starting)
 
 
 def prepare(workspace: Workspace, folder: Path) -> Reference:
@@ -132,10 +139,13 @@ def prepare(workspace: Workspace, folder: Path) -> Reference:
         if done.returncode:
             raise Failed(f"faults: {' '.join(command[:3])}: {one_line(done.stderr[-300:])}")
     undisturbed = copy(project, folder / "undisturbed")
-    began = time.monotonic()
-    if undisturbed.start().wait() != 0:
+    began, run = time.monotonic(), undisturbed.start()
+    while run.poll() is None and not undisturbed.stage():
+        time.sleep(0.1)
+    starting = time.monotonic() - began
+    if run.wait() != 0:
         raise Failed(f"faults: the undisturbed run failed: {undisturbed.last_line()}")
-    return Reference(project, undisturbed.outs(), sorted(undisturbed.scored()), time.monotonic() - began)
+    return Reference(project, undisturbed.outs(), sorted(undisturbed.scored()), starting, time.monotonic() - began)
 
 
 def copy(project: Project, root: Path) -> Project:
@@ -159,7 +169,7 @@ def attempt(reference: Reference, folder: Path, kinds: Sequence[str], seed: int)
     project, faults, why, began = copy(reference.template, folder / "trial"), [], "", time.monotonic()
     try:
         for kind in kinds:
-            after = rng.uniform(0, SHARE * reference.seconds * project.left())
+            after = rng.uniform(*reference.window(project.left()))
             stage, ended = disturbed(project, kind, after)
             if stage is not None:
                 faults.append(Fault(kind, seed, round(after, 2), stage))

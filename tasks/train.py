@@ -11,6 +11,7 @@ from tasks.lab import EngineLab
 from tasks.pool import open_pool, path_space
 from tasks.progress import Bar, Progress
 from tasks.records import write_table
+from tasks.schema import TrainParams
 from tasks.trials import open_trial, recipe_space
 from tasks.workspace import Workspace
 
@@ -27,14 +28,12 @@ def run(workspace: Workspace, progress: Progress) -> None:
     trial = open_trial(workspace, lab, anchors, offline)
     with progress.bar("layer statistics", len(engine.source("base").names()), "tensors") as bar:
         statistics = lab.statistics(paths.models, bar.advance)
-    training = TrainSettings(
-        params.steps, params.batch, params.learning_rate, params.expectile, params.relabels, params.patience
-    )
-    agent = new_agent(trial, paths, statistics, AgentSettings(params.hidden, params.dropout), seed)
+    chosen = settings(params)
+    agent = new_agent(trial, paths, statistics, chosen, seed)
     judge = new_judge(trial, recipe_space(engine))
     with progress.bar("training", len(NETWORKS) * params.steps, "steps") as bar:
         rng = np.random.default_rng([seed, 3])
-        rows = train(trial, agent, judge, training, rng, _Steps(bar, params.steps))
+        rows = train(trial, agent, judge, chosen.training, rng, _Steps(bar, params.steps))
     agent.surrogate = judge.surrogate
     agent.save(workspace.run / "agent")
     write_table(workspace.run / "train.csv", pd.DataFrame(rows))
@@ -42,6 +41,14 @@ def run(workspace: Workspace, progress: Progress) -> None:
         f"trained on {len(offline)} paths and {len(trial.recipes)} recipes; "
         f"{agent.parameters / 1e6:.1f} million parameters"
     )
+
+
+def settings(params: TrainParams) -> AgentSettings:
+    """Hyperparameters of networks and training."""
+    training = TrainSettings(
+        params.steps, params.batch, params.learning_rate, params.expectile, params.relabels, params.patience
+    )
+    return AgentSettings(params.hidden, params.dropout, training)
 
 
 class _Steps:

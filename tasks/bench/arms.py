@@ -12,10 +12,13 @@ from models.agent.environment import PathRules
 from models.agent.hm3 import HM3Settings, hm3
 from models.agent.paper import paper
 from models.agent.paper_policy import PaperSettings
+from models.agent.phases import DatasetSettings, SampleSettings
 from models.baselines import BASELINES
 from models.merge.recipe import Recipe, recipe_name
 from models.merge.space import RecipeSpace
 from models.trial import Trial
+from tasks import search, train
+from tasks.schema import Params
 
 Group = Literal["hm3", "baseline", "ablation", "paper"]
 
@@ -98,26 +101,39 @@ def searcher(settings: HM3Settings, linear: bool = False) -> Run:
 PARAMETERS, ARCHITECTURE = ("recipe", "layered"), ("edit", "policy", "beam")
 
 
+def hm3_settings(params: Params) -> HM3Settings:
+    """What the stages take from the parameters."""
+    sample, dataset = params.sample, params.dataset
+    return HM3Settings(
+        params.search.preferences,
+        sample.anchors,
+        SampleSettings(sample.candidates),
+        DatasetSettings(dataset.edits, dataset.random, dataset.items),
+        train.settings(params.train),
+        search.settings(params.search),
+    )
+
+
 def hm3_arms(settings: HM3Settings) -> Iterator[Arm]:
     """HM3, and what is left of it when one part is taken away."""
-    search, training = settings.search, settings.agent.training
-    fixed = replace(search.player, relabels=0)
+    searching, training = settings.search, settings.agent.training
+    fixed = replace(searching.player, relabels=0)
     untaught = replace(settings.agent, training=replace(training, relabels=0))
     without = {
         "parameters": (
             "no parameter level",
-            replace(settings, sample=None, search=replace(search, kinds=ARCHITECTURE)),
+            replace(settings, sample=None, search=replace(searching, kinds=ARCHITECTURE)),
         ),
         "architecture": (
             "no architecture level",
-            replace(settings, dataset=None, search=replace(search, kinds=PARAMETERS)),
+            replace(settings, dataset=None, search=replace(searching, kinds=PARAMETERS)),
         ),
-        "agent": ("no agent", replace(settings, search=replace(search, kinds=(*PARAMETERS, "edit")))),
+        "agent": ("no agent", replace(settings, search=replace(searching, kinds=(*PARAMETERS, "edit")))),
         "offline": ("no offline training", replace(settings, dataset=None)),
-        "relabelling": ("no relabelling", replace(settings, agent=untaught, search=replace(search, player=fixed))),
-        "halving": ("no successive halving", replace(settings, search=replace(search, rungs=()))),
+        "relabelling": ("no relabelling", replace(settings, agent=untaught, search=replace(searching, player=fixed))),
+        "halving": ("no successive halving", replace(settings, search=replace(searching, rungs=()))),
     }
-    told = "as stage by stage, with the defaults of the parameters"
+    told = "as stage by stage, with the parameters of the profile"
     yield Arm("hm3", "HM3", told, searcher(settings), "hm3")
     for name, (title, changed) in without.items():
         yield Arm(f"hm3-no-{name}", f"HM3, {title}", f"as hm3, {title}", searcher(changed), "ablation")

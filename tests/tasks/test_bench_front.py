@@ -12,12 +12,13 @@ import yaml
 from typer.testing import CliRunner
 
 from flows.cli import app
+from models.agent.hm3 import HM3Settings
 from models.agent.phases import DatasetSettings, SampleSettings
 from models.candidate import Candidate
 from models.errors import BadInput
 from models.front import hypervolume, utility
 from tasks import pareto
-from tasks.bench.arms import ARMS, Arm
+from tasks.bench.arms import ARMS, Arm, hm3_arms, hm3_settings
 from tasks.bench.front.amortisation import measure
 from tasks.bench.front.compare import FIRST_SEED, Wanted, compare_fronts
 from tasks.bench.front.cuts import cuts
@@ -29,6 +30,7 @@ from tasks.bench.front.run import MARKS, Case, Finished, edges, run_arm
 from tasks.bench.front.summary import studies
 from tasks.progress import Progress
 from tasks.records import Anchors, ScoredModel
+from tasks.schema import Params
 from tasks.workspace import open_workspace
 from tests.models.agent.small import SMALL
 from tests.small_tasks import COUNTS, make_family_project
@@ -111,6 +113,31 @@ def scored_items(workspace):
 
 def raw(workspace, part=""):
     return Files(workspace.root / "docs" / "results" / "raw", "p").read(part)
+
+
+def test_hm3_takes_its_settings_from_the_profile(ground, workspace):
+    assert hm3_settings(Params()) == HM3Settings()
+    own = {"sample": {"candidates": 5}, "dataset": {"items": 8}, "train": {"steps": 9}, "search": {"rungs": [2, 4]}}
+    (workspace.root / "params.yaml").write_text(
+        yaml.safe_dump({"profiles": ["p"], "pareto": {"members": 4, "rescored": 6}} | own)
+    )
+    changed = open_workspace("p", workspace.root)
+    settings = hm3_settings(changed.params)
+    assert (settings.sample.candidates, settings.dataset.items) == (5, 8)
+    assert (settings.agent.training.steps, settings.search.rungs) == (9, (2, 4))
+    assert Family(0, changed, workspace.root / "kept").open().digest != ground.digest
+
+
+def test_hm3_is_run_with_the_settings_of_the_profile(workspace, monkeypatch):
+    def stop(trial, space, rules, rng, settings):
+        raise KeyboardInterrupt(settings.sample.candidates)
+
+    monkeypatch.setattr("tasks.bench.arms.hm3", stop)
+    monkeypatch.setitem(ARMS, "hm3", next(iter(hm3_arms(HM3Settings()))))
+    (workspace.root / "params.yaml").write_text(yaml.safe_dump({"profiles": ["p"], "sample": {"candidates": 5}}))
+    wanted = Wanted(seeds=1, arms=("hm3",), budget=BUDGET)
+    with pytest.raises(KeyboardInterrupt, match="5"):
+        compare_fronts(open_workspace("p", workspace.root), wanted, Progress())
 
 
 def measured(table):

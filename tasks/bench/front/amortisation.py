@@ -23,6 +23,7 @@ from models.agent.reward import Reward
 from models.candidate import Candidate
 from models.front import Array
 from models.trial import Trial
+from tasks.bench.arms import hm3_settings
 from tasks.bench.front.family import Ground, open_families, without
 from tasks.bench.front.points import members_of
 from tasks.bench.front.rows import VERSION, Files
@@ -174,7 +175,7 @@ def measure(
         seeds: searches on each family; by default one.
         budget: of the pipeline, in item evaluations; by default ``search.budget``.
         count: new preferences.
-        settings: of HM3; by default its own.
+        settings: of HM3; by default those of the profile.
 
     Returns:
         The page, and the table of this profile.
@@ -183,7 +184,7 @@ def measure(
     files = Files(results / "raw", user.name, PREFIX)
     setup = describe_setup(user.root, FIRST_SEED)
     grounds = [one.open() for one in open_families(user, state, families or FAMILIES, False, progress)]
-    budget = budget or user.params.search.budget
+    budget, settings = budget or user.params.search.budget, settings or hm3_settings(user.params)
     known, key = files.read(), ["family", "instance", "seed", "budget"]
     done = set(map(tuple, known[key].astype(str).to_numpy()))
     cases = [(ground, seed) for ground in grounds for seed in range(FIRST_SEED, FIRST_SEED + (seeds or 1))]
@@ -192,7 +193,7 @@ def measure(
         for number, (ground, seed) in enumerate(cases, start=1):
             case = (ground.family.seed, ground.digest, seed, budget)
             if tuple(map(str, case)) not in done:
-                rows = amortise(Finder(ground, settings or HM3Settings(), bar.advance), seed, budget, count)
+                rows = amortise(Finder(ground, settings, bar.advance), seed, budget, count)
                 append(files, dict(zip(key, case, strict=True)), rows, setup)
             bar.advance(number * each - bar.completed)
     made = sheet(files)

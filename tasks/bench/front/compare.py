@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from models.errors import BadInput
-from tasks.bench.arms import ARMS, Arm
+from tasks.bench.arms import ARMS, Arm, hm3_arms, hm3_settings
 from tasks.bench.front.family import Ground, open_families, without
 from tasks.bench.front.headroom import FACTOR, HEADROOM, PREFIX, sheet, write_headroom
 from tasks.bench.front.page import write_page
@@ -153,7 +153,8 @@ def compare_fronts(
         BadInput: an arm is unknown, the family isn't there, or a file of rows is damaged.
         Failed: too many made families miss their gates.
     """
-    kind, arms = KINDS[wanted.kind], wanted.chosen()
+    kind, own = KINDS[wanted.kind], {one.name: one for one in hm3_arms(hm3_settings(user.params))}
+    arms = [own.get(one.name, one) for one in wanted.chosen()]
     state = user.state / "bench"
     results = state / "small" if wanted.small else user.root / "docs" / "results"
     files = Files(results / "raw", user.name, wanted.kind)

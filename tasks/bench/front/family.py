@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ import numpy as np
 import yaml
 
 from models.agent.environment import PathRules
+from models.agent.hm3 import HM3Settings
 from models.candidate import Candidate
 from models.errors import BadInput, Failed
 from models.front import Scale
 from models.merge.space import RecipeSpace
 from tasks import zoo
+from tasks.bench.arms import hm3_settings
 from tasks.bench.families import OPEN_GATES
 from tasks.engine import Engine
 from tasks.progress import Progress
@@ -110,6 +112,8 @@ class Ground:
             [profile.dtype, profile.paths.model_dump(), profile.layers.model_dump() if profile.layers else None],
             [params.seed, params.sample.methods, params.pareto.model_dump()],
         ]
+        if (settings := hm3_settings(params)) != HM3Settings():
+            described.append(asdict(settings))
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:8]
 
 

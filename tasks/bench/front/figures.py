@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from tasks.bench.front.points import TENTHS
 from tasks.bench.front.summary import LAST, OURS, Study
-from tasks.figure_style import BASE, EXPERTS, canvas, on
+from tasks.figure_style import BASE, EXPERTS, KINDS, canvas, on
 
 SHOWN = 5
 """Arms beside HM3 that have a colour: the best."""
@@ -168,7 +168,7 @@ def kinds(study: Study) -> Figure:
                     shares[kind],
                     bottom=below,
                     width=0.9,
-                    color=EXPERTS[number % len(EXPERTS)],
+                    color=KINDS[number % len(KINDS)],
                     label=kind,
                 )
                 below += shares[kind].to_numpy()
