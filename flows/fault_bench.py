@@ -18,7 +18,7 @@ import psutil
 import yaml
 from rich.table import Table
 
-from flows.fault_kinds import KINDS, RUN_SECONDS, Broken, Project
+from flows.fault_kinds import KINDS, RUN_SECONDS, STAGES, Broken, Project
 from flows.local import environment
 from flows.processes import hold
 from flows.watch import output
@@ -53,9 +53,14 @@ PARAMS: dict[str, Any] = {
 FAULTS = 3
 """Runs of one project that are disturbed at most, one after the other, before one is let through."""
 
-EARLIEST, LATEST = 0.5, 0.7
-"""When faults come: from this share of the start-up on, until this share of the stages that are left is done. So most
-of them meet a stage, some the servers as they start, and few runs have ended before."""
+START = "start"
+"""What is under way before the first stage: servers and the look at the project."""
+
+SHARE = 0.6
+"""Of the time that a stage took undisturbed: faults come within it, so that few find that it has ended."""
+
+LOOK_SECONDS = 0.1
+"""Between two looks at which stage is under way."""
 
 GONE_SECONDS = 20.0
 """In which everything under a run that has ended must be gone."""
@@ -68,10 +73,10 @@ class Fault:
     kind: str
     seed: int
     """Of the trial to which it belongs: one project that is disturbed several times and then let through."""
-    after: float
-    """Seconds from the start of the run to the disturbance."""
     stage: str
-    """What was under way."""
+    """In which it came, or ``start``."""
+    after: float
+    """Seconds from the beginning of that to the disturbance."""
 
 
 @dataclass(frozen=True)
@@ -98,13 +103,8 @@ class Reference:
     """Its project before the first stage but for the models, which are made."""
     outs: bytes
     scored: list[tuple[str, int]]
-    starting: float
-    """Seconds until its first stage."""
-    seconds: float
-
-    def window(self, left: float) -> tuple[float, float]:
-        """Seconds from the start of a run between which a fault comes, with this share of the stages to be done."""
-        return EARLIEST * self.starting, self.starting + LATEST * left * (self.seconds - self.starting)
+    seconds: dict[str, float]
+    """That the start and each stage took."""
 
 
 def prepare(workspace: Workspace, folder: Path) -> Reference:
@@ -139,13 +139,14 @@ def prepare(workspace: Workspace, folder: Path) -> Reference:
         if done.returncode:
             raise Failed(f"faults: {' '.join(command[:3])}: {one_line(done.stderr[-300:])}")
     undisturbed = copy(project, folder / "undisturbed")
-    began, run = time.monotonic(), undisturbed.start()
-    while run.poll() is None and not undisturbed.stage():
-        time.sleep(0.1)
-    starting = time.monotonic() - began
+    run, seconds, under_way = undisturbed.start(), dict.fromkeys((START, *STAGES), 0.0), START
+    while run.poll() is None:
+        time.sleep(LOOK_SECONDS)
+        under_way = undisturbed.stage() or under_way
+        seconds[under_way] += LOOK_SECONDS
     if run.wait() != 0:
         raise Failed(f"faults: the undisturbed run failed: {undisturbed.last_line()}")
-    return Reference(project, undisturbed.outs(), sorted(undisturbed.scored()), starting, time.monotonic() - began)
+    return Reference(project, undisturbed.outs(), sorted(undisturbed.scored()), seconds)
 
 
 def copy(project: Project, root: Path) -> Project:
@@ -169,10 +170,11 @@ def attempt(reference: Reference, folder: Path, kinds: Sequence[str], seed: int)
     project, faults, why, began = copy(reference.template, folder / "trial"), [], "", time.monotonic()
     try:
         for kind in kinds:
-            after = rng.uniform(*reference.window(project.left()))
-            stage, ended = disturbed(project, kind, after)
-            if stage is not None:
-                faults.append(Fault(kind, seed, round(after, 2), stage))
+            stage = rng.choice([START, *project.left()])
+            after = rng.uniform(0, SHARE * reference.seconds[stage])
+            hit, ended = disturbed(project, kind, stage, after)
+            if hit:
+                faults.append(Fault(kind, seed, stage, round(after, 2)))
             if ended:
                 break
         last = project.start()
@@ -186,30 +188,32 @@ def attempt(reference: Reference, folder: Path, kinds: Sequence[str], seed: int)
     return Trial(tuple(faults), round(time.monotonic() - began, 1), why)
 
 
-def disturbed(project: Project, kind: str, after: float) -> tuple[str | None, bool]:
-    """Start a run, disturb it after so many seconds, and wait for its end.
+def disturbed(project: Project, kind: str, stage: str, after: float) -> tuple[bool, bool]:
+    """Start a run, disturb it so many seconds after the beginning of a stage, and wait for its end.
 
     Returns:
-        The stage that was under way, none if the run had ended before; and whether it has ended well.
+        Whether it was still under way then, and whether it has ended well.
 
     Raises:
         Broken: it goes on for too long, or something of it is left behind.
     """
     disturb, env = KINDS[kind]
-    began, run = time.monotonic(), project.start(**env)
+    run, family, hit = project.start(**env), [], False
     try:
+        while run.poll() is None and stage not in (START, project.stage()):
+            time.sleep(LOOK_SECONDS)
+        began = time.monotonic()
         while run.poll() is None and time.monotonic() - began < after:
             time.sleep(0.02)
-        stage, family = None, []
         if run.poll() is None:
-            stage, family = project.stage(), psutil.Process(run.pid).children(recursive=True)
+            hit, family = True, psutil.Process(run.pid).children(recursive=True)
             disturb(project, run)
         ended = run.wait(RUN_SECONDS) == 0
     finally:
         run.kill()
         run.wait()
     gone(project, family)
-    return stage, ended
+    return hit, ended
 
 
 def gone(project: Project, family: list[psutil.Process]) -> None:
@@ -273,7 +277,7 @@ def bench_faults(
                 done.append(trial)
                 known = pd.read_csv(raw) if raw.is_file() else pd.DataFrame()
                 write_table(raw, pd.concat([known, pd.DataFrame(trial.rows())], ignore_index=True))
-                named = ", ".join(f"{one.kind} {one.stage and f'in {one.stage}'}".strip() for one in trial.faults)
+                named = ", ".join(f"{one.kind} in {one.stage}" for one in trial.faults)
                 progress.message(f"{named}: {trial.why or 'survived'}")
                 bar.advance(trial.seconds / 60)
                 if time.monotonic() - began > minutes * 60:

@@ -18,7 +18,7 @@ from tasks.journal import read_segment
 STOP_SECONDS = 10.0
 """In which a run that is told to end must have ended."""
 
-STAGES = 5
+STAGES = ("sample", "dataset", "train", "search", "pareto")
 """Behind `zoo`, which makes the models and is done before."""
 
 RUN_SECONDS = 1800.0
@@ -73,10 +73,10 @@ class Project:
                 return words[words.index("stage") + 1]
         return ""
 
-    def left(self) -> float:
-        """Share of the stages behind `zoo` that are not done."""
+    def left(self) -> list[str]:
+        """The stages that are not done."""
         done = yaml.safe_load((self.root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
-        return 1 - len(done.keys() - {"zoo@tiny"}) / STAGES
+        return [stage for stage in STAGES if f"{stage}@tiny" not in done]
 
     def scored(self) -> list[tuple[str, int]]:
         """Every key and item that was scored, as often as it was."""

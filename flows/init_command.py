@@ -57,12 +57,13 @@ def init(
         write.require_free(root, name)
         validate(Params, read_yaml(root / "params.yaml"), "params.yaml")
         experts = write.pairs("--expert", expert)
-        settle(root, state_folder(root), 1, hub=True)
+        state = state_folder(root)
+        settle(root, state, 1, hub=True)
         content = {
             "description": write.described(experts, base),
             "base": write.reference(root, here, base),
             "experts": {one: write.reference(root, here, model) for one, model in experts.items()},
-            "objectives": write.objectives(write.pairs("--task", task)),
+            "objectives": write.objectives(write.pairs("--task", task), state),
             "dtype": dtype,
             "device": device,
             "hub": True,

@@ -12,6 +12,7 @@ import yaml
 
 from models.errors import BadInput
 from tasks.schema import Params, Profile
+from tasks.task_files import default_index
 from tasks.workspace import validate
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
@@ -19,6 +20,7 @@ EXPERT = re.compile(r"[a-z][a-z0-9_]*")
 NOT_PATHS = ("hub:", "package:", "${")
 """How references begin that are no paths."""
 
+TASK_KINDS = ("TASK", "PY_TASK")
 FOLDER_NOTE = "Files of lm-eval tasks that profiles/{name}.yaml names, if any.\n"
 
 
@@ -56,8 +58,12 @@ def reference(root: Path, here: Path, text: str) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
-def objectives(tasks: Mapping[str, str], items: Mapping[str, int] | None = None) -> list[dict[str, Any]]:
+def objectives(tasks: Mapping[str, str], state: Path) -> list[dict[str, Any]]:
     """Objectives from ``TASK`` or ``TASK:METRIC`` by name; without a metric it is the task's first.
+
+    Args:
+        tasks: by the objective's name.
+        state: folder that keeps the index of lm-eval's tasks.
 
     Raises:
         BadInput: lm-eval has no such task, or it is a group and no metric is named.
@@ -65,27 +71,26 @@ def objectives(tasks: Mapping[str, str], items: Mapping[str, int] | None = None)
     found = []
     for name, text in tasks.items():
         task, _, metric = text.partition(":")
-        one: dict[str, Any] = {"name": name, "task": task, "metric": metric or first_metric(task)}
-        found.append(one | ({"items": dict(items)} if items else {}))
+        found.append({"name": name, "task": task, "metric": metric or first_metric(task, state)})
     return found
 
 
-def first_metric(task: str) -> str:
+def first_metric(task: str, state: Path) -> str:
     """The metric that a task of lm-eval names first, and its first filter where it has several.
 
     Raises:
         BadInput: lm-eval has no such task, or it is a group.
     """
-    from lm_eval.tasks import TaskManager
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    manager = TaskManager()
-    if task not in manager.task_index:
-        near = ", ".join(difflib.get_close_matches(task, manager.all_tasks, 5)) or "none like it"
+    index = default_index(state)
+    if task not in index:
+        near = ", ".join(difflib.get_close_matches(task, index, 5)) or "none like it"
         raise BadInput(f"--task {task}: unknown to lm-eval; there are {near}")
-    if task not in manager.all_subtasks:
+    found = index[task]
+    if found.path is None or found.kind not in TASK_KINDS:
         raise BadInput(f"--task {task}: is a group of tasks; say which metric, as in --task NAME={task}:acc")
-    config = load_yaml(manager.task_index[task].yaml_path, resolve_func=False)
+    config = load_yaml(found.path, resolve_func=False)
     listed = config.get("metric_list") or [{"metric": "acc"}]
     filters = [str(one["name"]) for one in config.get("filter_list") or []]
     return str(listed[0]["metric"]) + (f",{filters[0]}" if len(filters) > 1 else "")

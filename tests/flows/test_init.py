@@ -86,15 +86,17 @@ def test_what_can_not_be_meant_is_one_line_and_leaves_nothing(root, words, messa
     assert not list((root / "profiles").iterdir()) and (root / "params.yaml").read_text() == before
 
 
-def test_a_task_is_known_by_its_name_and_its_first_metric():
-    assert init.objectives({"math": "gsm8k"})[0]["metric"] == "exact_match,strict-match"
-    assert (
-        init.objectives({"math": "gsm8k:exact_match,flexible-extract"})[0]["metric"] == "exact_match,flexible-extract"
-    )
+def test_a_task_is_known_by_its_name_and_its_first_metric(tmp_path):
+    for given, metric in (
+        ("gsm8k", "exact_match,strict-match"),
+        ("gsm8k:exact_match,flexible-extract", "exact_match,flexible-extract"),
+    ):
+        (found,) = init.objectives({"math": given}, tmp_path)
+        assert found == {"name": "math", "task": "gsm8k", "metric": metric}
     with pytest.raises(BadInput, match=r"--task gsm9k: unknown to lm-eval; there are gsm8k"):
-        init.first_metric("gsm9k")
+        init.first_metric("gsm9k", tmp_path)
     with pytest.raises(BadInput, match=r"--task glue: is a group of tasks; say which metric"):
-        init.first_metric("glue")
+        init.first_metric("glue", tmp_path)
 
 
 def test_models_in_the_project_are_named_from_its_folder(tmp_path):

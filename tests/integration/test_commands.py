@@ -28,7 +28,7 @@ PARAMS = SMALLEST | {
 NOT_HERE = {
     "docker": "tests/integration/test_services.py runs the services of the compose file without containers",
     "kubectl": "tests/integration/test_infra.py holds the manifests against their schemas",
-    "hm3 bench faults": "tests/integration/test_faults.py disturbs runs as it does",
+    "hm3 bench faults": "tests/integration/test_real_pipeline.py disturbs runs as it does",
     "hm3 run --engine ray": "tests/integration/test_dvc.py runs the stages on Ray workers",
     "hm3 run --fresh": "tests/integration/test_pipeline.py runs every stage anew",
     "hm3 init": "tests/flows/test_init.py makes a profile for models of its own",

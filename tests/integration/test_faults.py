@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -14,11 +13,8 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from flows.fault_bench import FAULTS, attempt, prepare
-from flows.fault_kinds import KINDS
 from flows.local import free_port
 from flows.processes import birth, is_alive
-from tasks.workspace import open_workspace
 from tests.fixtures_front import make_project as make_done
 from tests.flows.project import at_work, behave, dvc, make_project, started
 from tests.servers import missing, mlflow_server
@@ -90,7 +86,7 @@ def goes_on(own):
     assert json.loads(dvc(project, "status", "--json")) == {}
 
 
-@pytest.mark.slow  # the real pipeline is killed in the same ways below
+@pytest.mark.slow  # test_real_pipeline.py kills in the same ways
 @pytest.mark.parametrize(
     "victim",
     ["stage.py search", "dvc --wait-for-lock repro --single-item search@tiny"],
@@ -170,6 +166,7 @@ def test_mlflow_is_away_from_the_start_until_the_front_is_registered(own, tmp_pa
     assert json.loads(dvc(project, "status", "--json")) == {}
 
 
+@pytest.mark.slow  # tests/tasks/test_tracking.py kills a server in the middle of a stage
 def test_mlflow_is_killed_in_the_middle_and_comes_back(own, tmp_path):
     project, env = own
     behave(project, "search", "nap")
@@ -209,27 +206,3 @@ def test_the_clock_is_set_in_the_middle(own, tmp_path, hours):
     all_gone(project, family)
     assert started(project) == ["pareto@tiny"]
     assert json.loads(dvc(project, "status", "--json")) == {}
-
-
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory):
-    """The real pipeline on a small family, undisturbed."""
-    return prepare(open_workspace("tiny", ROOT), tmp_path_factory.mktemp("faults"))
-
-
-def survives(reference, folder, kinds, seed):
-    trial = attempt(reference, folder, kinds, seed)
-    assert not trial.why, trial
-    return trial
-
-
-def test_the_real_pipeline_is_killed_three_times_at_random(reference, tmp_path):
-    kinds = ["run killed", "stage killed", "DVC killed"]
-    assert [one.kind for one in survives(reference, tmp_path, kinds, 0).faults] == kinds
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(0)
-@pytest.mark.parametrize("seed", range(1, 41))
-def test_it_survives_whatever_comes(reference, tmp_path, seed):
-    survives(reference, tmp_path, random.Random(seed).choices(list(KINDS), k=FAULTS), seed)

@@ -1,15 +1,14 @@
-"""The six real stages on a real small family: what a run leaves, a kill in the search, a changed parameter.
+"""The six real stages on a real small family: what a run leaves, and what kills at random times leave of it.
 
 The family is made once, by the first run. It is too small to be good; everything else is as in production.
 """
 
 import json
 import os
+import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,36 +19,16 @@ import yaml
 from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 from transformers import AutoModelForCausalLM
 
-from tasks.journal import Journal
+from flows.fault_bench import FAULTS, PARAMS, attempt, prepare
+from flows.fault_kinds import KINDS
+from tasks.workspace import open_workspace
 from tests.flows.project import dvc, hm3
-from tests.real_project import make_clone
 
 ROOT = Path(__file__).parents[2]
 STAGES = ["zoo", "sample", "dataset", "train", "search", "pareto"]
-PARAMS = {
-    "profiles": ["tiny"],
-    "seed": 1,
-    "zoo": {
-        "layers": 4,
-        "feed_forward": 128,
-        "base_steps": 200,
-        "expert_steps": 80,
-        "batch_tokens": 512,
-        "translation_examples": 600,
-        "math_examples": 1500,
-        "code_examples": 400,
-        "min_own": 0,
-        "max_foreign": 1,
-        "min_distance": 0.001,
-        "max_distance": 1,
-    },
-    "sample": {"candidates": 12, "anchors": 2},
-    "dataset": {"edits": 16, "random": 4, "items": 32},
-    "train": {"steps": 40, "hidden": 32},
-    "search": {"budget": 18000, "batch": 8, "rungs": [32, 128], "rollouts": 32},
-    "pareto": {"members": 6, "rescored": 12},
-}
 TIMEOUT = 900
+SEED = 54
+"""Whose three faults come in `sample`, in `dataset` and in `search`."""
 
 
 def run(root, *options):
@@ -63,12 +42,6 @@ def out_hashes(root):
     return {name: {out["path"]: out["md5"] for out in stage["outs"]} for name, stage in lock.items()}
 
 
-def journalled(root):
-    """Every (key, item) that was ever scored."""
-    entries = [entry for known in Journal(root / ".hm3" / "journal" / "tiny")._entries.values() for entry in known]
-    return [(entry.key, item) for entry in entries for item in range(entry.start, entry.stop)]
-
-
 @pytest.fixture(scope="module", autouse=True)
 def no_servers():
     with pytest.MonkeyPatch.context() as patch:
@@ -78,10 +51,19 @@ def no_servers():
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    root = make_clone(tmp_path_factory.mktemp("undisturbed"), PARAMS)
-    run(root)
-    return root
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("real")
+
+
+@pytest.fixture(scope="module")
+def reference(folder):
+    """What `hm3 bench faults` disturbs, and what an undisturbed run of it gives."""
+    return prepare(open_workspace("tiny", ROOT), folder)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(reference, folder):
+    return folder / "undisturbed"
 
 
 @pytest.fixture(scope="module")
@@ -125,44 +107,6 @@ def test_nothing_is_left_to_do_afterwards(undisturbed):
     shown = run(undisturbed)
     assert [f"{stage}@tiny: cached" in shown for stage in STAGES] == [True] * 6
     assert {path: path.stat().st_mtime_ns for path in began} == began, "a stage process has started"
-
-
-@pytest.mark.slow  # test_faults.py kills three times
-def test_a_run_that_is_killed_in_the_search_goes_on_to_the_same_result(undisturbed, tmp_path):
-    root = make_clone(tmp_path / "killed", PARAMS)
-    for name in ("zoo", "tasks"):
-        shutil.copytree(undisturbed / "runs" / "tiny" / name, root / "runs" / "tiny" / name)
-    dvc(root, "commit", "--force", "--quiet", "zoo@tiny")
-    progress = root / ".hm3" / "progress" / "tiny" / "search.jsonl"
-    with subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", "run", "--profile", "tiny"],
-        cwd=root,
-        env=dict(os.environ),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    ) as process:
-        deadline = time.monotonic() + TIMEOUT
-        while not (progress.is_file() and is_under_way(progress)):
-            assert process.poll() is None, "ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGKILL)
-    before = journalled(root)
-    assert not (root / "runs" / "tiny" / "archive.parquet").exists()
-    shown = run(root)
-    assert "train@tiny: cached" in shown
-    assert out_hashes(root) == out_hashes(undisturbed)
-    after = journalled(root)
-    assert len(after) == len(set(after)), "scored twice"
-    assert len(before) < len(after)
-    assert sorted(after) == sorted(journalled(undisturbed))
-
-
-def is_under_way(progress):
-    """Whether the search has scored something but is far from done."""
-    bars = [json.loads(line) for line in progress.read_text().splitlines() if line.endswith("}")]
-    return any(bar.get("description") == "searching" and 0 < bar["completed"] < bar["total"] / 2 for bar in bars)
 
 
 def test_an_exported_member_scores_in_lm_eval_as_in_hm3(undisturbed, front, tmp_path):
@@ -218,3 +162,21 @@ def profile(root):
 
 def scores_of(evaluation):
     return evaluation["scores"]
+
+
+def survives(reference, folder, kinds, seed):
+    trial = attempt(reference, folder, kinds, seed)
+    assert not trial.why, trial
+    return trial
+
+
+def test_the_real_pipeline_is_killed_three_times_at_random(reference, tmp_path):
+    kinds = ["run killed", "stage killed", "DVC killed"]
+    assert [one.kind for one in survives(reference, tmp_path, kinds, SEED).faults] == kinds
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("seed", range(1, 41))
+def test_it_survives_whatever_comes(reference, tmp_path, seed):
+    survives(reference, tmp_path, random.Random(seed).choices(list(KINDS), k=FAULTS), seed)

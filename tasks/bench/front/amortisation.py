@@ -223,10 +223,10 @@ def sheet(files: Files) -> Sheet | None:
     at_least = float(np.mean(own >= nothing - 1e-12))
     searches = len(rows[["family", "seed"]].drop_duplicates())
     note = (
-        f"{len(rows)} new preferences, {searches} searches. Continuing does at least as well as searching from nothing "
-        f"for {at_least:.0%} of the preferences. Regret of a member of the front, against the best of the three: "
-        f"median {np.median(regret):.3f}, nine tenths below {np.quantile(regret, 0.9):.3f}. Intervals are of the "
-        "median (bootstrap), p is Wilcoxon's."
+        f"{len(rows)} new preferences; families and seeds: {searches}. Continuing does at least as well as searching "
+        f"from nothing for {at_least:.0%} of the preferences. Regret of a member of the front, against the best of the "
+        f"three: median {np.median(regret):.3f}, nine tenths below {np.quantile(regret, 0.9):.3f}. Intervals are of "
+        "the median (bootstrap), p is Wilcoxon's."
     )
     columns = ("way", "item evaluations", "median utility", "continued is better by", "p")
     return Sheet(files.profile, note, columns, shown)
