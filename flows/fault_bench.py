@@ -19,11 +19,13 @@ import yaml
 from rich.table import Table
 
 from flows.fault_kinds import KINDS, RUN_SECONDS, STAGES, Broken, Project
+from flows.fault_servers import Servers, has_moto
 from flows.local import environment
 from flows.processes import hold
 from flows.watch import output
 from models.errors import BadInput, Failed, one_line
 from tasks.bench.families import OPEN_GATES
+from tasks.bench.rows import describe_setup
 from tasks.progress import Progress
 from tasks.records import write_table, write_text
 from tasks.workspace import Workspace, open_workspace
@@ -138,7 +140,7 @@ def prepare(workspace: Workspace, folder: Path) -> Reference:
         done = subprocess.run(command, cwd=root, env=project.env, capture_output=True, text=True, check=False)
         if done.returncode:
             raise Failed(f"faults: {' '.join(command[:3])}: {one_line(done.stderr[-300:])}")
-    undisturbed = copy(project, folder / "undisturbed")
+    undisturbed = project.copy(folder / "undisturbed")
     run, seconds, under_way = undisturbed.start(), dict.fromkeys((START, *STAGES), 0.0), START
     while run.poll() is None:
         time.sleep(LOOK_SECONDS)
@@ -147,14 +149,6 @@ def prepare(workspace: Workspace, folder: Path) -> Reference:
     if run.wait() != 0:
         raise Failed(f"faults: the undisturbed run failed: {undisturbed.last_line()}")
     return Reference(project, undisturbed.outs(), sorted(undisturbed.scored()), seconds)
-
-
-def copy(project: Project, root: Path) -> Project:
-    """A copy that works in its own folder."""
-    shutil.rmtree(root, ignore_errors=True)
-    shutil.copytree(project.root, root, symlinks=True)
-    old, new = str(project.root), str(root)
-    return Project(root, {name: value.replace(old, new) for name, value in project.env.items()})
 
 
 def attempt(reference: Reference, folder: Path, kinds: Sequence[str], seed: int) -> Trial:
@@ -167,20 +161,26 @@ def attempt(reference: Reference, folder: Path, kinds: Sequence[str], seed: int)
         seed: of the times.
     """
     rng = random.Random(seed)  # noqa: S311 (no secret)
-    project, faults, why, began = copy(reference.template, folder / "trial"), [], "", time.monotonic()
+    project, faults, why, began = reference.template.copy(folder / "trial"), [], "", time.monotonic()
+    needed = {KINDS[kind].server for kind in kinds} - {""}
+    shutil.rmtree(folder / "servers", ignore_errors=True)
     try:
-        for kind in kinds:
-            stage = rng.choice([START, *project.left()])
-            after = rng.uniform(0, SHARE * reference.seconds[stage])
-            hit, ended = disturbed(project, kind, stage, after)
-            if hit:
-                faults.append(Fault(kind, seed, stage, round(after, 2)))
-            if ended:
-                break
-        last = project.start()
-        if last.wait(RUN_SECONDS) != 0:
-            raise Broken(f"the next run: {project.last_line()}")
-        compare(project, reference)
+        with Servers(needed, folder / "servers") as servers:
+            project.env |= servers.env
+            for kind in kinds:
+                servers.mend()
+                stage = rng.choice([START, *project.left()])
+                after = rng.uniform(0, SHARE * reference.seconds[stage])
+                hit, ended = disturbed(project, servers, kind, stage, after)
+                if hit:
+                    faults.append(Fault(kind, seed, stage, round(after, 2)))
+                if ended:
+                    break
+            servers.mend()
+            last = project.start()
+            if last.wait(RUN_SECONDS) != 0:
+                raise Broken(f"the next run: {project.last_line()}")
+            compare(project, reference)
     except (Broken, subprocess.TimeoutExpired) as error:
         why = one_line(error)
         for one in project.under(""):
@@ -188,7 +188,7 @@ def attempt(reference: Reference, folder: Path, kinds: Sequence[str], seed: int)
     return Trial(tuple(faults), round(time.monotonic() - began, 1), why)
 
 
-def disturbed(project: Project, kind: str, stage: str, after: float) -> tuple[bool, bool]:
+def disturbed(project: Project, servers: Servers, kind: str, stage: str, after: float) -> tuple[bool, bool]:
     """Start a run, disturb it so many seconds after the beginning of a stage, and wait for its end.
 
     Returns:
@@ -197,8 +197,7 @@ def disturbed(project: Project, kind: str, stage: str, after: float) -> tuple[bo
     Raises:
         Broken: it goes on for too long, or something of it is left behind.
     """
-    disturb, env = KINDS[kind]
-    run, family, hit = project.start(**env), [], False
+    run, family, hit = project.start(**KINDS[kind].env), [], False
     try:
         while run.poll() is None and stage not in (START, project.stage()):
             time.sleep(LOOK_SECONDS)
@@ -207,7 +206,7 @@ def disturbed(project: Project, kind: str, stage: str, after: float) -> tuple[bo
             time.sleep(0.02)
         if run.poll() is None:
             hit, family = True, psutil.Process(run.pid).children(recursive=True)
-            disturb(project, run)
+            KINDS[kind].disturb(project, run, servers)
         ended = run.wait(RUN_SECONDS) == 0
     finally:
         run.kill()
@@ -265,6 +264,7 @@ def bench_faults(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     done: list[Trial] = []
+    setup = {name: value for name, value in asdict(describe_setup(workspace.root, seed)).items() if name != "seed"}
     try:
         with progress.bar("an undisturbed run", 1, "") as bar:
             reference = prepare(workspace, folder)
@@ -276,7 +276,8 @@ def bench_faults(
                     continue
                 done.append(trial)
                 known = pd.read_csv(raw) if raw.is_file() else pd.DataFrame()
-                write_table(raw, pd.concat([known, pd.DataFrame(trial.rows())], ignore_index=True))
+                rows = pd.DataFrame([one | setup for one in trial.rows()])
+                write_table(raw, pd.concat([known, rows], ignore_index=True))
                 named = ", ".join(f"{one.kind} in {one.stage}" for one in trial.faults)
                 progress.message(f"{named}: {trial.why or 'survived'}")
                 bar.advance(trial.seconds / 60)
@@ -288,19 +289,24 @@ def bench_faults(
 
 
 def faults_command(minutes: float, seed: int, kinds: list[str], as_json: bool) -> None:
-    """Disturb runs, and print how many survived, kind by kind.
+    """Disturb runs, and print how many faults were survived, kind by kind.
 
     Raises:
         BadInput: there is no such kind.
         Failed: a run did not survive.
     """
+    without = [] if has_moto() else [name for name, one in KINDS.items() if one.server == "bucket"]
     for kind in kinds:
         if kind not in KINDS:
             raise BadInput(f"--fault {kind!r}: unknown; there are {', '.join(KINDS)}")
+        if kind in without:
+            raise BadInput(f"--fault {kind!r}: needs a bucket on this machine; run: pip install 'moto[s3,server]'")
     workspace, console = open_workspace("tiny"), output(stderr=True)
+    if without and not kinds:
+        console.print(f"not tried, for want of the package moto[s3,server]: {', '.join(without)}")
     lock = workspace.state / "locks" / "bench.lock"
     with hold(lock, "a benchmark", console.print), Progress(None, console) as bars:
-        done = bench_faults(workspace, bars, minutes, seed, kinds or list(KINDS))
+        done = bench_faults(workspace, bars, minutes, seed, kinds or [name for name in KINDS if name not in without])
     if as_json:
         sys.stdout.write(json.dumps([row for one in done for row in one.rows()], indent=1, ensure_ascii=False) + "\n")
     else:

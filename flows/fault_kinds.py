@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 import yaml
 
+from flows.fault_servers import Servers
 from tasks.journal import read_segment
 
 STOP_SECONDS = 10.0
@@ -25,6 +28,10 @@ RUN_SECONDS = 1800.0
 """Longest time of a run."""
 
 
+STALL_SECONDS = 20.0
+"""For which a bucket does not answer."""
+
+
 class Broken(AssertionError):
     """What should hold after a fault does not."""
 
@@ -35,6 +42,22 @@ class Project:
 
     root: Path
     env: dict[str, str] = field(default_factory=dict)
+    origin: Path | None = None
+    """The folder that it is a copy of."""
+
+    def copy(self, root: Path) -> Project:
+        """A copy that works in its own folder."""
+        old, new = str(self.root), str(root)
+        made = Project(root, {name: value.replace(old, new) for name, value in self.env.items()}, self.root)
+        made.renew()
+        return made
+
+    def renew(self) -> None:
+        """What it was copied from again, and nothing that it has done since."""
+        if self.origin is None:
+            raise ValueError(f"{self.root}: not a copy")
+        shutil.rmtree(self.root, ignore_errors=True)
+        shutil.copytree(self.origin, self.root, symlinks=True)
 
     def start(self, **env: str) -> subprocess.Popen[bytes]:
         """A run of the pipeline, in a session of its own; its output goes to ``out``."""
@@ -89,27 +112,27 @@ class Project:
         return (self.root / "dvc.lock").read_bytes()
 
 
-def kill_run(project: Project, run: subprocess.Popen[bytes]) -> None:
+def kill_run(project: Project, run: subprocess.Popen[bytes], _: Servers) -> None:
     """SIGKILL of the process that the user started."""
     run.kill()
 
 
-def kill_stage(project: Project, run: subprocess.Popen[bytes]) -> None:
+def kill_stage(project: Project, run: subprocess.Popen[bytes], _: Servers) -> None:
     """SIGKILL of the stage that is under way, or the next one."""
     _kill_first(project, run, " stage ")
 
 
-def kill_dvc(project: Project, run: subprocess.Popen[bytes]) -> None:
+def kill_dvc(project: Project, run: subprocess.Popen[bytes], _: Servers) -> None:
     """SIGKILL of DVC."""
     _kill_first(project, run, "-m dvc ")
 
 
-def kill_server(project: Project, run: subprocess.Popen[bytes]) -> None:
+def kill_server(project: Project, run: subprocess.Popen[bytes], _: Servers) -> None:
     """SIGKILL of the Prefect server."""
     _kill_first(project, run, "prefect.server.api.server")
 
 
-def end_run(project: Project, run: subprocess.Popen[bytes]) -> None:
+def end_run(project: Project, run: subprocess.Popen[bytes], _: Servers) -> None:
     """SIGTERM, as a machine that is about to be taken away sends it."""
     run.send_signal(signal.SIGTERM)
     try:
@@ -118,14 +141,14 @@ def end_run(project: Project, run: subprocess.Popen[bytes]) -> None:
         raise Broken(f"it went on for more than {STOP_SECONDS:.0f} s") from None
 
 
-def run_twice(project: Project, run: subprocess.Popen[bytes]) -> None:
+def run_twice(project: Project, run: subprocess.Popen[bytes], _: Servers) -> None:
     """A second run of the same project beside the first."""
     second = project.start()
     if second.wait(RUN_SECONDS) != 0:
         raise Broken(f"the second run: {project.last_line()}")
 
 
-def kill_worker(project: Project, run: subprocess.Popen[bytes]) -> None:
+def kill_worker(project: Project, run: subprocess.Popen[bytes], _: Servers) -> None:
     """SIGKILL of a Ray worker."""
     for one in psutil.Process(run.pid).children(recursive=True) if run.poll() is None else []:
         try:
@@ -136,16 +159,53 @@ def kill_worker(project: Project, run: subprocess.Popen[bytes]) -> None:
             continue
 
 
-KINDS: dict[str, tuple[Callable[[Project, subprocess.Popen[bytes]], None], dict[str, str]]] = {
-    "run killed": (kill_run, {}),
-    "stage killed": (kill_stage, {}),
-    "DVC killed": (kill_dvc, {}),
-    "run told to end": (end_run, {}),
-    "Prefect's server killed": (kill_server, {}),
-    "two runs at once": (run_twice, {}),
-    "Ray worker killed": (kill_worker, {"HM3_ENGINE": "ray"}),
+def kill_tracking(project: Project, run: subprocess.Popen[bytes], servers: Servers) -> None:
+    """SIGKILL of MLflow's server, which is back for the next run."""
+    servers.running["tracking"].kill()
+
+
+def stall_bucket(project: Project, run: subprocess.Popen[bytes], servers: Servers) -> None:
+    """The bucket of the state does not answer for a while."""
+    servers.running["bucket"].send(signal.SIGSTOP)
+    time.sleep(STALL_SECONDS)
+    servers.running["bucket"].send(signal.SIGCONT)
+
+
+def take_machine(project: Project, run: subprocess.Popen[bytes], _: Servers) -> None:
+    """Every process and the whole folder are gone; another clone has nothing but the models and the state's bucket."""
+    under = [*psutil.Process(run.pid).children(recursive=True), *project.under("")]
+    for one in under:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+    run.wait()
+    psutil.wait_procs([one for one in under if one.pid != run.pid])
+    project.renew()
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Something that happens to a run."""
+
+    disturb: Callable[[Project, subprocess.Popen[bytes], Servers], None]
+    env: dict[str, str] = field(default_factory=dict)
+    """Of the run."""
+    server: str = ""
+    """Of :mod:`flows.fault_servers`, that the trial's runs use."""
+
+
+KINDS = {
+    "run killed": Kind(kill_run),
+    "stage killed": Kind(kill_stage),
+    "DVC killed": Kind(kill_dvc),
+    "run told to end": Kind(end_run),
+    "Prefect's server killed": Kind(kill_server),
+    "two runs at once": Kind(run_twice),
+    "Ray worker killed": Kind(kill_worker, {"HM3_ENGINE": "ray"}),
+    "MLflow's server killed": Kind(kill_tracking, server="tracking"),
+    "bucket stalls": Kind(stall_bucket, server="bucket"),
+    "machine taken away": Kind(take_machine, server="bucket"),
 }
-"""What disturbs, and with what environment the disturbed run goes."""
+"""What disturbs, by name."""
 
 
 def _kill_first(project: Project, run: subprocess.Popen[bytes], part: str) -> None:
