@@ -12,7 +12,6 @@ import yaml
 
 from models.errors import BadInput
 from tasks.schema import Params, Profile
-from tasks.task_files import default_index
 from tasks.workspace import validate
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
@@ -82,6 +81,8 @@ def first_metric(task: str, state: Path) -> str:
         BadInput: lm-eval has no such task, or it is a group.
     """
     from lm_eval.tasks._yaml_loader import load_yaml
+
+    from tasks.task_files import default_index  # it imports torch
 
     index = default_index(state)
     if task not in index:
