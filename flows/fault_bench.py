@@ -166,20 +166,18 @@ def attempt(reference: Reference, folder: Path, kinds: Sequence[str], seed: int)
     shutil.rmtree(folder / "servers", ignore_errors=True)
     try:
         with Servers(needed, folder / "servers") as servers:
-            project.env |= servers.env
+            project.env, project.servers = project.env | servers.env, servers.running
             for kind in kinds:
                 servers.mend()
                 stage = rng.choice([START, *project.left()])
                 after = rng.uniform(0, SHARE * reference.seconds[stage])
-                hit, ended = disturbed(project, servers, kind, stage, after)
+                hit, ended = disturbed(project, kind, stage, after)
                 if hit:
                     faults.append(Fault(kind, seed, stage, round(after, 2)))
                 if ended:
                     break
             servers.mend()
-            last = project.start()
-            if last.wait(RUN_SECONDS) != 0:
-                raise Broken(f"the next run: {project.last_line()}")
+            complete(project)
             compare(project, reference)
     except (Broken, subprocess.TimeoutExpired) as error:
         why = one_line(error)
@@ -188,7 +186,7 @@ def attempt(reference: Reference, folder: Path, kinds: Sequence[str], seed: int)
     return Trial(tuple(faults), round(time.monotonic() - began, 1), why)
 
 
-def disturbed(project: Project, servers: Servers, kind: str, stage: str, after: float) -> tuple[bool, bool]:
+def disturbed(project: Project, kind: str, stage: str, after: float) -> tuple[bool, bool]:
     """Start a run, disturb it so many seconds after the beginning of a stage, and wait for its end.
 
     Returns:
@@ -206,13 +204,23 @@ def disturbed(project: Project, servers: Servers, kind: str, stage: str, after: 
             time.sleep(0.02)
         if run.poll() is None:
             hit, family = True, psutil.Process(run.pid).children(recursive=True)
-            KINDS[kind].disturb(project, run, servers)
+            KINDS[kind].disturb(project, run)
         ended = run.wait(RUN_SECONDS) == 0
     finally:
         run.kill()
         run.wait()
     gone(project, family)
     return hit, ended
+
+
+def complete(project: Project) -> None:
+    """Raises Broken unless the next run ends well, and takes every finished stage as it is."""
+    finished, before = set(STAGES) - set(project.left()), len(project.said())
+    if project.start().wait(RUN_SECONDS) != 0:
+        raise Broken(f"the next run: {project.last_line()}")
+    said = project.said()[before:]
+    if again := sorted(stage for stage in finished if f"{stage}@tiny: cached" not in said):
+        raise Broken(f"finished stages were run again: {', '.join(again)}")
 
 
 def gone(project: Project, family: list[psutil.Process]) -> None:
@@ -264,7 +272,7 @@ def bench_faults(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     done: list[Trial] = []
-    setup = {name: value for name, value in asdict(describe_setup(workspace.root, seed)).items() if name != "seed"}
+    setup = describe_setup(workspace.root, seed).about()
     try:
         with progress.bar("an undisturbed run", 1, "") as bar:
             reference = prepare(workspace, folder)

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import yaml
 
-from flows.fault_servers import Servers
+from flows.fault_servers import Server
 from tasks.journal import read_segment
 
 STOP_SECONDS = 10.0
@@ -44,6 +44,8 @@ class Project:
     env: dict[str, str] = field(default_factory=dict)
     origin: Path | None = None
     """The folder that it is a copy of."""
+    servers: dict[str, Server] = field(default_factory=dict)
+    """That its runs use, by their names in :mod:`flows.fault_servers`."""
 
     def copy(self, root: Path) -> Project:
         """A copy that works in its own folder."""
@@ -72,10 +74,14 @@ class Project:
                 start_new_session=True,
             )
 
+    def said(self) -> str:
+        """What its runs have said."""
+        out = self.root / "out"
+        return out.read_text(encoding="utf-8", errors="replace") if out.is_file() else ""
+
     def last_line(self) -> str:
         """What the last run said last."""
-        lines = (self.root / "out").read_text(encoding="utf-8", errors="replace").splitlines()
-        return next((line for line in reversed(lines) if line.strip()), "nothing")
+        return next((line for line in reversed(self.said().splitlines()) if line.strip()), "nothing")
 
     def under(self, part: str) -> list[psutil.Process]:
         """Its processes whose command line holds something."""
@@ -112,27 +118,27 @@ class Project:
         return (self.root / "dvc.lock").read_bytes()
 
 
-def kill_run(project: Project, run: subprocess.Popen[bytes], _: Servers) -> None:
+def kill_run(project: Project, run: subprocess.Popen[bytes]) -> None:
     """SIGKILL of the process that the user started."""
     run.kill()
 
 
-def kill_stage(project: Project, run: subprocess.Popen[bytes], _: Servers) -> None:
+def kill_stage(project: Project, run: subprocess.Popen[bytes]) -> None:
     """SIGKILL of the stage that is under way, or the next one."""
     _kill_first(project, run, " stage ")
 
 
-def kill_dvc(project: Project, run: subprocess.Popen[bytes], _: Servers) -> None:
+def kill_dvc(project: Project, run: subprocess.Popen[bytes]) -> None:
     """SIGKILL of DVC."""
     _kill_first(project, run, "-m dvc ")
 
 
-def kill_server(project: Project, run: subprocess.Popen[bytes], _: Servers) -> None:
+def kill_server(project: Project, run: subprocess.Popen[bytes]) -> None:
     """SIGKILL of the Prefect server."""
     _kill_first(project, run, "prefect.server.api.server")
 
 
-def end_run(project: Project, run: subprocess.Popen[bytes], _: Servers) -> None:
+def end_run(project: Project, run: subprocess.Popen[bytes]) -> None:
     """SIGTERM, as a machine that is about to be taken away sends it."""
     run.send_signal(signal.SIGTERM)
     try:
@@ -141,14 +147,14 @@ def end_run(project: Project, run: subprocess.Popen[bytes], _: Servers) -> None:
         raise Broken(f"it went on for more than {STOP_SECONDS:.0f} s") from None
 
 
-def run_twice(project: Project, run: subprocess.Popen[bytes], _: Servers) -> None:
+def run_twice(project: Project, run: subprocess.Popen[bytes]) -> None:
     """A second run of the same project beside the first."""
     second = project.start()
     if second.wait(RUN_SECONDS) != 0:
         raise Broken(f"the second run: {project.last_line()}")
 
 
-def kill_worker(project: Project, run: subprocess.Popen[bytes], _: Servers) -> None:
+def kill_worker(project: Project, run: subprocess.Popen[bytes]) -> None:
     """SIGKILL of a Ray worker."""
     for one in psutil.Process(run.pid).children(recursive=True) if run.poll() is None else []:
         try:
@@ -159,19 +165,19 @@ def kill_worker(project: Project, run: subprocess.Popen[bytes], _: Servers) -> N
             continue
 
 
-def kill_tracking(project: Project, run: subprocess.Popen[bytes], servers: Servers) -> None:
+def kill_tracking(project: Project, run: subprocess.Popen[bytes]) -> None:
     """SIGKILL of MLflow's server, which is back for the next run."""
-    servers.running["tracking"].kill()
+    project.servers["tracking"].kill()
 
 
-def stall_bucket(project: Project, run: subprocess.Popen[bytes], servers: Servers) -> None:
+def stall_bucket(project: Project, run: subprocess.Popen[bytes]) -> None:
     """The bucket of the state does not answer for a while."""
-    servers.running["bucket"].send(signal.SIGSTOP)
+    project.servers["bucket"].send(signal.SIGSTOP)
     time.sleep(STALL_SECONDS)
-    servers.running["bucket"].send(signal.SIGCONT)
+    project.servers["bucket"].send(signal.SIGCONT)
 
 
-def take_machine(project: Project, run: subprocess.Popen[bytes], _: Servers) -> None:
+def take_machine(project: Project, run: subprocess.Popen[bytes]) -> None:
     """Every process and the whole folder are gone; another clone has nothing but the models and the state's bucket."""
     under = [*psutil.Process(run.pid).children(recursive=True), *project.under("")]
     for one in under:
@@ -186,7 +192,7 @@ def take_machine(project: Project, run: subprocess.Popen[bytes], _: Servers) -> 
 class Kind:
     """Something that happens to a run."""
 
-    disturb: Callable[[Project, subprocess.Popen[bytes], Servers], None]
+    disturb: Callable[[Project, subprocess.Popen[bytes]], None]
     env: dict[str, str] = field(default_factory=dict)
     """Of the run."""
     server: str = ""

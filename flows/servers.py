@@ -183,11 +183,22 @@ def start_mlflow(root: Path, state: Path, port: int) -> Running:
     database, artifacts = local_store(root)
     (state / "mlflow").mkdir(parents=True, exist_ok=True)
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     # Artifacts are written to the folder itself: a run must stay readable when the server is down again.
-    command += ["--backend-store-uri", database, "--no-serve-artifacts", "--default-artifact-root", artifacts]
+    command = mlflow_command(port, database, "--no-serve-artifacts", "--default-artifact-root", artifacts)
     env = {**environment(state), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     return launch("mlflow", url, command, cwd=state, env=env, state=state)
+
+
+def mlflow_command(port: int, database: str, *artifacts: str) -> list[str]:
+    """An MLflow server on loopback.
+
+    Args:
+        port: on which it listens.
+        database: where runs and models are kept.
+        artifacts: options that say where their files are.
+    """
+    listens = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    return [sys.executable, "-m", "mlflow", "server", *listens, "--backend-store-uri", database, *artifacts]
 
 
 def wait_until_healthy(name: str, server: Running, path: str) -> None:

@@ -9,6 +9,7 @@ from models.agent.phases import DatasetSettings, offline_paths
 from tasks.pool import open_pool, path_space
 from tasks.progress import Progress
 from tasks.records import write_table
+from tasks.schema import DatasetParams
 from tasks.workspace import Workspace
 
 
@@ -18,9 +19,7 @@ def run(workspace: Workspace, progress: Progress) -> None:
     engine, anchors = open_pool(workspace)
     space = path_space(engine, anchors)
     rng = np.random.default_rng([workspace.params.seed, 2])
-    chosen = offline_paths(
-        space, DatasetSettings(params.edits, params.random), rng, workspace.profile.layers is not None
-    )
+    chosen = offline_paths(space, settings(params), rng, workspace.profile.layers is not None)
     identities = [path for path, kind in chosen.items() if kind == "identity"]
     full = engine.items("search")
     items = min(params.items, full)
@@ -47,3 +46,8 @@ def run(workspace: Workspace, progress: Progress) -> None:
     progress.message(
         f"{len(rows)} paths over {len(space.models)} models, {int(table['charged'].sum())} item evaluations"
     )
+
+
+def settings(params: DatasetParams) -> DatasetSettings:
+    """Hyperparameters of the data set."""
+    return DatasetSettings(params.edits, params.random, params.items)

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 INK, FAINT, GRID, PAPER = "#20262d", "#8b949e", "#dfe3e8", "#fffffe"
 BASE = "#999999"
 EXPERTS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#f0e442")
-KINDS = (*EXPERTS, "#000000")
+KINDS = (*EXPERTS, BASE)
 """Of kinds of proposals, of which there are more."""
 WIDTH = 10.0
 """Width of a figure in inches; a page scales it."""

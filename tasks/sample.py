@@ -23,6 +23,7 @@ from tasks.engine import Engine, Scored
 from tasks.lab import EngineLab
 from tasks.progress import Progress
 from tasks.records import Anchors, ScoredModel
+from tasks.schema import SampleParams
 from tasks.trials import recipe_space
 from tasks.workspace import Workspace
 
@@ -44,7 +45,7 @@ def run(workspace: Workspace, progress: Progress) -> None:
         trial = Trial(lab, Reward(scale, engine.layers), Archive(source_entries(engine, free), lab.counts), 0)
         trial.budget = (len(plain) + params.candidates) * trial.whole
         wanted = preferences(len(scale.names), params.preferences, np.random.default_rng([seed, 1]))
-        sample(trial, space, wanted, SampleSettings(params.candidates), np.random.default_rng([seed, 6]))
+        sample(trial, space, wanted, settings(params), np.random.default_rng([seed, 6]))
     titles = {recipe_name(recipe): title for title, recipe in plain.items()}
     result = Anchors(
         objectives=list(scale.names),
@@ -58,6 +59,11 @@ def run(workspace: Workspace, progress: Progress) -> None:
     progress.message(f"{len(trial.recipes)} recipes scored; anchors: {', '.join(result.anchors)}")
     for line in faint(engine, free, scale):
         progress.message(line)
+
+
+def settings(params: SampleParams) -> SampleSettings:
+    """Hyperparameters of the recipe search."""
+    return SampleSettings(params.candidates)
 
 
 def score_sources(engine: Engine) -> list[Scored]:

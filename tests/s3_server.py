@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import boto3
 
-from flows.local import free_port
-from tests.servers import server
+from flows.fault_servers import moto
+from tests.servers import ended
 
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "tester",
@@ -22,9 +22,8 @@ CREDENTIALS = {
 @contextmanager
 def s3_server(log, **env):
     """Address of a server that is there for the time of the block."""
-    url = f"http://127.0.0.1:{free_port()}"
-    command = ["-m", "moto.server", "-H", "127.0.0.1", "-p", url.rpartition(":")[2]]
-    with server(command, f"{url}/moto-api/", log, env=env):
+    one, url = moto(log, **env)
+    with ended(one):
         yield url
 
 

@@ -1,14 +1,12 @@
 """Servers that tests start: processes of their own on loopback, in a group that ends with the block."""
 
 import os
-import signal
-import subprocess
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import pytest
 
-from flows.local import free_port, wait_for
+from flows.fault_servers import Server, mlflow
 
 
 def missing(what):
@@ -29,32 +27,22 @@ def server(command, health, log, cwd=None, env=None):
         cwd: folder in which it runs.
         env: variables beside those of the test.
     """
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, *command],
-            cwd=cwd,
-            env={**os.environ, **(env or {})},
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
+    with ended(Server([sys.executable, *command], health, log, env, cwd)) as one:
+        yield one.process
+
+
+@contextmanager
+def ended(one):
+    """A server that is there for the time of the block."""
     try:
-        wait_for(health, process.poll, log, command[1])
-        yield process
+        yield one
     finally:
-        for one in (signal.SIGTERM, signal.SIGKILL):
-            with suppress(ProcessLookupError, subprocess.TimeoutExpired):
-                os.killpg(process.pid, one)
-                process.wait(20)
+        one.kill()
 
 
 @contextmanager
 def mlflow_server(folder, artifacts, port=None):
     """Address and process of an MLflow server that keeps its database in a folder and passes artifacts on."""
-    port = port or free_port()
-    url = f"http://127.0.0.1:{port}"
-    command = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder / 'server.db'}", "--artifacts-destination", str(artifacts)]
-    settings = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with server(command, f"{url}/health", folder / "server.log", folder, settings) as process:
-        yield url, process
+    one, url = mlflow(folder, artifacts, port)
+    with ended(one):
+        yield url, one.process

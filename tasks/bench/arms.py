@@ -12,12 +12,11 @@ from models.agent.environment import PathRules
 from models.agent.hm3 import HM3Settings, hm3
 from models.agent.paper import paper
 from models.agent.paper_policy import PaperSettings
-from models.agent.phases import DatasetSettings, SampleSettings
 from models.baselines import BASELINES
 from models.merge.recipe import Recipe, recipe_name
 from models.merge.space import RecipeSpace
 from models.trial import Trial
-from tasks import search, train
+from tasks import dataset, sample, search, train
 from tasks.schema import Params
 
 Group = Literal["hm3", "baseline", "ablation", "paper"]
@@ -103,12 +102,11 @@ PARAMETERS, ARCHITECTURE = ("recipe", "layered"), ("edit", "policy", "beam")
 
 def hm3_settings(params: Params) -> HM3Settings:
     """What the stages take from the parameters."""
-    sample, dataset = params.sample, params.dataset
     return HM3Settings(
         params.search.preferences,
-        sample.anchors,
-        SampleSettings(sample.candidates),
-        DatasetSettings(dataset.edits, dataset.random, dataset.items),
+        params.sample.anchors,
+        sample.settings(params.sample),
+        dataset.settings(params.dataset),
         train.settings(params.train),
         search.settings(params.search),
     )

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -49,6 +50,10 @@ class Setup:
     cores: int
     threads: int
     cpu: str
+
+    def about(self) -> dict[str, Any]:
+        """All but the seed, for rows that have seeds of their own."""
+        return {name: value for name, value in asdict(self).items() if name != "seed"}
 
 
 COLUMNS = ["version", *(one.name for one in (*fields(Row), *fields(Setup)))]

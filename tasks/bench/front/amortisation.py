@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -202,8 +202,7 @@ def measure(
 
 def append(files: Files, case: dict[str, Any], rows: pd.DataFrame, setup: Setup) -> None:
     """Add the rows of a search."""
-    about = {name: value for name, value in asdict(setup).items() if name != "seed"}
-    keyed = pd.DataFrame([{"version": VERSION, **case, **row, **about} for row in rows.to_dict("records")])
+    keyed = pd.DataFrame([{"version": VERSION, **case, **row, **setup.about()} for row in rows.to_dict("records")])
     known = files.read()
     write_table(files.path(), pd.concat([known, keyed], ignore_index=True) if len(known) else keyed)
 

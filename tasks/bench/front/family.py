@@ -112,6 +112,7 @@ class Ground:
             [profile.dtype, profile.paths.model_dump(), profile.layers.model_dump() if profile.layers else None],
             [params.seed, params.sample.methods, params.pareto.model_dump()],
         ]
+        # Rows from before profiles had settings of their own were measured with the defaults, and stay good.
         if (settings := hm3_settings(params)) != HM3Settings():
             described.append(asdict(settings))
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:8]

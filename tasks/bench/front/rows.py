@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -24,6 +24,10 @@ PARTS = ("families", "members", "kinds", "episodes", "cuts")
 """Files beside the rows themselves, ``front-PROFILE-PART.csv``."""
 
 
+MEMBERS = {True: "depth", False: "tasks"}
+"""Names of the files of members, by whether depth is an objective."""
+
+
 @dataclass(frozen=True)
 class Files:
     """The files of one profile."""
@@ -36,15 +40,20 @@ class Files:
         """``front-PROFILE.csv``, or one of its parts."""
         return self.folder / f"{self.prefix}-{self.profile}{'-' if part else ''}{part}.csv"
 
+    def paths(self, part: str) -> list[Path]:
+        """The files of a part: two of members, with depth as an objective and without, as git likes no large ones."""
+        return [self.path(f"{part}-{one}") for one in MEMBERS.values()] if part == "members" else [self.path(part)]
+
     def read(self, part: str = "") -> pd.DataFrame:
         """Rows of this version, none if there is no file.
 
         Raises:
-            BadInput: the file is damaged.
+            BadInput: a file is damaged.
         """
-        path = self.path(part)
-        if not path.is_file():
-            return pd.DataFrame(columns=["version", *KEY])
+        found = [self._table(path) for path in self.paths(part) if path.is_file()]
+        return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["version", *KEY])
+
+    def _table(self, path: Path) -> pd.DataFrame:
         try:
             types = {"tenths": str, "instance": str, "commit": str, "path": str, "arm": str, "kind": str}
             table = pd.read_csv(path, dtype=types, keep_default_na=False, na_values={"hv": [""]})
@@ -60,21 +69,20 @@ class Files:
 
     def forget(self, arms: set[str]) -> None:
         """Drop what these arms have measured."""
-        for part in ("", *PARTS):
-            if self.path(part).is_file() and part != "families":
-                table = self.read(part)
-                write_table(self.path(part), table[~table["arm"].isin(arms)])
+        for path in (path for part in ("", *PARTS) if part != "families" for path in self.paths(part)):
+            if path.is_file():
+                table = self._table(path)
+                write_table(path, table[~table["arm"].isin(arms)])
 
     def append(self, case: Case, points: Points, episodes: pd.DataFrame, setup: Setup, group: str) -> None:
         """Add a run; its rows come last, so that what has rows has everything."""
-        about = {name: value for name, value in asdict(setup).items() if name != "seed"}
         self._add("members", case, points.members)
         self._add("kinds", case, points.kinds)
         if len(points.cuts):
             self._add("cuts", case, points.cuts)
         if len(episodes):
             self._add("episodes", case, episodes)
-        self._add("", case, points.rows.assign(group=group, **about))
+        self._add("", case, points.rows.assign(group=group, **setup.about()))
 
     def describe(self, ground: Ground) -> None:
         """Keep ideal and nadir of a family."""
@@ -96,11 +104,12 @@ class Files:
             value = getattr(case, name)
             keyed.insert(place, name, int(value) if name == "depth" else value)
         keyed.insert(0, "version", VERSION)
-        known = self.read(part)
+        path = self.path(f"{part}-{MEMBERS[case.depth]}" if part == "members" else part)
+        known = self._table(path) if path.is_file() else pd.DataFrame()
         if len(known):
             same = [case_of(row) == case for row in known[KEY].itertuples(index=False)]
             known = known[[not one for one in same]]
-        write_table(self.path(part), pd.concat([known, keyed], ignore_index=True) if len(known) else keyed)
+        write_table(path, pd.concat([known, keyed], ignore_index=True) if len(known) else keyed)
 
 
 def case_of(row: object) -> Case:
