@@ -59,7 +59,8 @@ def bench(
     was interrupted finds its scores again, and docs/results/search.md is written. `headroom` measures in the same
     way what there is to gain, with ten times the budget, for docs/results/headroom.md; `amortisation`, what a trained
     agent is worth for new preferences, for docs/results/amortisation.md. `faults` kills and disturbs whole runs at
-    random times, for as long as it is told to, and prints how many the next run made good for.
+    random times, for as long as it is told to, and prints how many the next run made good for, for
+    docs/results/faults.md.
 
     Example: `hm3 bench prefix --repetitions 3`, `hm3 bench front --profile tiny --seeds 4`
     """

@@ -19,6 +19,7 @@ import yaml
 from rich.table import Table
 
 from flows.fault_kinds import KINDS, RUN_SECONDS, STAGES, Broken, Project
+from flows.fault_page import START, rows_path, write_page
 from flows.fault_servers import Servers, has_moto
 from flows.local import environment
 from flows.processes import hold
@@ -54,9 +55,6 @@ PARAMS: dict[str, Any] = {
 
 FAULTS = 3
 """Runs of one project that are disturbed at most, one after the other, before one is let through."""
-
-START = "start"
-"""What is under way before the first stage: servers and the look at the project."""
 
 SHARE = 0.6
 """Of the time that a stage took undisturbed: faults come within it, so that few find that it has ended."""
@@ -258,7 +256,7 @@ def trials(reference: Reference, folder: Path, kinds: Sequence[str], seed: int) 
 def bench_faults(
     workspace: Workspace, progress: Progress, minutes: float, seed: int, kinds: Sequence[str]
 ) -> list[Trial]:
-    """Disturb runs for so long; every trial is added to ``docs/results/raw/faults.csv`` as it ends.
+    """Disturb runs for so long; rows and page of ``docs/results`` have every trial as it ends.
 
     Args:
         workspace: the project.
@@ -267,7 +265,8 @@ def bench_faults(
         seed: of the first trial; each has the next one.
         kinds: some of ``KINDS``.
     """
-    raw = workspace.root / "docs" / "results" / "raw" / "faults.csv"
+    results = workspace.root / "docs" / "results"
+    raw = rows_path(results)
     folder = workspace.state / "bench" / "faults"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -286,6 +285,7 @@ def bench_faults(
                 known = pd.read_csv(raw) if raw.is_file() else pd.DataFrame()
                 rows = pd.DataFrame([one | setup for one in trial.rows()])
                 write_table(raw, pd.concat([known, rows], ignore_index=True))
+                write_page(results)
                 named = ", ".join(f"{one.kind} in {one.stage}" for one in trial.faults)
                 progress.message(f"{named}: {trial.why or 'survived'}")
                 bar.advance(trial.seconds / 60)
@@ -328,4 +328,4 @@ def faults_command(minutes: float, seed: int, kinds: list[str], as_json: bool) -
             table.add_row(kind, str(sum(own)), str(len(own)))
         output().print(table)
     if lost := sum(bool(one.why) for one in done):
-        raise Failed(f"faults: {lost} of {len(done)} trials were not survived; docs/results/raw/faults.csv says why")
+        raise Failed(f"faults: {lost} of {len(done)} trials were not survived; docs/results/faults.md says why")

@@ -22,7 +22,7 @@ from tasks.bench.front.metrics import (
     union_front,
 )
 from tasks.bench.front.rows import KEY
-from tasks.bench.front.sheets import cut_sheet, sheets
+from tasks.bench.front.sheets import cut_sheet, overview_sheet, sheets
 from tasks.bench.front.statistics import compare, effect, holm, median_interval, noninferior, signed_rank
 from tasks.bench.front.summary import Study
 
@@ -225,6 +225,16 @@ def test_tables_say_it_in_words():
     assert by_arm["hm3"][1:4] == ("12 of 12", "50%", "500")
     assert by_arm["half"][1:3] == ("0 of 12", "not reached")
     assert {row[-1] for row in tables["HM3 against the best baseline, by budget"].rows} == {"better"}
+
+
+def test_the_overview_says_what_came_of_each_study():
+    (row,) = overview_sheet({"with depth": made_study()}).rows
+    assert row[:2] == ("with depth", "12")
+    assert row[3].startswith("nsga2-recipes 0.50")
+    assert row[4].startswith("+0.200")
+    assert row[5:] == ("1 of 1", "50%", "20%")
+    alone = replace(made_study(), rows=made_study().rows.query("arm == 'hm3'"))
+    assert overview_sheet({"no baseline": alone}).rows == ()
 
 
 def test_cuts_count_the_layers_that_can_go_for_a_loss():

@@ -9,7 +9,7 @@ from pathlib import Path
 from tasks.bench.arms import ARMS, Arm
 from tasks.bench.front.figures import figures
 from tasks.bench.front.rows import Files
-from tasks.bench.front.sheets import Sheet, sheets
+from tasks.bench.front.sheets import Sheet, overview_sheet, sheets
 from tasks.bench.front.summary import Study, studies
 from tasks.bench.markdown import notes, render
 from tasks.figure_style import save_png
@@ -37,6 +37,11 @@ class Section:
     def title(self) -> str:
         """Heading."""
         return f"{self.study.profile}, {'with depth as an objective' if self.study.depth else 'task scores alone'}"
+
+    @property
+    def anchor(self) -> str:
+        """Of the heading, as GitHub makes it."""
+        return self.title.replace(",", "").replace(" ", "-")
 
     @property
     def command(self) -> str:
@@ -114,7 +119,10 @@ def write_page(results: Path) -> Path:
     ]
     results.mkdir(parents=True, exist_ok=True)
     drawn = [(one, one.draw()) for one in sections]
-    write_text(results / PAGE, render("search.md.j2", sections=drawn))
+    overview = overview_sheet({f"[{one.title}](#{one.anchor})": one.study for one in sections})
+    write_text(
+        results / PAGE, render("search.md.j2", sections=drawn, overview=overview, notes=notes(results, "search"))
+    )
     return results / PAGE
 
 
