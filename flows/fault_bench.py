@@ -53,7 +53,7 @@ PARAMS: dict[str, Any] = {
 }
 """A pipeline of seconds a stage."""
 
-FAULTS = 3
+FAULTS = 6
 """Runs of one project that are disturbed at most, one after the other, before one is let through."""
 
 SHARE = 0.6

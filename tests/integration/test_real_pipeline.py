@@ -25,6 +25,7 @@ from tasks.workspace import open_workspace
 from tests.flows.project import dvc, hm3
 
 ROOT = Path(__file__).parents[2]
+KILLS = ["run killed", "stage killed", "DVC killed"]
 STAGES = ["zoo", "sample", "dataset", "train", "search", "pareto"]
 TIMEOUT = 900
 SEED = 54
@@ -171,12 +172,20 @@ def survives(reference, folder, kinds, seed):
 
 
 def test_the_real_pipeline_is_killed_three_times_at_random(reference, tmp_path):
-    kinds = ["run killed", "stage killed", "DVC killed"]
-    assert [one.kind for one in survives(reference, tmp_path, kinds, SEED).faults] == kinds
+    assert [one.kind for one in survives(reference, tmp_path, KILLS, SEED).faults] == KILLS
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(0)
-@pytest.mark.parametrize("seed", range(1, 41))
-def test_it_survives_whatever_comes(reference, tmp_path, seed):
-    survives(reference, tmp_path, random.Random(seed).choices(list(KINDS), k=FAULTS), seed)
+def test_it_survives_a_hundred_kills(reference, tmp_path):
+    killed, seed = 0, 0
+    while killed < 100:
+        seed += 1
+        killed += len(survives(reference, tmp_path, random.Random(seed).choices(KILLS, k=FAULTS), seed).faults)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in KILLS])
+def test_it_survives_whatever_else_comes(reference, tmp_path, kind):
+    survives(reference, tmp_path, [kind] * FAULTS, 0)
