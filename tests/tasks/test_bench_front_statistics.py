@@ -147,6 +147,8 @@ def test_non_inferiority_is_judged_against_the_best_baseline():
     assert close.p == pytest.approx(stats.wilcoxon(np.full(8, 0.008), alternative="greater").pvalue)
     assert not noninferior(3, OURS, {"best": OURS + 0.02}, 0.01).holds
     assert noninferior(3, OURS, {"weak": THEIRS - 0.2}, 0.01).better
+    alone = noninferior(3, OURS[:1], {"weak": THEIRS[:1] - 0.2}, 0.01)
+    assert (alone.low > 0, alone.holds, alone.better) == (True, False, False)
 
 
 # a study of made rows

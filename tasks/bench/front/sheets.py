@@ -185,7 +185,7 @@ def noninferiority_sheet(study: Study) -> Sheet:
     )
     note = (
         f"Against the baseline of the highest median at that tenth. Not inferior: the interval lies above −{MARGIN:g} "
-        f"and Wilcoxon's one-sided p, that HM3 is worse by {MARGIN:g} or more, is below 0.05. Better: it lies above 0."
+        f"and Wilcoxon's one-sided p, that HM3 is worse by {MARGIN:g} or more, is below 0.05. Better: above 0 as well."
     )
     columns = ("budget", "best baseline", "HM3", "theirs", "difference", "interval", "p", "HM3 is")
     return Sheet("HM3 against the best baseline, by budget", note, columns, rows)
