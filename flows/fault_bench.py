@@ -16,10 +16,9 @@ from typing import Any
 import pandas as pd
 import psutil
 import yaml
-from rich.table import Table
 
-from flows.fault_kinds import KINDS, RUN_SECONDS, STAGES, Broken, Project
-from flows.fault_page import START, rows_path, write_page
+from flows.fault_kinds import KINDS, RUN_SECONDS, STAGES, START, Broken, Project
+from flows.fault_page import rows_path, sheet, write_page
 from flows.fault_servers import Servers, has_moto
 from flows.local import environment
 from flows.processes import hold
@@ -315,17 +314,10 @@ def faults_command(minutes: float, seed: int, kinds: list[str], as_json: bool) -
     lock = workspace.state / "locks" / "bench.lock"
     with hold(lock, "a benchmark", console.print), Progress(None, console) as bars:
         done = bench_faults(workspace, bars, minutes, seed, kinds or [name for name in KINDS if name not in without])
+    rows = [row for one in done for row in one.rows()]
     if as_json:
-        sys.stdout.write(json.dumps([row for one in done for row in one.rows()], indent=1, ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
     else:
-        table = Table(box=None, pad_edge=False)
-        for column in ("fault", "survived", "tried"):
-            table.add_column(column, justify="left" if column == "fault" else "right")
-        for kind in KINDS:
-            own = [not one.why for one in done for fault in one.faults if fault.kind == kind]
-            if not own:
-                continue
-            table.add_row(kind, str(sum(own)), str(len(own)))
-        output().print(table)
+        output().print(sheet(rows).rich())
     if lost := sum(bool(one.why) for one in done):
         raise Failed(f"faults: {lost} of {len(done)} trials were not survived; docs/results/faults.md says why")

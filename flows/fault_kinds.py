@@ -24,6 +24,9 @@ STOP_SECONDS = 10.0
 STAGES = ("sample", "dataset", "train", "search", "pareto")
 """Behind `zoo`, which makes the models and is done before."""
 
+START = "start"
+"""What is under way before the first stage: servers and the look at the project."""
+
 RUN_SECONDS = 1800.0
 """Longest time of a run."""
 

@@ -42,7 +42,11 @@ class Files:
 
     def paths(self, part: str) -> list[Path]:
         """The files of a part: two of members, with depth as an objective and without, as git likes no large ones."""
-        return [self.path(f"{part}-{one}") for one in MEMBERS.values()] if part == "members" else [self.path(part)]
+        return list(dict.fromkeys(self.path_of(part, depth) for depth in MEMBERS))
+
+    def path_of(self, part: str, depth: bool) -> Path:
+        """The file of a part for runs with depth as an objective, or without."""
+        return self.path(f"{part}-{MEMBERS[depth]}" if part == "members" else part)
 
     def read(self, part: str = "") -> pd.DataFrame:
         """Rows of this version, none if there is no file.
@@ -104,7 +108,7 @@ class Files:
             value = getattr(case, name)
             keyed.insert(place, name, int(value) if name == "depth" else value)
         keyed.insert(0, "version", VERSION)
-        path = self.path(f"{part}-{MEMBERS[case.depth]}" if part == "members" else part)
+        path = self.path_of(part, case.depth)
         known = self._table(path) if path.is_file() else pd.DataFrame()
         if len(known):
             same = [case_of(row) == case for row in known[KEY].itertuples(index=False)]

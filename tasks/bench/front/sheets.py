@@ -11,7 +11,7 @@ from rich.table import Table
 
 from tasks.bench.front.cuts import LOSSES, deepest
 from tasks.bench.front.statistics import Comparison
-from tasks.bench.front.summary import MARGIN, OURS, TARGET, Study
+from tasks.bench.front.summary import LAST, MARGIN, OURS, TARGET, Study
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def overview_sheet(named: Mapping[str, Study]) -> Sheet:
     """What came of each study, in a row."""
     rows = []
     for title, study in named.items():
-        against, last = study.comparisons().get("baselines", []), study.noninferiority()[-1:]
+        against, last = study.comparisons().get("baselines", []), study.noninferiority((LAST,))
         if not (against and last):
             continue
         best = next(one for one in against if one.arm == last[0].arm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -151,12 +152,12 @@ class Study:
                 found[title] = holm(made)
         return found
 
-    def noninferiority(self) -> list[NonInferiority]:
+    def noninferiority(self, tenths: Iterable[int] = TENTHS) -> list[NonInferiority]:
         """HM3 against the best baseline at each tenth; only arms that have run all of its families and seeds count."""
         found: list[NonInferiority] = []
         if OURS not in self.arms:
             return found
-        for tenth in TENTHS:
+        for tenth in tenths:
             ours = self.values(OURS, self.measure, tenth).sort_index()
             others = {arm: self.values(arm, self.measure, tenth) for arm in self.of("baseline", "paper")}
             whole = {
