@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from models.agent.phases import DatasetSettings, offline_paths
-from tasks.pool import open_pool, path_space
+from models.agent.reward import Reward
+from tasks.pool import full_scale, open_pool, path_space
 from tasks.progress import Progress
 from tasks.records import write_table
 from tasks.schema import DatasetParams
@@ -19,7 +20,8 @@ def run(workspace: Workspace, progress: Progress) -> None:
     engine, anchors = open_pool(workspace)
     space = path_space(engine, anchors)
     rng = np.random.default_rng([workspace.params.seed, 2])
-    chosen = offline_paths(space, settings(params), rng, workspace.profile.layers is not None)
+    reward = Reward(full_scale(workspace, anchors), engine.layers)
+    chosen = offline_paths(space, settings(params), rng, engine.layers - reward.shortest)
     identities = [path for path, kind in chosen.items() if kind == "identity"]
     full = engine.items("search")
     items = min(params.items, full)

@@ -9,6 +9,7 @@ from models.front import Scale
 from models.merge.recipe import parse_recipes
 from tasks.engine import Engine
 from tasks.records import Anchors
+from tasks.schema import Profile
 from tasks.workspace import Workspace
 
 
@@ -30,8 +31,17 @@ def add_recipes(engine: Engine, archive: pd.DataFrame) -> None:
 
 def path_space(engine: Engine, anchors: Anchors) -> PathSpace:
     """Paths over experts and anchors, under the rules of the profile."""
-    rules = PathRules(**engine.workspace.profile.paths.model_dump())
+    rules = path_rules(engine.workspace.profile, engine.layers)
     return PathSpace((*engine.family.experts, *anchors.anchors), engine.layers, rules)
+
+
+def path_rules(profile: Profile, layers: int) -> PathRules:
+    """The rules of a profile for a base of so many layers.
+
+    The bound on jumps grows with the model: blocks of layers that can be left out together do, too.
+    """
+    given = profile.paths.model_dump()
+    return PathRules(**given | {"forward": profile.paths.forward or max(4, layers // 4)})
 
 
 def task_scale(anchors: Anchors) -> Scale:

@@ -239,7 +239,9 @@ class Paths(Strict):
     """Which inference paths are legal (method.md, section 4)."""
 
     mask: Literal["default", "none"] = Field("default", description="`none` lifts every bound but the length.")
-    forward: Count = Field(4, description="Longest jump forward, in layers.")
+    forward: Count | None = Field(
+        None, description="Longest jump forward, in layers; by default a quarter of those of the base, 4 at least."
+    )
     backward: int = Field(7, ge=0, description="Longest jump backward, in layers.")
     repeats: Count = Field(2, description="How often a layer index may be used.")
     stretch: float = Field(1.25, ge=1, description="Longest path over the number of layers of the base.")

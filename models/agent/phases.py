@@ -81,7 +81,7 @@ def anchors(trial: Trial, preferences: Array, count: int) -> list[str]:
 
 
 def offline_paths(
-    paths: PathSpace, settings: DatasetSettings, rng: np.random.Generator, shorter: bool
+    paths: PathSpace, settings: DatasetSettings, rng: np.random.Generator, spare: int
 ) -> dict[Candidate, str]:
     """Paths of the offline data set and where each comes from, the identity path of every model of the pool first.
 
@@ -89,13 +89,13 @@ def offline_paths(
         paths: over the pool.
         settings: how many.
         rng: every choice.
-        shorter: whether half of the edits take out up to half of the layers, any of them: where depth is an objective.
+        spare: layers that half of the edits take out at most, any of them: as far as depth is an objective.
     """
     identities = [paths.identity(model) for model in paths.models]
     chosen = dict.fromkeys(identities, "identity")
-    for _ in range(settings.edits // 2 if shorter else 0):
+    for _ in range(settings.edits // 2 if spare else 0):
         one = identities[int(rng.integers(len(identities)))]
-        count = int(rng.integers(1, max(paths.layers // 2, 1) + 1))
+        count = int(rng.integers(1, spare + 1))
         kept = sorted(rng.permutation(paths.layers)[count:].tolist())
         if kept and paths.legal_orders([kept])[0]:
             chosen.setdefault(paths.candidate([one.path[layer] for layer in kept]), "edit")

@@ -131,7 +131,7 @@ class Proposer:
     def _shortest(self, start: Candidate) -> int:
         """How many layers are to be left of a path."""
         reward = self.trial.reward
-        return int(reward.scale.ideal[-1] * self.trial.lab.layers) if reward.depth_counts else start.depth - 2
+        return reward.shortest if reward.depth_counts else start.depth - 2
 
     def _edits(self, parents: Sequence[Candidate], count: int, rng: np.random.Generator) -> list[Candidate]:
         """Legal edits of paths, with layers of their own models and of the pool; fewer where many are illegal."""

@@ -37,6 +37,11 @@ class Reward:
         """Whether depth is an objective of its own."""
         return self.scale.names[-1] == LAYERS
 
+    @property
+    def shortest(self) -> int:
+        """Layers of the shortest paths that are worth searching: nothing is gained below the ideal depth."""
+        return max(1, int(self.scale.ideal[-1] * self.layers)) if self.depth_counts else self.layers
+
     def scores(self, task_scores: npt.ArrayLike, depths: npt.ArrayLike) -> Array:
         """Scores (..., K) from task scores (..., K_tasks) and depths (...,) in layers."""
         tasks = np.asarray(task_scores, dtype=np.float64)

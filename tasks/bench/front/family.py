@@ -24,6 +24,7 @@ from tasks import zoo
 from tasks.bench.arms import hm3_settings
 from tasks.bench.families import OPEN_GATES
 from tasks.engine import Engine
+from tasks.pool import path_rules
 from tasks.progress import Progress
 from tasks.records import write_text
 from tasks.workspace import Workspace, open_workspace, read_yaml
@@ -100,7 +101,7 @@ class Ground:
     @property
     def rules(self) -> PathRules:
         """Which paths are legal."""
-        return PathRules(**self.workspace.profile.paths.model_dump())
+        return path_rules(self.workspace.profile, self.engine.layers)
 
     @cached_property
     def digest(self) -> str:
@@ -109,7 +110,7 @@ class Ground:
         described = [
             [self.engine.pool.digest(one) for one in self.sources],
             [self.engine.objectives(split).definition for split in ("search", "selection", "test")],
-            [profile.dtype, profile.paths.model_dump(), profile.layers.model_dump() if profile.layers else None],
+            [profile.dtype, asdict(self.rules), profile.layers.model_dump() if profile.layers else None],
             [params.seed, params.sample.methods, params.pareto.model_dump()],
         ]
         # Rows from before profiles had settings of their own were measured with the defaults, and stay good.

@@ -84,21 +84,21 @@ def test_without_a_sound_merge_there_are_no_anchors():
     assert anchors(trial, WANTED, 3) == []
 
 
-@pytest.mark.parametrize("shorter", [True, False])
-def test_the_offline_data_set_holds_what_its_settings_say_identities_first(shorter):
+@pytest.mark.parametrize("spare", [3, 0])
+def test_the_offline_data_set_holds_what_its_settings_say_identities_first(spare):
     paths = PathSpace(EXPERTS, 6)
-    found = offline_paths(paths, DatasetSettings(edits=20, random=9), np.random.default_rng(0), shorter)
+    found = offline_paths(paths, DatasetSettings(edits=20, random=9), np.random.default_rng(0), spare)
     assert Counter(found.values()) == {"identity": 3, "edit": 20, "random": 9}
     assert list(found)[:3] == [paths.identity(model) for model in EXPERTS]
     assert all(paths.contains(path) for path in found)
-    again = offline_paths(paths, DatasetSettings(edits=20, random=9), np.random.default_rng(0), shorter)
+    again = offline_paths(paths, DatasetSettings(edits=20, random=9), np.random.default_rng(0), spare)
     assert list(again.items()) == list(found.items())
 
 
 def test_where_depth_counts_the_offline_data_set_knows_what_several_layers_cost():
     deep, short = (
-        offline_paths(PathSpace(EXPERTS, 12), DatasetSettings(edits=36), np.random.default_rng(0), shorter)
-        for shorter in (False, True)
+        offline_paths(PathSpace(EXPERTS, 12), DatasetSettings(edits=36), np.random.default_rng(0), spare)
+        for spare in (0, 6)
     )
     cut = [one for one in short if 6 <= one.depth <= 9 and len(one.models) == 1]
     assert len(cut) >= 6 > sum(one.depth <= 9 for one in deep)
@@ -107,10 +107,16 @@ def test_where_depth_counts_the_offline_data_set_knows_what_several_layers_cost(
         assert layers == sorted(set(layers))
 
 
+def test_the_offline_data_set_holds_no_path_that_is_shorter_than_depth_asks_for():
+    found = offline_paths(PathSpace(EXPERTS, 30), DatasetSettings(edits=60), np.random.default_rng(0), 4)
+    cut = [one.depth for one, kind in found.items() if kind == "edit" and len(set(one.path)) < 30]
+    assert min(cut[:30]) == 26
+
+
 def trained(seed=0):
     trial, rng = sampled(), np.random.default_rng(0)
     paths = PathSpace((*EXPERTS, *anchors(trial, WANTED, 2)), 6)
-    found = offline_paths(paths, DatasetSettings(edits=25), rng, True)
+    found = offline_paths(paths, DatasetSettings(edits=25), rng, 3)
     new = [path for path in found if path not in trial.archive]
     trial.score(new, [found[path] for path in new], 10)
     agent = new_agent(trial, paths, trial.lab.statistics(paths.models), AgentSettings(hidden=16), seed)
