@@ -166,7 +166,7 @@ def made_study():
             spent = {"evaluations": 100.0 * tenth, "forwards": 900.0 * tenth, "shared_forwards": 600.0 * tenth}
             times = {"computed": 50.0 * tenth, "evaluating_seconds": 5.0 * tenth, "outside_seconds": 2.5 * tenth}
             point = {"tenth": tenth, "at": 100.0 * tenth, "hv": hv, "hv_tasks": hv, "members": 2, "scored": tenth}
-            rows.append(key | point | spent | times | {"group": group})
+            rows.append(key | point | spent | times | {"group": group, "commit": "one"})
         for one, (score, layers) in enumerate(((0.9, 12), (0.6, 9))):
             name = f"{arm}-{one}"
             scores = {"a": score, "b": 1.4 - score}
@@ -200,10 +200,20 @@ def test_a_study_pairs_runs_and_counts_what_the_target_takes():
 
 def test_a_study_reckons_time_as_if_nothing_had_been_known():
     study = made_study()
-    assert study.seconds_per_item() == pytest.approx(0.1)
+    assert study.seconds_per_item.unique() == pytest.approx([0.1])
     own = study.wall()
     assert own["seconds"].unique() == pytest.approx([25 + 1000 * 0.1])
     assert own["share"].unique() == pytest.approx([0.2])
+
+
+def test_time_of_scoring_is_that_of_the_machine_on_which_an_arm_ran():
+    study = made_study()
+    faster = study.rows["arm"] != "hm3"
+    study.rows.loc[faster, "commit"] = "another"
+    study.rows.loc[faster, "evaluating_seconds"] /= 4
+    own = study.wall().set_index("arm")["seconds"]
+    assert own["hm3"].unique() == pytest.approx([25 + 1000 * 0.1])
+    assert own.drop("hm3").unique() == pytest.approx([25 + 1000 * 0.025])
 
 
 def test_points_have_the_indicators_of_their_members():

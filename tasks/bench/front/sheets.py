@@ -226,9 +226,10 @@ def wall_sheet(study: Study) -> Sheet:
         )
         for arm, own in _by_arm(study, study.wall())
     )
+    rates = [f"{1000 * one:.3g}" for one in sorted(set(study.seconds_per_item.dropna()))]
     note = (
         "Medians a run. Arms share scores, so the time of scoring is the charged item evaluations at the mean rate of "
-        f"those that were computed, {1000 * study.seconds_per_item():.3g} ms; what lies outside is measured."
+        f"those that were computed on the same machine, {' or '.join(rates)} ms; what lies outside is measured."
     )
     columns = ("arm", "wall s", "outside s", "outside", "item evaluations", "layer forwards", "shared")
     return Sheet("Time", note, columns, rows)

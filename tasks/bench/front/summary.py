@@ -191,15 +191,20 @@ class Study:
                 )
         return pd.DataFrame(found)
 
-    def seconds_per_item(self) -> float:
-        """Time of one item evaluation that was computed, not looked up, over all runs."""
-        computed = self.final["computed"].sum()
-        return float(self.final["evaluating_seconds"].sum() / computed) if computed else np.nan
+    @cached_property
+    def seconds_per_item(self) -> pd.Series:
+        """Time of one item evaluation that was computed, not looked up, of each run: the mean of its commit's runs.
+
+        Runs of one commit were measured on one machine; others may be several times as fast.
+        """
+        spent = self.final[["evaluating_seconds", "computed"]].groupby(self.final["commit"]).transform("sum")
+        rates: pd.Series = spent["evaluating_seconds"] / spent["computed"].where(spent["computed"] > 0)
+        return rates
 
     def wall(self) -> pd.DataFrame:
         """Seconds of each run: outside of model forwards as measured, inside as if no score had been known."""
         own = self.final[["arm", "family", "seed", "outside_seconds"]].copy()
-        own["inside_seconds"] = self.final["evaluations"] * self.seconds_per_item()
+        own["inside_seconds"] = self.final["evaluations"] * self.seconds_per_item
         own["seconds"] = own["outside_seconds"] + own["inside_seconds"]
         own["share"] = own["outside_seconds"] / own["seconds"]
         return own
