@@ -21,7 +21,7 @@ def run(workspace: Workspace, progress: Progress) -> None:
     space = path_space(engine, anchors)
     rng = np.random.default_rng([workspace.params.seed, 2])
     reward = Reward(full_scale(workspace, anchors), engine.layers)
-    chosen = offline_paths(space, settings(params), rng, engine.layers - reward.shortest)
+    chosen = offline_paths(space, settings(params), rng, engine.layers - reward.shortest, anchors.anchors)
     identities = [path for path, kind in chosen.items() if kind == "identity"]
     full = engine.items("search")
     items = min(params.items, full)
@@ -52,4 +52,4 @@ def run(workspace: Workspace, progress: Progress) -> None:
 
 def settings(params: DatasetParams) -> DatasetSettings:
     """Hyperparameters of the data set."""
-    return DatasetSettings(params.edits, params.random, params.items)
+    return DatasetSettings(params.edits, params.random, params.items, params.deletions)

@@ -58,6 +58,12 @@ class DatasetParams(Strict):
 
     edits: int = Field(36, ge=0, description="Paths made by one or two edits of a pool model's own path.")
     random: int = Field(0, ge=0, description="Random legal paths.")
+    deletions: Literal["several", "each"] = Field(
+        "several",
+        description="Which edits leave layers out, where depth is an objective. `several`: half of them, up to as many "
+        "layers at a time as depth asks for. `each`: every layer once, alone, of an anchor; better where layers are "
+        "dear.",
+    )
     items: Count = Field(32, description="Items a task on which each path is scored, at most the search split's.")
 
 

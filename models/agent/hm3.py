@@ -80,7 +80,8 @@ def hm3(
         pool += tuple(anchors(trial, wanted, settings.anchors))
     paths = PathSpace(pool, trial.lab.layers, rules)
     if settings.dataset is not None:
-        found = offline_paths(paths, settings.dataset, rng, trial.lab.layers - trial.reward.shortest)
+        spare = trial.lab.layers - trial.reward.shortest
+        found = offline_paths(paths, settings.dataset, rng, spare, pool[len(space.experts) :])
         new = [path for path in found if path not in trial.archive]
         trial.score(new, [found[path] for path in new], min(settings.dataset.items, trial.archive.full))
     judge, agent = new_judge(trial, space), None

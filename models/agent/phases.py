@@ -5,8 +5,10 @@ Stages call them one by one and hand the results on in files; a comparison calls
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import Literal
 
 import numpy as np
 
@@ -41,6 +43,7 @@ class DatasetSettings:
     edits: int = 36  # paths that are one or two edits away from a pool model's own path
     random: int = 0  # random legal paths
     items: int = 32  # items a task on which each is scored
+    deletions: Literal["several", "each"] = "several"  # which of the edits leave layers out: half, or each layer once
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def anchors(trial: Trial, preferences: Array, count: int) -> list[str]:
 
 
 def offline_paths(
-    paths: PathSpace, settings: DatasetSettings, rng: np.random.Generator, spare: int
+    paths: PathSpace, settings: DatasetSettings, rng: np.random.Generator, spare: int, merged: Sequence[str] = ()
 ) -> dict[Candidate, str]:
     """Paths of the offline data set and where each comes from, the identity path of every model of the pool first.
 
@@ -89,16 +92,14 @@ def offline_paths(
         paths: over the pool.
         settings: how many.
         rng: every choice.
-        spare: layers that half of the edits take out at most, any of them: as far as depth is an objective.
+        spare: layers that an edit leaves out at most; 0 where depth is no objective, and nothing is left out.
+        merged: models of the pool that layers are left out of in turn, if each is left out alone; by default all.
     """
     identities = [paths.identity(model) for model in paths.models]
     chosen = dict.fromkeys(identities, "identity")
-    for _ in range(settings.edits // 2 if spare else 0):
-        one = identities[int(rng.integers(len(identities)))]
-        count = int(rng.integers(1, spare + 1))
-        kept = sorted(rng.permutation(paths.layers)[count:].tolist())
-        if kept and paths.legal_orders([kept])[0]:
-            chosen.setdefault(paths.candidate([one.path[layer] for layer in kept]), "edit")
+    if spare:
+        shortened = _shortened(paths, settings, rng, spare, merged or paths.models)
+        chosen |= dict.fromkeys(islice(shortened, settings.edits), "edit")
     left = settings.edits - (len(chosen) - len(identities))
     share = -(-left // len(identities))
     # a few more than the share, in place of those that are known
@@ -107,6 +108,24 @@ def offline_paths(
     while sum(kind == "random" for kind in chosen.values()) < settings.random:
         chosen.setdefault(paths.random_path(rng), "random")
     return chosen
+
+
+def _shortened(
+    paths: PathSpace, settings: DatasetSettings, rng: np.random.Generator, spare: int, merged: Sequence[str]
+) -> Iterator[Candidate]:
+    """Legal paths through one model each that lack layers."""
+    each = settings.deletions == "each"
+    order = rng.permutation(paths.layers).tolist() if each else []
+    for number in range(len(order) or settings.edits // 2):
+        if each:
+            model, gone = merged[number % len(merged)], order[number : number + 1]
+        else:
+            model = paths.models[int(rng.integers(len(paths.models)))]
+            count = int(rng.integers(1, spare + 1))
+            gone = rng.permutation(paths.layers)[:count].tolist()
+        kept = [layer for layer in range(paths.layers) if layer not in gone]
+        if kept and paths.legal_orders([kept])[0]:
+            yield paths.candidate([(model, layer) for layer in kept])
 
 
 def new_judge(trial: Trial, space: RecipeSpace) -> Judge:

@@ -107,10 +107,25 @@ def test_where_depth_counts_the_offline_data_set_knows_what_several_layers_cost(
         assert layers == sorted(set(layers))
 
 
-def test_the_offline_data_set_holds_no_path_that_is_shorter_than_depth_asks_for():
+def test_the_offline_data_set_leaves_out_as_many_layers_as_depth_asks_for():
     found = offline_paths(PathSpace(EXPERTS, 30), DatasetSettings(edits=60), np.random.default_rng(0), 4)
-    cut = [one.depth for one, kind in found.items() if kind == "edit" and len(set(one.path)) < 30]
-    assert min(cut[:30]) == 26
+    depths = [path.depth for path, kind in found.items() if kind == "edit"]
+    assert {26, 27, 28, 29} <= set(depths[:30]) <= {26, 27, 28, 29}  # these edits come first
+
+
+def test_every_layer_can_be_left_out_once_and_alone_before_any_other_edit():
+    paths, settings = PathSpace((*EXPERTS, "m", "n"), 12), DatasetSettings(edits=15, deletions="each")
+    found = [
+        path
+        for path, kind in offline_paths(paths, settings, np.random.default_rng(0), 3, ("m", "n")).items()
+        if kind == "edit"
+    ]
+    assert len(found) == 15
+    lacking = [set(range(12)) - {layer for _, layer in path.path} for path in found[:12]]
+    assert sorted(map(tuple, lacking)) == [(layer,) for layer in range(12)]
+    assert [path.models for path in found[:12]] == [("m",), ("n",)] * 6
+    few = offline_paths(paths, DatasetSettings(edits=4, deletions="each"), np.random.default_rng(0), 3)
+    assert Counter(few.values()) == {"identity": 5, "edit": 4}
 
 
 def trained(seed=0):
