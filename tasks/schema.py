@@ -38,6 +38,9 @@ class ZooParams(Strict):
     replay: Share = Field(0.03, description="Examples of each other task over those of an expert's own task.")
     min_own: Share = Field(0.8, description="Gate: least score of an expert on its own task.")
     max_foreign: Share = Field(0.6, description="Gate: highest mean score of the experts on the others' tasks.")
+    min_range: Share = Field(
+        0.2, description="Gate: least distance between the best and the worst of base and experts on a task."
+    )
     min_distance: float = Field(0.05, ge=0, description="Gate: least length of a task vector over that of the base.")
     max_distance: float = Field(0.2, gt=0, description="Gate: greatest length of a task vector over that of the base.")
 

@@ -26,7 +26,7 @@ from tasks.bench.registry import Bench
 from tasks.family import load_family
 from tasks.workspace import Workspace, open_workspace
 
-OPEN_GATES = {"min_own": 0.0, "max_foreign": 1.0, "min_distance": 0.0, "max_distance": 9.0}
+OPEN_GATES = {"min_own": 0.0, "max_foreign": 1.0, "min_range": 0.0, "min_distance": 0.0, "max_distance": 9.0}
 """Parameters of stage `zoo` for families that are trained too little to be good."""
 
 NOISE = 0.1

@@ -133,6 +133,13 @@ def check_gates(gates: Mapping[str, Any], params: ZooParams) -> None:
                 f"zoo: the {task} expert scores {scores[task][task]:.3f} on its own task, below zoo.min_own"
                 f" {params.min_own}; train longer (zoo.expert_steps) or take another seed"
             )
+        found = [own[task] for own in scores.values()]
+        if max(found) - min(found) < params.min_range:
+            raise Failed(
+                f"zoo: base and experts span {max(found) - min(found):.3f} on {task}, below zoo.min_range"
+                f" {params.min_range}: within the noise of its items; train longer (zoo.expert_steps) or take another"
+                " seed"
+            )
         if not params.min_distance <= distances[task] <= params.max_distance:
             raise Failed(
                 f"zoo: the {task} expert's task vector has relative length {distances[task]:.3f}, outside"

@@ -27,7 +27,7 @@ from tasks.workspace import Workspace
 LANES = (("letters",), ("photos", "digits"))
 """What is trained at the same time: experts of one lane follow each other."""
 
-STEPS_SHARE = {"digits": 0.4, "letters": 1.0, "photos": 0.8}
+STEPS_SHARE = {"digits": 0.4, "letters": 1.0, "photos": 1.4}
 """Optimiser steps of an expert over ``expert_steps``."""
 
 

@@ -35,7 +35,7 @@ PATCH = 4
 BATCH = 64
 """Images of a step."""
 
-SHARES = {"digits": 0.08, "letters": 0.72, "photos": 0.2}
+SHARES = {"digits": 0.04, "letters": 0.9, "photos": 0.06}
 """Of the base's images by task: what is learnt fast is shown seldom, so that each expert has something to add."""
 
 TURNED = ("photos",)

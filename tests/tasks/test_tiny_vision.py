@@ -26,7 +26,7 @@ from tasks.workspace import open_workspace
 ROOT = Path(__file__).parents[2]
 ITEMS = {"search": 6, "selection": 24, "test": 8}
 MICRO = {"layers": 2, "width": 32, "feed_forward": 48, "heads": 2, "base_steps": 6, "expert_steps": 10}
-MICRO |= {"min_own": 0, "max_foreign": 1, "min_distance": 0.001, "max_distance": 9}
+MICRO |= {"min_own": 0, "max_foreign": 1, "min_range": 0, "min_distance": 0.001, "max_distance": 9}
 
 
 def make_workspace(root, **params):

@@ -43,6 +43,7 @@ MICRO = {
     "expert_steps": 100,
     "min_own": 0,
     "max_foreign": 1,
+    "min_range": 0,
     "min_distance": 0.001,
     "max_distance": 1,
 }
@@ -183,6 +184,11 @@ GATES = {
             r"relative length 0\.021, outside zoo\.min_distance 0\.05 to zoo\.max_distance 0\.2",
         ),
         (("distance", "code"), 0.21, r"relative length 0\.210, outside"),
+        (
+            ("scores",),
+            {m: {t: 0.9 if t == m else 0.75 if t == "math" else 0.1 for t in TASKS} for m in ("base", *TASKS)},
+            r"base and experts span 0\.150 on math, below zoo\.min_range 0\.2",
+        ),
         (("distance", "code"), float("nan"), "relative length nan, outside"),
         (
             ("scores", "math"),
