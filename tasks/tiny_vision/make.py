@@ -92,7 +92,7 @@ def make_family(workspace: Workspace, zoo: Path, items: Path, progress: Progress
 
 
 def divide(items: Mapping[str, Items], seed: int) -> dict[str, Divided]:
-    """Training pictures and items of each task; pictures that show much the same are never divided.
+    """Training pictures and items of each task: all classes in proportion, and what shows much the same never divided.
 
     Args:
         items: how many of each split, by task.
@@ -105,8 +105,8 @@ def divide(items: Mapping[str, Items], seed: int) -> dict[str, Divided]:
     for number, (task, read) in enumerate(TASKS.items()):
         pictures = read()
         generator = np.random.default_rng([seed, number])
-        names = np.unique(pictures.groups)
-        left = list(names[generator.permutation(len(names))])
+        names, first = np.unique(pictures.groups, return_index=True)
+        left = list(names[stratified(pictures.labels[first], generator)])
         chosen: dict[str, np.ndarray] = {}
         for split in SPLITS:
             count, indices = getattr(items[task], split), np.empty(0, dtype=np.int64)
@@ -117,6 +117,16 @@ def divide(items: Mapping[str, Items], seed: int) -> dict[str, Divided]:
             chosen[split] = generator.permutation(indices)[:count]
         found[task] = Divided(pictures, np.flatnonzero(np.isin(pictures.groups, left)), chosen)
     return found
+
+
+def stratified(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """A random order ``(N,)`` of things with these labels ``(N,)``, any stretch of which has all labels in proportion."""
+    order = generator.permutation(len(labels))
+    place = np.empty(len(labels))
+    for label in np.unique(labels):
+        own = order[labels[order] == label]
+        place[own] = (np.arange(len(own)) + generator.random()) / len(own)
+    return np.argsort(place, kind="stable")
 
 
 def tensors(divided: Mapping[str, Divided]) -> dict[str, torch.Tensor]:

@@ -41,9 +41,6 @@ PHOTO_SIDE = 512
 PHOTO_SCALE = 0.5
 """Pixels of a piece over pixels of the photograph."""
 
-BLOCK = 2
-"""Pieces a side of the square of neighbours that are never divided between training and items."""
-
 
 @dataclass(frozen=True)
 class Pictures:
@@ -112,7 +109,7 @@ def photos() -> Pictures:
             for column in range(len(grey[0]) // SIZE):
                 images.append(grey[row * SIZE : (row + 1) * SIZE, column * SIZE : (column + 1) * SIZE])
                 labels.append(label)
-                groups.append(f"{name} {row // BLOCK} {column // BLOCK}")
+                groups.append(f"{name} {row} {column}")
     classes = tuple(name.partition(".")[0].partition("_")[0] for name in PHOTOS)
     return Pictures(classes, np.stack(images), np.array(labels), np.array(groups))
 

@@ -73,6 +73,16 @@ def test_pictures_that_show_much_the_same_stay_together():
         assert len(own.training) > 1000
 
 
+def test_splits_have_the_classes_in_proportion():
+    wanted = dict.fromkeys(TASKS, Items(search=224, selection=224, test=448))
+    for task, own in divide(wanted, seed=1).items():
+        whole = np.bincount(own.pictures.labels) / len(own.pictures.labels)
+        for split, indices in own.items.items():
+            shares = np.bincount(own.pictures.labels[indices], minlength=len(whole)) / len(indices)
+            group = len(own.pictures.groups) / len(np.unique(own.pictures.groups))
+            assert np.abs(shares - whole).max() <= 2 * group / len(indices) + 1e-9, (task, split)
+
+
 def test_too_many_items_are_refused():
     with pytest.raises(BadInput, match="items of digits: the made family has too few pictures; ask for fewer"):
         divide(dict.fromkeys(TASKS, Items(search=500, selection=500, test=500)), seed=0)
