@@ -120,7 +120,7 @@ def divide(items: Mapping[str, Items], seed: int) -> dict[str, Divided]:
 
 
 def stratified(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """A random order ``(N,)`` of things with these labels ``(N,)``, any stretch of which has all labels in proportion."""
+    """A random order ``(N,)`` of things with labels ``(N,)``: any stretch of it has all labels in proportion."""
     order = generator.permutation(len(labels))
     place = np.empty(len(labels))
     for label in np.unique(labels):
