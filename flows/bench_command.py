@@ -18,7 +18,9 @@ FAULTS = {"faults": ("pipelines that are killed and disturbed at random times", 
 def bench(
     name: Annotated[
         str | None,
-        typer.Argument(help="merge, candidate, prefix, memory, scale, ray, front, headroom, amortisation or faults."),
+        typer.Argument(
+            help="merge, candidate, prefix, memory, scale, ray, front, confirm, headroom, amortisation or faults."
+        ),
     ] = None,
     listed: Annotated[bool, typer.Option("--list", help="List all benchmarks and what they should reach.")] = False,
     repetitions: Annotated[int | None, typer.Option(help="Of each case. Default: the benchmark's own number.")] = None,
@@ -28,23 +30,24 @@ def bench(
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is measured already.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     profile: Annotated[
-        str | None, typer.Option(help="front, headroom: model family. Default: the first of params.yaml.")
+        str | None, typer.Option(help="front, confirm, headroom: model family. Default: the first of params.yaml.")
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(help="front, headroom: searches of each arm on each family. Default: 4, headroom 1.")
+        int | None,
+        typer.Option(help="front, confirm, headroom: searches of each arm on each family. Default: 4, headroom 1."),
     ] = None,
     families: Annotated[
-        int | None, typer.Option(help="front, headroom: families to make, where they are made. Default: 3.")
+        int | None, typer.Option(help="front, confirm, headroom: families to make, where they are made. Default: 3.")
     ] = None,
-    arm: Annotated[list[str] | None, typer.Option(help="front, headroom: run only this arm; may be repeated.")] = None,
+    arm: Annotated[
+        list[str] | None, typer.Option(help="front, confirm, headroom: run only this arm; may be repeated.")
+    ] = None,
     budget: Annotated[
         int | None,
-        typer.Option(
-            help="front, headroom: item evaluations of each run. Default: search.budget, headroom ten times that."
-        ),
+        typer.Option(help="Item evaluations of each run. Default: search.budget, headroom ten times that."),
     ] = None,
     no_depth: Annotated[
-        bool, typer.Option("--no-depth", help="front, headroom: task scores are all objectives.")
+        bool, typer.Option("--no-depth", help="front, confirm, headroom: task scores are all objectives.")
     ] = False,
     minutes: Annotated[float, typer.Option(help="faults: how long runs are disturbed.", min=0)] = 60.0,
     fault: Annotated[list[str] | None, typer.Option(help="faults: only this one; may be repeated.")] = None,
@@ -56,10 +59,11 @@ def bench(
     docs/results/engine.md is written again.
 
     `front` runs searches and baselines side by side, at equal budgets: every run that ended is kept likewise, one that
-    was interrupted finds its scores again, and docs/results/search.md is written. `headroom` measures in the same
-    way what there is to gain, with ten times the budget, for docs/results/headroom.md; `amortisation`, what a trained
-    agent is worth for new preferences, for docs/results/amortisation.md. `faults` kills and disturbs whole runs at
-    random times, for as long as it is told to, and prints how many the next run made good for, for
+    was interrupted finds its scores again, and docs/results/search.md is written. `confirm` runs the same on three
+    families of other seeds, which nobody has looked at while a profile or the search was changed. `headroom` measures
+    in the same way what there is to gain, with ten times the budget, for docs/results/headroom.md; `amortisation`,
+    what a trained agent is worth for new preferences, for docs/results/amortisation.md. `faults` kills and disturbs
+    whole runs at random times, for as long as it is told to, and prints how many the next run made good for, for
     docs/results/faults.md.
 
     Example: `hm3 bench prefix --repetitions 3`, `hm3 bench front --profile tiny --seeds 4`

@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # it imports torch
 
 SEARCHES = {
     "front": ("searches and baselines side by side, at equal budgets", "a higher hypervolume than every baseline"),
+    "confirm": ("the same on families that nobody has seen", "the same again"),
     "headroom": (
         "generous searches of recipes, per-layer recipes, paths and deleted layers",
         "says what there is to gain over recipes",
@@ -46,7 +47,7 @@ def bench_front(name: str, profile: str | None, wanted: dict[str, Any], as_json:
     from tasks.bench.front.amortisation import measure
     from tasks.bench.front.compare import Outcome, Wanted, compare_fronts
 
-    asked: Wanted = Wanted(**wanted, kind="headroom" if name == "headroom" else "front")
+    asked: Wanted = Wanted(**wanted, kind="front" if name == "amortisation" else name)
     asked.chosen()
     lock = workspace.state / "locks" / f"bench-front-{workspace.name}.lock"
     with hold(lock, f"a benchmark of {workspace.name}", console.print), Progress(None, console) as bars:
@@ -62,7 +63,7 @@ def bench_front(name: str, profile: str | None, wanted: dict[str, Any], as_json:
     for sheet in outcome.sheets:
         output().print(sheet.rich(), sheet.note, "")
     for study in outcome.studies:
-        output().print(f"{study.profile}, {'with depth as an objective' if study.depth else 'task scores alone'}\n")
+        output().print(f"{study.title}\n")
         for sheet in sheets(study):
             output().print(sheet.rich(), sheet.note, "")
 

@@ -34,6 +34,7 @@ NOT_HERE = {
     "hm3 init": "tests/flows/test_init.py makes a profile for models of its own",
     "hm3 zoo": "tests/flows/test_init.py makes experts from data of its own",
     "hm3 bench front": "tests/tasks/test_bench_front.py runs it with budgets of seconds",
+    "hm3 bench confirm": "tests/tasks/test_bench_front.py shows that it makes other families",
     "hm3 bench ray": "tests/tasks/test_bench.py runs it on small input",
     "hm3 bench headroom": "tests/tasks/test_bench_front.py runs it with budgets of seconds",
     "hm3 bench amortisation": "tests/tasks/test_bench_front.py runs it with budgets of seconds",

@@ -20,10 +20,11 @@ from models.front import hypervolume, utility
 from tasks import pareto
 from tasks.bench.arms import ARMS, Arm, hm3_arms, hm3_settings
 from tasks.bench.front.amortisation import measure
-from tasks.bench.front.compare import FIRST_SEED, Wanted, compare_fronts
+from tasks.bench.front.compare import FAMILIES, FIRST_SEED, Wanted, compare_fronts
 from tasks.bench.front.cuts import cuts
-from tasks.bench.front.family import Family
+from tasks.bench.front.family import TRIES, Family
 from tasks.bench.front.figures import steps_of
+from tasks.bench.front.page import write_page
 from tasks.bench.front.points import TENTHS, anytime, short_path, spent
 from tasks.bench.front.rows import Files, latest
 from tasks.bench.front.run import MARKS, Case, Finished, edges, run_arm
@@ -442,6 +443,46 @@ def test_headroom_shows_each_kind_of_model_against_recipes(workspace):
         assert layers == sorted(layers)
     with pytest.raises(BadInput, match=r"^--arm hm3: unknown; there are recipes, layered, ordered, free, deletion$"):
         Wanted(arms=("hm3",), kind="headroom").chosen()
+
+
+def test_new_families_have_a_section_of_their_own(compared, workspace, monkeypatch):
+    raw = shutil.copytree(compared[0].root / "docs" / "results" / "raw", workspace.root / "docs" / "results" / "raw")
+    for path in [*raw.iterdir()]:
+        shutil.copy(path, path.with_name(path.name.replace("front-", "confirm-", 1)))
+    monkeypatch.setitem(ARMS, "halving", HALVING)
+    page = write_page(raw.parent).read_text()
+    seen, new = page.split("## p, with depth as an objective, new families")
+    assert "hm3 bench front --profile p --seeds 2" in seen
+    assert "hm3 bench confirm --profile p --seeds 2" in new
+    assert (raw.parent / "confirm-p-depth-curves.png").is_file()
+    assert "confirm-p-depth-curves.png" in new
+    assert "search-p-depth" not in new
+
+
+def test_new_families_have_seeds_that_no_other_benchmark_makes(workspace, monkeypatch):
+    asked = []
+
+    def look(user, folder, count, small, progress, first):
+        asked.append(range(first, first + count + TRIES))
+        raise BadInput("seen")
+
+    monkeypatch.setattr("tasks.bench.front.compare.open_families", look)
+    path = workspace.root / "profiles" / "p.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"made": "tiny", "experts": {}, "base": None}))
+    for kind in ("front", "headroom", "confirm"):
+        with pytest.raises(BadInput, match=r"^seen$"):
+            compare_fronts(open_workspace("p", workspace.root), Wanted(kind=kind), Progress())
+    front, headroom, confirm = map(set, asked)
+    assert front == headroom
+    assert len(confirm) == FAMILIES + TRIES
+    assert not confirm & front
+
+
+def test_a_family_that_is_given_can_not_be_confirmed_on_another(workspace):
+    with pytest.raises(
+        BadInput, match=r"^profiles/p.yaml: its family is given, so there is no other one to confirm on$"
+    ):
+        compare_fronts(workspace, Wanted(kind="confirm"), Progress())
 
 
 def test_amortisation_compares_three_ways_to_serve_new_preferences(workspace, monkeypatch):

@@ -11,14 +11,14 @@ import numpy as np
 
 from models.errors import BadInput
 from tasks.bench.arms import ARMS, Arm, hm3_arms, hm3_settings
-from tasks.bench.front.family import Ground, open_families, without
+from tasks.bench.front.family import FIRST_FAMILY, FIRST_UNSEEN, Ground, open_families, without
 from tasks.bench.front.headroom import FACTOR, HEADROOM, PREFIX, sheet, write_headroom
 from tasks.bench.front.page import write_page
 from tasks.bench.front.points import Points, anytime
 from tasks.bench.front.rows import Files
 from tasks.bench.front.run import Case, Finished, run_arm
 from tasks.bench.front.sheets import Sheet
-from tasks.bench.front.summary import Study, studies
+from tasks.bench.front.summary import CONFIRM, FRONT, Study, studies
 from tasks.bench.process import Usage, timed
 from tasks.bench.rows import describe_setup
 from tasks.progress import Bar, Progress
@@ -53,7 +53,7 @@ class Wanted:
     depth: bool = True
     fresh: bool = False
     small: bool = False
-    kind: str = "front"
+    kind: str = FRONT
     """Of comparison, one of ``KINDS``."""
 
     def chosen(self) -> list[Arm]:
@@ -117,8 +117,8 @@ def report_front(files: Files, results: Path) -> Outcome:
 
 def report_headroom(files: Files, results: Path) -> Outcome:
     """Tables and page of the headroom."""
-    made = [sheet(files, depth) for depth in (True, False)]
-    return Outcome([], write_headroom(results), [one for one in made if one])
+    found = [sheet(files, depth) for depth in (True, False)]
+    return Outcome([], write_headroom(results), [one for one in found if one])
 
 
 @dataclass(frozen=True)
@@ -130,10 +130,13 @@ class Kind:
     factor: int
     """Budget over ``search.budget``."""
     report: Callable[[Files, Path], Outcome]
+    first: int = FIRST_FAMILY
+    """Seed of the first made family."""
 
 
 KINDS = {
-    "front": Kind(ARMS, SEEDS, 1, report_front),
+    FRONT: Kind(ARMS, SEEDS, 1, report_front),
+    CONFIRM: Kind(ARMS, SEEDS, 1, report_front, FIRST_UNSEEN),
     PREFIX: Kind(HEADROOM, 1, FACTOR, report_headroom),
 }
 
@@ -150,9 +153,11 @@ def compare_fronts(
         show: is given the plan before anything is searched.
 
     Raises:
-        BadInput: an arm is unknown, the family isn't there, or a file of rows is damaged.
+        BadInput: an arm is unknown, the family isn't there or is the only one, or a file of rows is damaged.
         Failed: too many made families miss their gates.
     """
+    if wanted.kind == CONFIRM and user.profile.made is None:
+        raise BadInput(f"profiles/{user.name}.yaml: its family is given, so there is no other one to confirm on")
     kind, own = KINDS[wanted.kind], {one.name: one for one in hm3_arms(hm3_settings(user.params))}
     arms = [own.get(one.name, one) for one in wanted.chosen()]
     state = user.state / "bench"
@@ -165,7 +170,7 @@ def compare_fronts(
         forget(files, folder / ("small" if wanted.small else "runs"), arms)
     seeds, count = SMALL if wanted.small else (kind.seeds, FAMILIES)
     seeds, count = wanted.seeds or seeds, wanted.families or count
-    families = open_families(user, folder, count, wanted.small, progress)
+    families = open_families(user, folder, count, wanted.small, progress, kind.first)
     grounds = [family.open() for family in families]
     budget = wanted.budget or user.params.search.budget * kind.factor
     if wanted.small and wanted.budget is None:

@@ -29,8 +29,11 @@ from tasks.progress import Progress
 from tasks.records import write_text
 from tasks.workspace import Workspace, open_workspace, read_yaml
 
-FIRST_SEED = 7001
+FIRST_FAMILY = 7001
 """Seed of the first made family: none that anybody tunes on."""
+
+FIRST_UNSEEN = 7101
+"""Seed of the first family to confirm on, when what came of the others has been looked at."""
 
 TRIES = 4
 """Seeds beyond those asked for, should a family miss its gates."""
@@ -119,7 +122,9 @@ class Ground:
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def open_families(user: Workspace, folder: Path, count: int, small: bool, progress: Progress) -> list[Family]:
+def open_families(
+    user: Workspace, folder: Path, count: int, small: bool, progress: Progress, first: int = FIRST_FAMILY
+) -> list[Family]:
     """The families of a profile: ``count`` that are made, or the one that is given.
 
     A made family that misses its gates is passed over for the next seed; which ones is decided before any arm runs.
@@ -130,6 +135,7 @@ def open_families(user: Workspace, folder: Path, count: int, small: bool, progre
         count: of made families.
         small: make tiny ones with few items.
         progress: shows the training.
+        first: seed of the first that is made.
 
     Raises:
         BadInput: the given family isn't there.
@@ -138,7 +144,7 @@ def open_families(user: Workspace, folder: Path, count: int, small: bool, progre
     if user.profile.made is None:
         return [Family(0, user, folder / "given")]
     found: list[Family] = []
-    for seed in range(FIRST_SEED, FIRST_SEED + count + TRIES):
+    for seed in range(first, first + count + TRIES):
         if len(found) == count:
             break
         own = project(user, folder, seed, small)

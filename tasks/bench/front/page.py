@@ -10,7 +10,7 @@ from tasks.bench.arms import ARMS, Arm
 from tasks.bench.front.figures import figures
 from tasks.bench.front.rows import Files
 from tasks.bench.front.sheets import Sheet, overview_sheet, sheets
-from tasks.bench.front.summary import Study, studies
+from tasks.bench.front.summary import CONFIRM, FRONT, Study, studies
 from tasks.bench.markdown import notes, render
 from tasks.figure_style import save_png
 from tasks.records import write_text
@@ -36,7 +36,7 @@ class Section:
     @property
     def title(self) -> str:
         """Heading."""
-        return f"{self.study.profile}, {'with depth as an objective' if self.study.depth else 'task scores alone'}"
+        return self.study.title
 
     @property
     def anchor(self) -> str:
@@ -50,7 +50,7 @@ class Section:
         if self.families > 1:
             options.append(f"--families {self.families}")
         options.append(f"--budget {int(self.study.rows['budget'].iloc[0])}")
-        return " ".join(["hm3 bench front", *options, *([] if self.study.depth else ["--no-depth"])])
+        return " ".join([f"hm3 bench {self.study.bench}", *options, *([] if self.study.depth else ["--no-depth"])])
 
     @property
     def families(self) -> int:
@@ -87,16 +87,18 @@ class Section:
 
     @property
     def notes(self) -> str:
-        """What people have to say about it, from ``notes/front-PROFILE-depth.md`` or ``-tasks.md``, if anything."""
+        """What people have to say about it, from ``notes/BENCH-PROFILE-depth.md`` or ``-tasks.md``, if anything."""
         kind = "depth" if self.study.depth else "tasks"
-        return notes(self.results, f"front-{self.study.profile}-{kind}")
+        return notes(self.results, f"{self.study.bench}-{self.study.profile}-{kind}")
 
     def draw(self) -> dict[str, str]:
-        """Write its figures; their files by caption."""
+        """Write its figures, of new families the curves alone; their files by caption."""
         kind = "depth" if self.study.depth else "tasks"
-        drawn = {}
+        stem, drawn = "search" if self.study.bench == FRONT else self.study.bench, {}
         for name, draw in figures(self.study).items():
-            file = f"search-{self.study.profile}-{kind}-{name}.png"
+            if self.study.bench == CONFIRM and name != "curves":
+                continue
+            file = f"{stem}-{self.study.profile}-{kind}-{name}.png"
             save_png(draw(self.study), self.results / file)
             drawn[CAPTIONS[name]] = file
         return drawn
@@ -106,7 +108,7 @@ def write_page(results: Path) -> Path:
     """Write the page and figures of all profiles that have rows.
 
     Args:
-        results: folder with ``raw/front-PROFILE.csv``.
+        results: folder with ``raw/front-PROFILE.csv`` and ``raw/confirm-PROFILE.csv``.
 
     Returns:
         The page.
@@ -115,7 +117,10 @@ def write_page(results: Path) -> Path:
         BadInput: a file of rows is damaged.
     """
     sections = [
-        Section(study, results) for name in measured(results) for study in studies(Files(results / "raw", name))
+        Section(study, results)
+        for name in measured(results)
+        for bench in (FRONT, CONFIRM)
+        for study in studies(Files(results / "raw", name, bench))
     ]
     results.mkdir(parents=True, exist_ok=True)
     drawn = [(one, one.draw()) for one in sections]
@@ -127,6 +132,10 @@ def write_page(results: Path) -> Path:
 
 
 def measured(results: Path) -> list[str]:
-    """Profiles that have rows: those of ``front-PROFILE-families.csv``."""
-    files = sorted((results / "raw").glob("front-*-families.csv"))
-    return [one.name.removeprefix("front-").removesuffix("-families.csv") for one in files]
+    """Profiles that have rows: those of ``front-PROFILE-families.csv`` and ``confirm-PROFILE-families.csv``."""
+    found = {
+        path.name.removeprefix(f"{bench}-").removesuffix("-families.csv")
+        for bench in (FRONT, CONFIRM)
+        for path in (results / "raw").glob(f"{bench}-*-families.csv")
+    }
+    return sorted(found)

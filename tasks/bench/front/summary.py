@@ -24,6 +24,8 @@ from tasks.bench.front.points import TENTHS
 from tasks.bench.front.rows import KEY, Files, latest
 from tasks.bench.front.statistics import Comparison, NonInferiority, compare, holm, noninferior
 
+FRONT, CONFIRM = "front", "confirm"
+"""Benchmarks: on the families that were looked at, and on those that were made afterwards."""
 OURS = "hm3"
 TARGET = "nsga2-recipes"
 """The arm whose last hypervolume the others are timed to."""
@@ -45,6 +47,14 @@ class Study:
     kinds: pd.DataFrame
     episodes: pd.DataFrame
     cuts: pd.DataFrame
+    bench: str = FRONT
+    """That made the rows."""
+
+    @property
+    def title(self) -> str:
+        """Profile, objectives, and whether families are new."""
+        what = "with depth as an objective" if self.depth else "task scores alone"
+        return ", ".join([self.profile, what, *(["new families"] if self.bench == CONFIRM else [])])
 
     @property
     def measure(self) -> str:
@@ -225,5 +235,5 @@ def studies(files: Files) -> list[Study]:
             }
             used = set(rows["instance"])
             families = every["families"][every["families"]["instance"].isin(used)]
-            found.append(Study(files.profile, depth, rows, families=families, **of_runs))
+            found.append(Study(files.profile, depth, rows, families=families, bench=files.prefix, **of_runs))
     return found
