@@ -248,6 +248,8 @@ class Paths(Strict):
     """Which inference paths are legal (method.md, section 4)."""
 
     mask: Literal["default", "none"] = Field("default", description="`none` lifts every bound but the length.")
+    start: int = Field(2, ge=0, description="Last layer at which a path may start.")
+    end: Count = Field(2, description="A path may stop at one of so many last layers.")
     forward: Count | None = Field(
         None, description="Longest jump forward, in layers; by default a quarter of those of the base, 4 at least."
     )

@@ -24,10 +24,6 @@ Actions = npt.NDArray[np.int64]
 """Action sequences (N, T), filled up with -1 where a sequence has ended or is still open."""
 Mask = npt.NDArray[np.bool_]
 
-START = 2
-"""Last layer at which a path may start."""
-END = 2
-"""A path may stop at one of this many last layers."""
 UNREACHABLE = 10**6
 
 
@@ -36,6 +32,8 @@ class PathRules:
     """Which paths are legal. ``mask="none"`` lifts every bound but the length."""
 
     mask: Literal["default", "none"] = "default"
+    start: int = 2  # last layer at which a path may start
+    end: int = 2  # a path may stop at one of so many last layers
     forward: int = 4  # longest jump forward, in layers; 1 is the next layer
     backward: int = 7  # longest jump backward, in layers
     repeats: int = 2  # how often a layer index may be used, whatever the model
@@ -84,10 +82,10 @@ class PathSpace:
             last = np.insert(layer, 0, -1, axis=1)[np.arange(len(prefixes)), length]
             jump = every - last[:, None]
             near = (jump <= self.rules.forward) & (-jump <= self.rules.backward)
-            near = np.where(last[:, None] < 0, every <= START, near)
+            near = np.where(last[:, None] < 0, every <= self.rules.start, near)
             free = (layer[:, :, None] == every).sum(axis=1) < self.rules.repeats
             step = near & free & (1 + self._steps_to_end(free) <= left[:, None])
-            stop = last >= max(self.layers - END, 0)
+            stop = last >= max(self.layers - self.rules.end, 0)
         step, stop = step & ~ended[:, None], stop & ~ended
         return np.concatenate([np.tile(step, (1, len(self.models))), stop[:, None]], axis=1)
 
@@ -95,7 +93,7 @@ class PathSpace:
         """(B, L): layers still to take after layer l until STOP is legal, through layers that are free (B, L)."""
         steps = np.full(free.shape, UNREACHABLE)
         for layer in reversed(range(self.layers)):
-            if layer >= self.layers - END:
+            if layer >= self.layers - self.rules.end:
                 steps[:, layer] = 0
                 continue
             ahead = slice(layer + 1, layer + 1 + self.rules.forward)

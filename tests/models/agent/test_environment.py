@@ -14,6 +14,8 @@ from tests.models.lab import every_path
 def spaces(draw, longest_base=9):
     rules = PathRules(
         draw(st.sampled_from(["default", "default", "none"])),
+        start=draw(st.sampled_from([2, 2, 0, 5])),
+        end=draw(st.sampled_from([2, 2, 1, 5])),
         forward=draw(st.integers(1, 5)),
         backward=draw(st.integers(0, 8)),
         repeats=draw(st.integers(1, 3)),
@@ -32,8 +34,8 @@ def follows_the_rules(space, path):
         return True
     jumps = [after - before for before, after in itertools.pairwise(layers)]
     return (
-        layers[0] <= 2
-        and layers[-1] >= space.layers - 2
+        layers[0] <= rules.start
+        and layers[-1] >= space.layers - rules.end
         and all(-rules.backward <= jump <= rules.forward for jump in jumps)
         and max(layers.count(layer) for layer in layers) <= rules.repeats
     )
