@@ -117,8 +117,8 @@ def report_front(files: Files, results: Path) -> Outcome:
 
 def report_headroom(files: Files, results: Path) -> Outcome:
     """Tables and page of the headroom."""
-    found = [sheet(files, depth) for depth in (True, False)]
-    return Outcome([], write_headroom(results), [one for one in found if one])
+    made = [sheet(files, depth) for depth in (True, False)]
+    return Outcome([], write_headroom(results), [one for one in made if one])
 
 
 @dataclass(frozen=True)

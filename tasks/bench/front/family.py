@@ -30,10 +30,10 @@ from tasks.records import write_text
 from tasks.workspace import Workspace, open_workspace, read_yaml
 
 FIRST_FAMILY = 7001
-"""Seed of the first made family: none that anybody tunes on."""
+"""Seed of the first made family: none that anybody tunes on, though what comes of it is looked at."""
 
 FIRST_UNSEEN = 7201
-"""Seed of the first family to confirm on, when what came of the others has been looked at."""
+"""Seed of the first family to confirm on; raise it when a profile or the search is changed for what came of these."""
 
 TRIES = 4
 """Seeds beyond those asked for, should a family miss its gates."""

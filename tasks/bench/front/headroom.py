@@ -16,7 +16,7 @@ from models.baselines.recipes import layered_recipes, nsga2_recipes
 from models.merge.space import RecipeSpace
 from models.trial import Trial
 from tasks.bench.arms import Arm, Rows
-from tasks.bench.front.rows import Files, latest
+from tasks.bench.front.rows import Files, heading, latest
 from tasks.bench.front.sheets import Sheet, spread
 from tasks.bench.markdown import notes, render
 from tasks.records import write_text
@@ -91,10 +91,9 @@ def sheet(files: Files, depth: bool) -> Sheet | None:
             )
         )
     budget = int(rows["budget"].iloc[0])
-    title = f"{files.profile}, {'with depth as an objective' if depth else 'task scores alone'}"
     columns = ("what is searched", "runs", f"HV at {budget // 10:,}", f"HV at {budget:,}", "over recipes")
     note = "Medians (quartiles) over families and seeds; item evaluations in the head."
-    return Sheet(title, note, columns, tuple(shown))
+    return Sheet(heading(files.profile, depth), note, columns, tuple(shown))
 
 
 def sheets(results: Path) -> list[Sheet]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tasks.bench.arms import ARMS, Arm
 from tasks.bench.front.figures import figures
-from tasks.bench.front.rows import Files
+from tasks.bench.front.rows import SETTINGS, Files
 from tasks.bench.front.sheets import Sheet, overview_sheet, sheets
 from tasks.bench.front.summary import CONFIRM, FRONT, Study, studies
 from tasks.bench.markdown import notes, render
@@ -34,14 +34,14 @@ class Section:
     results: Path
 
     @property
-    def title(self) -> str:
-        """Heading."""
-        return self.study.title
-
-    @property
     def anchor(self) -> str:
         """Of the heading, as GitHub makes it."""
-        return self.title.replace(",", "").replace(" ", "-")
+        return self.study.title.replace(",", "").replace(" ", "-")
+
+    @property
+    def of(self) -> str:
+        """What its files are named after."""
+        return f"{self.study.profile}-{SETTINGS[self.study.depth]}"
 
     @property
     def command(self) -> str:
@@ -88,17 +88,15 @@ class Section:
     @property
     def notes(self) -> str:
         """What people have to say about it, from ``notes/BENCH-PROFILE-depth.md`` or ``-tasks.md``, if anything."""
-        kind = "depth" if self.study.depth else "tasks"
-        return notes(self.results, f"{self.study.bench}-{self.study.profile}-{kind}")
+        return notes(self.results, f"{self.study.bench}-{self.of}")
 
     def draw(self) -> dict[str, str]:
         """Write its figures, of new families the curves alone; their files by caption."""
-        kind = "depth" if self.study.depth else "tasks"
         stem, drawn = "search" if self.study.bench == FRONT else self.study.bench, {}
         for name, draw in figures(self.study).items():
             if self.study.bench == CONFIRM and name != "curves":
                 continue
-            file = f"{stem}-{self.study.profile}-{kind}-{name}.png"
+            file = f"{stem}-{self.of}-{name}.png"
             save_png(draw(self.study), self.results / file)
             drawn[CAPTIONS[name]] = file
         return drawn
@@ -124,7 +122,7 @@ def write_page(results: Path) -> Path:
     ]
     results.mkdir(parents=True, exist_ok=True)
     drawn = [(one, one.draw()) for one in sections]
-    overview = overview_sheet({f"[{one.title}](#{one.anchor})": one.study for one in sections})
+    overview = overview_sheet({f"[{one.study.title}](#{one.anchor})": one.study for one in sections})
     write_text(
         results / PAGE, render("search.md.j2", sections=drawn, overview=overview, notes=notes(results, "search"))
     )

@@ -24,8 +24,8 @@ PARTS = ("families", "members", "kinds", "episodes", "cuts")
 """Files beside the rows themselves, ``front-PROFILE-PART.csv``."""
 
 
-MEMBERS = {True: "depth", False: "tasks"}
-"""Names of the files of members, by whether depth is an objective."""
+SETTINGS = {True: "depth", False: "tasks"}
+"""What files are named after, by whether depth is an objective."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Files:
 
     def paths(self, part: str) -> list[Path]:
         """The files of a part: two of members, with depth as an objective and without, as git likes no large ones."""
-        return list(dict.fromkeys(self.path_of(part, depth) for depth in MEMBERS))
+        return list(dict.fromkeys(self.path_of(part, depth) for depth in SETTINGS))
 
     def path_of(self, part: str, depth: bool) -> Path:
         """The file of a part for runs with depth as an objective, or without."""
-        return self.path(f"{part}-{MEMBERS[depth]}" if part == "members" else part)
+        return self.path(f"{part}-{SETTINGS[depth]}" if part == "members" else part)
 
     def read(self, part: str = "") -> pd.DataFrame:
         """Rows of this version, none if there is no file.
@@ -127,6 +127,11 @@ def case_of(row: object) -> Case:
         bool(int(values["depth"])),
         int(values["budget"]),
     )
+
+
+def heading(profile: str, depth: bool) -> str:
+    """What a comparison is called, with depth as an objective or without."""
+    return f"{profile}, {'with depth as an objective' if depth else 'task scores alone'}"
 
 
 def latest(table: pd.DataFrame, depth: bool) -> pd.DataFrame:

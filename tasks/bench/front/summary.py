@@ -21,7 +21,7 @@ from tasks.bench.front.metrics import (
     union_front,
 )
 from tasks.bench.front.points import TENTHS
-from tasks.bench.front.rows import KEY, Files, latest
+from tasks.bench.front.rows import KEY, Files, heading, latest
 from tasks.bench.front.statistics import Comparison, NonInferiority, compare, holm, noninferior
 
 FRONT, CONFIRM = "front", "confirm"
@@ -53,8 +53,7 @@ class Study:
     @property
     def title(self) -> str:
         """Profile, objectives, and whether families are new."""
-        what = "with depth as an objective" if self.depth else "task scores alone"
-        return ", ".join([self.profile, what, *(["new families"] if self.bench == CONFIRM else [])])
+        return heading(self.profile, self.depth) + (", new families" if self.bench == CONFIRM else "")
 
     @property
     def measure(self) -> str:
