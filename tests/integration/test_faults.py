@@ -17,6 +17,7 @@ from flows.local import free_port
 from flows.processes import birth, is_alive
 from tests.fixtures_front import make_project as make_done
 from tests.flows.project import at_work, behave, dvc, make_project, started
+from tests.processes import command_line
 from tests.servers import missing, mlflow_server
 
 ROOT = Path(__file__).parents[2]
@@ -64,7 +65,7 @@ def start(own):
 
 
 def named(family, part):
-    (found,) = [one for one in family if part in " ".join(one.cmdline())][-1:]
+    (found,) = [one for one in family if part in " ".join(command_line(one))][-1:]
     return found
 
 

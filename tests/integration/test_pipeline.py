@@ -27,6 +27,7 @@ from models.errors import BadInput, Failed
 from tasks.mlflow_store import connect
 from tests.fixtures_front import make_project as make_done
 from tests.flows.project import OUTS, at_work, behave, dvc, git, hm3, make_project, started
+from tests.processes import command_line
 
 STAGES = [f"{name}@tiny" for name in OUTS]
 
@@ -243,7 +244,7 @@ def test_a_killed_run_leaves_no_process_behind_and_the_next_one_goes_on(own):
         run = subprocess.Popen(command, cwd=project, env=env, stdout=out, stderr=out, start_new_session=True)
     wait_until(lambda: run.poll() is not None or "search has copied" in (project / "out").read_text(), 180)
     family = psutil.Process(run.pid).children(recursive=True)
-    names = [" ".join(one.cmdline()) for one in family]
+    names = [" ".join(command_line(one)) for one in family]
     for part in ("uvicorn", "dvc --wait-for-lock repro --single-item search@tiny", "stage.py search"):
         assert any(part in name for name in names), names
     os.killpg(run.pid, signal.SIGKILL)

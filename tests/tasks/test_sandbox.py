@@ -23,6 +23,7 @@ from tasks import sandbox as module
 from tasks.bubblewrap import confined_command
 from tasks.sandbox import Limits, Sandbox, Verdict, describe, find_bubblewrap
 from tests.bubblewrap import require_bubblewrap
+from tests.processes import command_line
 
 ROOT = Path(__file__).parents[2]
 SMALL = Limits(cpu_seconds=1, wall_seconds=4, memory_bytes=2**28, file_bytes=2**22)
@@ -420,7 +421,7 @@ def test_a_thread_that_ends_takes_no_sandbox_with_it(confined):
 def started_by(process):
     """Processes below another that run programs."""
     below = psutil.Process(process).children(recursive=True)
-    return [one for one in below if any("sandbox_child.py" in part for part in one.cmdline())]
+    return [one for one in below if any("sandbox_child.py" in part for part in command_line(one))]
 
 
 def gone(processes):

@@ -26,6 +26,7 @@ from tasks.schema import ZooParams
 from tasks.tiny.make import check_gates, train_in_process
 from tasks.tiny.train import Job
 from tasks.workspace import open_workspace
+from tests.processes import command_line
 
 ROOT = Path(__file__).parents[2]
 TASKS = ("translation", "math", "code")
@@ -254,7 +255,7 @@ def test_trainings_die_with_a_parent_that_is_killed(tmp_path):
     (tmp_path / "parent.py").write_text(PARENT)
     parent = psutil.Popen([sys.executable, tmp_path / "parent.py", workspace.root], cwd=ROOT)
     deadline = time.monotonic() + 120
-    while not (children := [one for one in parent.children() if "tasks.tiny.train" in one.cmdline()]):
+    while not (children := [one for one in parent.children() if "tasks.tiny.train" in command_line(one)]):
         assert time.monotonic() < deadline and parent.poll() is None
         time.sleep(0.1)
     os.kill(parent.pid, signal.SIGKILL)
