@@ -38,6 +38,9 @@ class Deadly:
 
 PATH = Candidate.identity("a", 3)
 
+PATIENCE = 180
+"""Seconds until a worker is taken for lost: to start one takes over a minute where cores are busy."""
+
 
 def ignore(_):
     pass
@@ -50,7 +53,7 @@ def workers():
     ]
 
 
-def taken(folder, count, seconds=60):
+def taken(folder, count, seconds=PATIENCE):
     """Process ids of workers that took up a job."""
     wait_until(lambda: len(list(folder.glob("[0-9]*"))) >= count, seconds)
     return [int(one.name) for one in folder.glob("[0-9]*")]
@@ -73,4 +76,4 @@ def in_background(pool, job):
     """A call in a thread; gives what waits for its answer."""
     with ThreadPoolExecutor(1) as executor:
         future = executor.submit(pool.run, job, [PATH], ignore)
-        yield lambda: future.result(60)
+        yield lambda: future.result(PATIENCE)

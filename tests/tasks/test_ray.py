@@ -14,7 +14,7 @@ from tasks.engines import settle
 from tasks.journal import Journal
 from tasks.lab import EngineLab
 from tasks.workspace import open_workspace
-from tests.ray_jobs import PATH, Deadly, Nap, clear, ignore, in_background, taken, wait_until, workers
+from tests.ray_jobs import PATH, PATIENCE, Deadly, Nap, clear, ignore, in_background, taken, wait_until, workers
 from tests.small_tasks import COUNTS, make_family_project, write_profile, write_task
 from tests.tasks.test_lab import FEW, space
 from tests.tasks.test_stages_with_tasks import GENERATE
@@ -146,7 +146,7 @@ def test_a_call_that_hangs_is_done_by_another_and_the_worker_replaced(engine, tm
         (last,) = answer()
     assert last != first
     assert time.monotonic() - began < SLOW_SECONDS + 5
-    wait_until(lambda: not psutil.pid_exists(first), 20)
+    wait_until(lambda: not psutil.pid_exists(first), PATIENCE)
 
 
 def test_what_costs_every_worker_is_given_up(engine, tmp_path):

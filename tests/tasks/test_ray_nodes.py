@@ -6,7 +6,7 @@ import pytest
 
 from tasks.engine import Engine
 from tasks.workspace import open_workspace
-from tests.ray_jobs import PATH, Nap, clear, ignore, in_background, taken, wait_until, workers
+from tests.ray_jobs import PATH, PATIENCE, Nap, clear, ignore, in_background, taken, wait_until, workers
 from tests.small_tasks import COUNTS, make_family_project, write_profile
 
 TOKEN = "a-token-of-this-test-alone"
@@ -65,5 +65,5 @@ def test_the_work_of_a_node_that_is_gone_is_done_elsewhere(pool, cluster, tmp_pa
         cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
         assert one()
         assert other()
-    wait_until(lambda: len(workers()) == before - 1, 60)
+    wait_until(lambda: len(workers()) == before - 1, PATIENCE)
     assert pool.run(Nap(tmp_path, 0), [PATH], ignore)
