@@ -17,11 +17,12 @@ import pandas as pd
 import psutil
 import yaml
 
-from flows.fault_kinds import KINDS, RUN_SECONDS, STAGES, START, Broken, Project
+from flows.fault_kinds import KINDS, RUN_SECONDS, STAGES, START, Broken, Project, killed
 from flows.fault_page import rows_path, sheet, write_page
 from flows.fault_servers import Servers, has_moto
+from flows.guard import alive
 from flows.local import environment
-from flows.processes import hold
+from flows.processes import command_line, hold
 from flows.watch import output
 from models.errors import BadInput, Failed, one_line
 from tasks.bench.families import OPEN_GATES
@@ -179,7 +180,7 @@ def attempt(reference: Reference, folder: Path, kinds: Sequence[str], seed: int)
     except (Broken, subprocess.TimeoutExpired) as error:
         why = one_line(error)
         for one in project.under(""):
-            one.kill()
+            killed(one)
     return Trial(tuple(faults), round(time.monotonic() - began, 1), why)
 
 
@@ -225,12 +226,11 @@ def gone(project: Project, family: list[psutil.Process]) -> None:
     deadline = time.monotonic() + GONE_SECONDS
     left: list[psutil.Process] = []
     while time.monotonic() < deadline:
-        left = [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
-        left += project.under("")
+        left = [one for one in (*family, *project.under("")) if alive(one)]
         if not left:
             return
         time.sleep(0.2)
-    raise Broken(f"left behind: {sorted({one.name() for one in left if one.is_running()})}")
+    raise Broken(f"left behind: {'; '.join(sorted({' '.join(command_line(one)) for one in left}))}")
 
 
 def compare(project: Project, reference: Reference) -> None:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import psutil
 import yaml
 
 from flows.fault_servers import Server
+from flows.processes import command_line
 from tasks.journal import read_segment
 
 STOP_SECONDS = 10.0
@@ -91,7 +91,7 @@ class Project:
         found = []
         for one in psutil.process_iter():
             try:
-                if part in " ".join(one.cmdline()) and Path(one.cwd()).is_relative_to(self.root):
+                if part in " ".join(command_line(one)) and Path(one.cwd()).is_relative_to(self.root):
                     found.append(one)
             except (psutil.Error, OSError):
                 continue
@@ -100,7 +100,7 @@ class Project:
     def stage(self) -> str:
         """The stage that is under way."""
         for one in self.under("flows.cli stage") + self.under("hm3 stage"):
-            words = one.cmdline()
+            words = command_line(one)
             if "stage" in words:
                 return words[words.index("stage") + 1]
         return ""
@@ -119,6 +119,15 @@ class Project:
     def outs(self) -> bytes:
         """Digests of everything that the pipeline made."""
         return (self.root / "dvc.lock").read_bytes()
+
+
+def killed(process: psutil.Process) -> bool:
+    """SIGKILL of a process; False if it has ended of itself."""
+    try:
+        process.kill()
+    except psutil.NoSuchProcess:
+        return False
+    return True
 
 
 def kill_run(project: Project, run: subprocess.Popen[bytes]) -> None:
@@ -160,12 +169,8 @@ def run_twice(project: Project, run: subprocess.Popen[bytes]) -> None:
 def kill_worker(project: Project, run: subprocess.Popen[bytes]) -> None:
     """SIGKILL of a Ray worker."""
     for one in psutil.Process(run.pid).children(recursive=True) if run.poll() is None else []:
-        try:
-            if one.cmdline()[:1] and one.cmdline()[0].startswith("ray::Worker"):
-                one.kill()
-                return
-        except psutil.Error:
-            continue
+        if "".join(command_line(one)[:1]).startswith("ray::Worker") and killed(one):
+            return
 
 
 def kill_tracking(project: Project, run: subprocess.Popen[bytes]) -> None:
@@ -184,8 +189,7 @@ def take_machine(project: Project, run: subprocess.Popen[bytes]) -> None:
     """Every process and the whole folder are gone; another clone has nothing but the models and the state's bucket."""
     under = [*psutil.Process(run.pid).children(recursive=True), *project.under("")]
     for one in under:
-        with suppress(psutil.NoSuchProcess):
-            one.kill()
+        killed(one)
     run.wait()
     psutil.wait_procs([one for one in under if one.pid != run.pid])
     project.renew()
@@ -220,7 +224,6 @@ KINDS = {
 def _kill_first(project: Project, run: subprocess.Popen[bytes], part: str) -> None:
     while run.poll() is None:
         for one in project.under(part):
-            if "guard.py" not in " ".join(one.cmdline()):
-                one.kill()
+            if "guard.py" not in " ".join(command_line(one)) and killed(one):
                 return
         time.sleep(0.02)

@@ -91,6 +91,14 @@ def is_alive(pid: int, born: float | None = None) -> bool:
         return False
 
 
+def command_line(process: psutil.Process) -> list[str]:
+    """Its command with the arguments; empty once it has ended, also before anybody has waited for it."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
+
+
 @contextmanager
 def hold(path: Path, label: str, say: Callable[[str], None]) -> Iterator[None]:
     """Hold a lock of the workspace, waiting for whoever has it.

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.processes import Guarded, birth, hold, is_alive
+from flows.processes import Guarded, birth, command_line, hold, is_alive
 
 FAMILY = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); "
 OWNER = """
@@ -92,9 +92,14 @@ def test_a_process_stays_the_same_when_the_clock_is_set(monkeypatch):
 
 
 def test_a_process_that_was_not_waited_for_counts_as_gone():
-    child = subprocess.Popen([sys.executable, "-c", ""])
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    process = psutil.Process(child.pid)
+    until(lambda: command_line(process) == [sys.executable, "-c", "input()"])
+    child.stdin.close()
     until(lambda: not is_alive(child.pid))
+    assert command_line(process) == []
     child.wait()
+    assert command_line(process) == []
 
 
 HOLDER = """

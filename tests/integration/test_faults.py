@@ -14,10 +14,9 @@ import pytest
 from mlflow import MlflowClient
 
 from flows.local import free_port
-from flows.processes import birth, is_alive
+from flows.processes import birth, command_line, is_alive
 from tests.fixtures_front import make_project as make_done
 from tests.flows.project import at_work, behave, dvc, make_project, started
-from tests.processes import command_line
 from tests.servers import missing, mlflow_server
 
 ROOT = Path(__file__).parents[2]

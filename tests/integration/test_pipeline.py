@@ -21,13 +21,12 @@ from flows.form import Search
 from flows.gpu import LIMIT, ensure_limit, slot
 from flows.pipeline import hm3 as flow
 from flows.pipeline import shown_on
-from flows.processes import is_alive
+from flows.processes import command_line, is_alive
 from flows.watch import Screen
 from models.errors import BadInput, Failed
 from tasks.mlflow_store import connect
 from tests.fixtures_front import make_project as make_done
 from tests.flows.project import OUTS, at_work, behave, dvc, git, hm3, make_project, started
-from tests.processes import command_line
 
 STAGES = [f"{name}@tiny" for name in OUTS]
 

@@ -18,12 +18,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from flows.processes import command_line
 from models.errors import BadInput, Failed
 from tasks import sandbox as module
 from tasks.bubblewrap import confined_command
 from tasks.sandbox import Limits, Sandbox, Verdict, describe, find_bubblewrap
 from tests.bubblewrap import require_bubblewrap
-from tests.processes import command_line
 
 ROOT = Path(__file__).parents[2]
 SMALL = Limits(cpu_seconds=1, wall_seconds=4, memory_bytes=2**28, file_bytes=2**22)

@@ -18,6 +18,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
+from flows.processes import command_line
 from models.errors import BadInput, Failed
 from tasks import zoo
 from tasks.family import load_family
@@ -26,7 +27,6 @@ from tasks.schema import ZooParams
 from tasks.tiny.make import check_gates, train_in_process
 from tasks.tiny.train import Job
 from tasks.workspace import open_workspace
-from tests.processes import command_line
 
 ROOT = Path(__file__).parents[2]
 TASKS = ("translation", "math", "code")
