@@ -18,6 +18,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
+from flows.mend import keep_lock, mend
 from flows.processes import Guarded
 from flows.retry import TRY_AGAIN
 from flows.stage import OWNER
@@ -92,6 +93,7 @@ def inspect(root: str, profile: str) -> list[Stage]:
     from dvc.repo import Repo
 
     with Repo(root, _wait_for_lock=True) as repo:
+        mend(repo)
         graph = repo.index.graph  # an edge leads from a stage to one that it depends on
         parents = {
             one.addressing: tuple(sorted(parent.addressing for parent in graph.successors(one)))
@@ -126,6 +128,7 @@ def start_stage(root: Path, stage: str, log: Path, *, force: bool) -> Guarded:
     """Let DVC reproduce one stage, without those before it; its output goes to ``log``."""
     command = [sys.executable, "-P", "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage]
     env = {**os.environ, OWNER: str(os.getpid())}
+    keep_lock(root)
     return Guarded([*command, *(["--force"] if force else [])], cwd=root, env=env, log=log)
 
 

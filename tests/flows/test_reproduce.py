@@ -48,6 +48,57 @@ def test_a_broken_dvc_yaml_is_bad_input(tmp_path, done):
         reproduce.plan(project, "tiny")
 
 
+@pytest.fixture
+def reproduced(tmp_path):
+    """A project with a stage that was run, as DVC was started by us."""
+    stage = "{cmd: cp in.txt a.txt, deps: [in.txt], outs: [a.txt]}"
+    (tmp_path / "dvc.yaml").write_text(f"stages: {{a: {{foreach: [tiny], do: {stage}}}}}")
+    (tmp_path / "in.txt").write_text("1")
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    dvc(tmp_path, "init", "--quiet")
+    for _ in range(2):  # the first has nothing to keep, the second changes nothing
+        assert reproduce.start_stage(tmp_path, "a@tiny", tmp_path / "log", force=False).process.wait() == 0
+    return tmp_path
+
+
+WHOLE = (Stage("a@tiny", (), ()),)
+
+
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_a_lock_file_that_a_killed_dvc_cut_off_is_what_it_was(reproduced, share):
+    lock = reproduced / "dvc.lock"
+    before = lock.read_text()
+    lock.write_text(before[: int(share * len(before))])
+    assert reproduce.plan(reproduced, "tiny") == Plan(WHOLE)
+    assert lock.read_text() == before
+
+
+def test_a_first_lock_file_that_was_cut_off_goes_and_the_stage_comes_from_the_cache(reproduced):
+    (reproduced / ".dvc" / "tmp" / "hm3-dvc.lock").unlink()
+    (reproduced / "dvc.lock").write_text("")
+    assert reproduce.plan(reproduced, "tiny").stale == {"a@tiny"}
+    log = reproduced / "log"
+    reproduce.start_stage(reproduced, "a@tiny", log, force=False).process.wait()
+    assert outcome("a@tiny", 0, log) == "restored"
+    assert reproduce.plan(reproduced, "tiny") == Plan(WHOLE)
+
+
+@pytest.mark.parametrize("text", ["", '{"write": {"/a.txt": {"pi'])
+def test_locks_that_a_killed_dvc_cut_off_hold_nobody_up(reproduced, text):
+    (reproduced / ".dvc" / "tmp" / "rwlock").write_text(text)
+    assert reproduce.plan(reproduced, "tiny") == Plan(WHOLE)
+    assert dvc(reproduced, "repro", "--force")
+
+
+def test_a_lock_file_with_the_marks_of_a_merge_is_left_to_its_user(reproduced):
+    lock = reproduced / "dvc.lock"
+    marked = f"<<<<<<< ours\n{lock.read_text()}=======\n>>>>>>> theirs\n"
+    lock.write_text(marked)
+    with pytest.raises(BadInput, match=r"dvc\.yaml"):
+        reproduce.plan(reproduced, "tiny")
+    assert lock.read_text() == marked
+
+
 def test_everything_below_a_change_is_stale_and_nothing_else():
     stages = (
         Stage("zoo@a", (), ()),
