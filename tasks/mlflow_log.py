@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random
+
 from tasks.run_record import DataVersion, Point
 
 if TYPE_CHECKING:
@@ -115,8 +117,14 @@ def described(versions: Sequence[DataVersion]) -> list[dict[str, Any]]:
     return found
 
 
+def is_taken(error: BaseException) -> bool:
+    """Whether another process has written the same row since MLflow looked for it; the text is the database's own."""
+    return any(word in str(error) for word in ("IntegrityError", "UniqueViolation"))
+
+
+@retry(retry=retry_if_exception(is_taken), stop=stop_after_attempt(5), wait=wait_random(0, 0.5), reraise=True)
 def log_data(client: MlflowClient, run_id: str, versions: Sequence[Mapping[str, Any]]) -> None:
-    """Data sets, from :func:`described`, as inputs of a run."""
+    """Data sets, from :func:`described`, as inputs of a run; MLflow refuses one that two runs log at once."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     inputs = [

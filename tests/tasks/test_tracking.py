@@ -14,6 +14,7 @@ import yaml
 
 from flows.local import free_port
 from tasks import tracking
+from tasks.mlflow_log import log_data
 from tasks.mlflow_store import connect, local_store, tracking_uri
 from tasks.run_record import flatten, parameters, stage_points
 from tasks.tracking import Tracker
@@ -289,3 +290,29 @@ def test_every_stage_with_parameters_has_them_under_its_name(project):
 def test_metrics_that_are_no_numbers_are_left_out(project):
     (project.run / "metrics.json").write_text('{"hv": {"test": NaN}, "members": 3, "note": "x"}')
     assert stage_points(project, "pareto") == [("members", 3.0, 0)]
+
+
+def test_a_data_set_that_another_run_logs_at_the_same_moment_is_no_refusal(project):
+    """MLflow looks for it, then writes it; in between another process may."""
+    from sqlalchemy import event
+    from sqlalchemy.orm import Session
+
+    one, other = connect(project.root), connect(project.root)
+    experiment = one.create_experiment("at-once")
+    runs = [one.create_run(experiment).info.run_id for _ in range(2)]
+    data = {"name": "offline", "digest": "1", "source_type": "local", "source": "{}", "schema": None, "profile": None}
+    versions = [{"dataset": data, "context": "train"}]
+    at_once = []
+
+    def meanwhile(session, *_):
+        if not at_once and any(type(row).__name__ == "SqlDataset" for row in session.new):
+            at_once.append(True)
+            log_data(other, runs[1], versions)
+
+    event.listen(Session, "before_flush", meanwhile)
+    try:
+        log_data(one, runs[0], versions)
+    finally:
+        event.remove(Session, "before_flush", meanwhile)
+    assert at_once
+    assert [one.get_run(run).inputs.dataset_inputs[0].dataset.name for run in runs] == ["offline"] * 2
