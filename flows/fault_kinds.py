@@ -15,6 +15,7 @@ import psutil
 import yaml
 
 from flows.fault_servers import Server
+from flows.mend import is_whole
 from flows.processes import command_line
 from tasks.journal import read_segment
 
@@ -106,7 +107,9 @@ class Project:
         return ""
 
     def left(self) -> list[str]:
-        """The stages that are not done."""
+        """The stages that are not done; all, where a killed DVC has left half a ``dvc.lock``."""
+        if not is_whole(self.root / "dvc.lock"):
+            return list(STAGES)
         done = yaml.safe_load((self.root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
         return [stage for stage in STAGES if f"{stage}@tiny" not in done]
 
