@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 
+from flows.processes import command_line
 from models.candidate import Candidate
 
 
@@ -47,10 +48,9 @@ def ignore(_):
 
 
 def workers():
-    """Processes of workers."""
-    return [
-        one for one in psutil.process_iter(["cmdline"]) if (one.info["cmdline"] or [""])[0].startswith("ray::Worker")
-    ]
+    """Processes of the workers of this process's clusters; other tests may have some, too."""
+    under = psutil.Process().children(recursive=True)
+    return [one for one in under if "".join(command_line(one)[:1]).startswith("ray::Worker")]
 
 
 def taken(folder, count, seconds=PATIENCE):
