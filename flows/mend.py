@@ -7,11 +7,12 @@ leaves files with which no later DVC goes on.
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
+
+from tasks.records import write_text
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -24,9 +25,7 @@ def keep_lock(root: Path) -> None:
     """Keep a copy of ``dvc.lock`` in DVC's own folder, for :func:`mend`; called before a DVC that may write it."""
     kept = copy_of(root)
     if kept.parent.is_dir() and is_whole(root / LOCK):
-        part = kept.with_suffix(".part")
-        shutil.copyfile(root / LOCK, part)
-        part.replace(kept)
+        write_text(kept, (root / LOCK).read_text(encoding="utf-8"))
 
 
 def mend(repo: Repo) -> None:
@@ -38,15 +37,16 @@ def mend(repo: Repo) -> None:
     Args:
         repo: the project, as DVC opened it.
     """
-    root, rwlock = Path(repo.root_dir), Path(repo.tmp_dir or "") / RWLOCK
+    root = Path(repo.root_dir)
+    kept, rwlock = copy_of(root), copy_of(root).with_name(RWLOCK)
     if not is_cut(root / LOCK) and is_json(rwlock):
         return
     with repo.lock:
         if is_cut(root / LOCK):
-            kept = copy_of(root)
-            (root / LOCK).unlink()
             if kept.is_file():
-                shutil.copyfile(kept, root / LOCK)
+                write_text(root / LOCK, kept.read_text(encoding="utf-8"))
+            else:
+                (root / LOCK).unlink()
         if not is_json(rwlock):
             rwlock.unlink()
 

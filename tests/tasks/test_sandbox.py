@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from flows.guard import alive
 from flows.processes import command_line
 from models.errors import BadInput, Failed
 from tasks import sandbox as module
@@ -426,8 +427,8 @@ def started_by(process):
 
 def gone(processes):
     """Whether they end, soon."""
-    _, alive = psutil.wait_procs(processes, timeout=20)
-    return not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
+    _, left = psutil.wait_procs(processes, timeout=20)
+    return not any(map(alive, left))
 
 
 KILLED = """
