@@ -35,6 +35,7 @@ from flows.reproduce import Plan, Stage
 from flows.watch import Relay, Screen, duration
 from models.errors import BadInput
 from tasks.engines import EngineName, scoring_on
+from tasks.records import write_text
 from tasks.workspace import Workspace, find_root, open_workspace, remote_state, state_folder
 
 if TYPE_CHECKING:
@@ -285,8 +286,6 @@ def set_aside(workspace: Workspace) -> None:
 
 def remember_time(workspace: Workspace, stage: str, seconds: float) -> None:
     """Keep how long a stage took: `hm3 doctor` expects the same of the next run."""
-    from tasks.records import write_text
-
     path = workspace.state / "times" / f"{workspace.name}.json"
     times = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     write_text(path, json.dumps(times | {stage: round(seconds, 1)}, indent=1) + "\n")

@@ -10,6 +10,7 @@ from pathlib import Path
 from models.errors import BadInput
 from tasks.family import FILE as FAMILY
 from tasks.front import Member, member_of
+from tasks.records import write_text
 from tasks.workspace import Workspace
 
 RECIPE, RECORD = "recipe.yaml", "member.json"
@@ -17,8 +18,6 @@ RECIPE, RECORD = "recipe.yaml", "member.json"
 
 def keep(workspace: Workspace, member: Member, recipe: str) -> Member:
     """Keep what was found with its recipe, in YAML; the same with the place of the recipe."""
-    from tasks.records import write_text  # with pandas, which whoever only looks something up need not wait for
-
     folder = folder_of(workspace) / member.id
     write_text(folder / RECIPE, recipe)
     record = {"family": family_digest(workspace), "member": asdict(replace(member, recipe=RECIPE))}
