@@ -70,20 +70,44 @@ class PathSpace:
         least one legal action. Going on forward is enough to decide that: whatever lies behind a jump backward is
         reached as fast without it.
         """
-        every = np.arange(self.layers)
-        ended = (prefixes == self.stop).any(axis=1)
-        layer = np.where((prefixes >= 0) & (prefixes != self.stop), prefixes % self.layers, -1)
-        length = (layer >= 0).sum(axis=1)
+        layer = self._layer_indices(prefixes)
+        used = (layer[:, :, None] == np.arange(self.layers)).sum(axis=1)
+        return self._legal(layer, used, (prefixes == self.stop).any(axis=1), np.arange(len(prefixes)))
+
+    def masks(self, actions: Actions) -> Mask:
+        """Legal actions at every step of padded action sequences (N, T): (N, T, A). All prefixes in one go."""
+        layer, is_stop = self._layer_indices(actions), actions == self.stop
+        is_used = layer[:, :, None] == np.arange(self.layers)
+        used = is_used.cumsum(axis=1) - is_used
+        ended = is_stop.cumsum(axis=1) > is_stop
+        path = np.arange(len(actions)).repeat(actions.shape[1])
+        legal = self._legal(layer, used.reshape(-1, self.layers), ended.ravel(), path)
+        return legal.reshape(*actions.shape, self.actions)
+
+    def _layer_indices(self, actions: Actions) -> Actions:
+        """Layer of each action (N, T), -1 where it is none."""
+        return np.where((actions >= 0) & (actions != self.stop), actions % self.layers, -1)
+
+    def _legal(self, layer: Actions, used: Actions, ended: Mask, path: Actions) -> Mask:
+        """Legal actions (B, A) after beginnings of paths.
+
+        Args:
+            layer: layer indices of the paths (N, T).
+            used: how often each beginning uses each layer index (B, L).
+            ended: whether it has a STOP (B,).
+            path: of which path it is the beginning (B,).
+        """
+        every, length = np.arange(self.layers), used.sum(axis=1)
         left = self.longest - length
         if self.rules.mask == "none":
-            step = np.broadcast_to((left > 0)[:, None], (len(prefixes), self.layers))
+            step = np.broadcast_to((left > 0)[:, None], used.shape)
             stop = length > 0
         else:
-            last = np.insert(layer, 0, -1, axis=1)[np.arange(len(prefixes)), length]
+            last = np.pad(layer, ((0, 0), (1, 0)), constant_values=-1)[path, length]
             jump = every - last[:, None]
             near = (jump <= self.rules.forward) & (-jump <= self.rules.backward)
             near = np.where(last[:, None] < 0, every <= self.rules.start, near)
-            free = (layer[:, :, None] == every).sum(axis=1) < self.rules.repeats
+            free = used < self.rules.repeats
             step = near & free & (1 + self._steps_to_end(free) <= left[:, None])
             stop = last >= max(self.layers - self.rules.end, 0)
         step, stop = step & ~ended[:, None], stop & ~ended
@@ -99,10 +123,6 @@ class PathSpace:
             ahead = slice(layer + 1, layer + 1 + self.rules.forward)
             steps[:, layer] = 1 + np.where(free[:, ahead], steps[:, ahead], UNREACHABLE).min(axis=1)
         return steps
-
-    def masks(self, actions: Actions) -> Mask:
-        """Legal actions at every step of padded action sequences (N, T): (N, T, A)."""
-        return np.stack([self.legal(actions[:, :t]) for t in range(actions.shape[1])], axis=1)
 
     def are_legal(self, actions: Actions) -> Mask:
         """Whether each padded action sequence (N, T) is a whole legal path that ends with STOP: (N,)."""

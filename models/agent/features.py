@@ -48,36 +48,39 @@ def layer_statistics(
         group_of: gives "layer.3" for the tensors of block 3.
         on_tensor: called for every tensor name that is done.
     """
-    square = torch.zeros(len(pool), layers, dtype=torch.float64)
-    cosine_parts = torch.zeros(len(pool), layers, 3, dtype=torch.float64)  # θ·θ₀, ‖θ‖², ‖θ₀‖²
-    agree = torch.zeros(len(pool), layers, 2, dtype=torch.float64)  # entries that agree, entries compared
+    before_square = torch.zeros(layers, dtype=torch.float64)  # ‖θ₀‖²
+    square, dot, after_square, agree, compared = torch.zeros(5, len(pool), layers, dtype=torch.float64)
     spectrum = torch.zeros(len(pool), layers, SPECTRUM + 1, dtype=torch.float64)  # the last counts matrices
     for name in base.names():
         if not group_of(name).startswith("layer."):
             continue
         layer = int(group_of(name).removeprefix("layer."))
         before = base.tensor(name).float()
-        deltas = {model: source.tensor(name).float() - before for model, source in pool.items()}
-        signs = {model: delta.sign() for model, delta in deltas.items()}
-        for m, (model, delta) in enumerate(deltas.items()):
+        before_square[layer] += before.square().sum()
+        signs: dict[str, torch.Tensor] = {}  # a byte an entry
+        for m, (model, source) in enumerate(pool.items()):
+            delta = source.tensor(name).float() - before
             after = before + delta
             square[m, layer] += delta.square().sum()
-            cosine_parts[m, layer] += torch.stack([(after * before).sum(), after.square().sum(), before.square().sum()])
-            for expert in experts:
-                if expert != model:
-                    agree[m, layer, 0] += ((signs[model] == signs[expert]) & (signs[model] != 0)).sum()
-                    agree[m, layer, 1] += (signs[model] != 0).sum()
+            dot[m, layer] += (after * before).sum()
+            after_square[m, layer] += after.square().sum()
+            signs[model] = delta.sign().to(torch.int8)
             if delta.ndim == 2:
                 spectrum[m, layer, :SPECTRUM] += leading_singular_values(delta) / delta.norm().clamp_min(1e-30)
                 spectrum[m, layer, SPECTRUM] += 1
+        for m, model in enumerate(pool):
+            moved = signs[model] != 0
+            for expert in experts:
+                if expert != model:
+                    agree[m, layer] += torch.count_nonzero((signs[model] == signs[expert]) & moved)
+                    compared[m, layer] += torch.count_nonzero(moved)
         if on_tensor:
             on_tensor()
-    dot, after_square, before_square = cosine_parts.unbind(-1)
     statistics = torch.cat(
         [
             (square / before_square).sqrt()[..., None],
             (dot / (after_square * before_square).sqrt())[..., None],
-            (agree[..., 0] / agree[..., 1].clamp_min(1))[..., None],
+            (agree / compared.clamp_min(1))[..., None],
             spectrum[..., :SPECTRUM] / spectrum[..., SPECTRUM:].clamp_min(1),
         ],
         dim=-1,
@@ -89,9 +92,14 @@ def layer_statistics(
 def leading_singular_values(matrix: torch.Tensor) -> torch.Tensor:
     """The ``SPECTRUM`` greatest singular values of a matrix (m, n), greatest first; zeros where it has fewer."""
     width = min(SPECTRUM + 5, *matrix.shape)
-    start = torch.randn(matrix.shape[1], width, generator=torch.Generator().manual_seed(0))
-    q = torch.linalg.qr(matrix @ start).Q
+    rows = torch.randn(matrix.shape[1], width, generator=torch.Generator().manual_seed(0)).T
     for _ in range(2):
-        q = torch.linalg.qr(matrix @ torch.linalg.qr(matrix.T @ q).Q).Q
-    values = torch.linalg.svdvals(q.T @ matrix)[:SPECTRUM]
+        rows = orthonormal(orthonormal(rows @ matrix.T) @ matrix)
+    values = torch.linalg.svdvals(orthonormal(rows @ matrix.T) @ matrix)[:SPECTRUM]
     return torch.nn.functional.pad(values, (0, SPECTRUM - len(values))).double()
+
+
+def orthonormal(rows: torch.Tensor) -> torch.Tensor:
+    """An orthonormal basis (k, n) of what k rows (k, n) span: rows, as they are multiplied faster than columns."""
+    columns: torch.Tensor = torch.linalg.qr(rows.T).Q
+    return columns.T

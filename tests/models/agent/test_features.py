@@ -43,6 +43,31 @@ def test_statistics_are_standardised_finite_and_ordered_by_the_size_of_the_task_
     assert (found[1, :, 1] < found[0, :, 1]).all() and (found[0, :, 1] < found[2, :, 1]).all()
 
 
+def test_statistics_are_those_of_their_formulas():
+    base, pool = family()
+
+    def vector(model, layer):
+        parts = (model.tensor(f"layers.{layer}.{name}") for name in ("q", "norm"))
+        return torch.cat([part.flatten() for part in parts]).double()
+
+    expected = np.zeros((3, 3, FEATURES))
+    for m, model in enumerate(pool):
+        for layer in range(3):
+            theta = vector(base, layer)
+            delta = {name: vector(one, layer) - theta for name, one in pool.items()}
+            mine, after = delta[model], theta + delta[model]
+            agree = [(mine.sign() == delta[other].sign())[mine != 0] for other in ("a", "b") if other != model]
+            values = torch.linalg.svdvals(mine[:96].reshape(12, 8))
+            expected[m, layer] = [
+                mine.norm() / theta.norm(),
+                after @ theta / after.norm() / theta.norm(),
+                torch.cat(agree).double().mean() if len(torch.cat(agree)) else 0,
+                *values[:3] / values.norm().clamp_min(1e-30),
+            ]
+    expected = (expected - expected.mean(axis=(0, 1))) / expected.std(axis=(0, 1))
+    np.testing.assert_allclose(layer_statistics(base, pool, ["a", "b"], 3, group), expected, atol=1e-4)
+
+
 def test_statistics_do_not_depend_on_the_order_of_the_experts():
     base, pool = family()
     np.testing.assert_array_equal(
