@@ -80,6 +80,7 @@ class Fleet:
         self._patience = patience
         self._say = say
         self._changed = threading.Condition()
+        """Of everything below. Always notified as a whole: who waits for a worker is one of several that wait here."""
         self._starting: list[Member] = []
         self._idle: list[Member] = []
         self._busy: dict[Any, Member] = {}
@@ -229,7 +230,7 @@ class Fleet:
         with self._changed:
             del self._busy[reference]
             self._idle.append(member)
-            self._changed.notify()
+            self._changed.notify_all()
 
     def _lose(self, reference: Any, member: Member, why: str) -> None:
         with self._changed:
@@ -261,7 +262,7 @@ class Fleet:
                 if _is_done(reference):
                     del self._beaten[reference]
                     self._idle.append(member)  # whether it lives, a ping will tell
-                    self._changed.notify()
+                    self._changed.notify_all()
                 elif time.monotonic() - member.since > self._patience:
                     del self._beaten[reference]
                     _kill(member)

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
@@ -154,6 +155,35 @@ def test_what_costs_every_worker_is_given_up(engine, tmp_path):
         engine.pool.run(Deadly(tmp_path), [PATH], ignore)
     assert len(list(tmp_path.glob("[0-9]*"))) == 3
     assert engine.pool.run(Nap(tmp_path, 0), [PATH], ignore)
+
+
+def test_a_call_that_waits_for_the_only_worker_gets_it_although_others_wait_for_news_too(one_engine, monkeypatch):
+    import ray
+
+    from tasks import fleet
+
+    class Napper:
+        def ping(self):
+            pass
+
+        def work(self, seconds):
+            time.sleep(seconds)
+            return seconds
+
+    hired = ray.remote(Napper).options(num_cpus=0)
+    one = fleet.Fleet(hired.remote, fleet.Need(0, 0), 1, PATIENCE, ignore)
+    one.wait(1)
+    monkeypatch.setattr(fleet, "TEND_SECONDS", PATIENCE)  # from its next look on, the fleet's own thread waits first
+    time.sleep(1)
+    try:
+        with ThreadPoolExecutor(2) as executor:
+            first = executor.submit(one.call, "nap", 1, 2)
+            wait_until(lambda: one._busy, PATIENCE)
+            second = executor.submit(one.call, "nap", 1, 0)
+            assert first.result(PATIENCE) == 2
+            assert second.result(30) == 0
+    finally:
+        one.close()
 
 
 def test_no_cluster_is_joined_without_a_token(monkeypatch):
