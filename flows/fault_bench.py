@@ -201,8 +201,8 @@ def disturbed(project: Project, kind: str, stage: str, after: float) -> tuple[bo
         while run.poll() is None and time.monotonic() - began < after:
             time.sleep(0.02)
         if run.poll() is None:
-            hit, family = True, psutil.Process(run.pid).children(recursive=True)
-            KINDS[kind].disturb(project, run)
+            family = psutil.Process(run.pid).children(recursive=True)
+            hit = KINDS[kind].disturb(project, run)
         ended = run.wait(RUN_SECONDS) == 0
     finally:
         run.kill()

@@ -133,62 +133,70 @@ def killed(process: psutil.Process) -> bool:
     return True
 
 
-def kill_run(project: Project, run: subprocess.Popen[bytes]) -> None:
+def kill_run(project: Project, run: subprocess.Popen[bytes]) -> bool:
     """SIGKILL of the process that the user started."""
     run.kill()
+    return True
 
 
-def kill_stage(project: Project, run: subprocess.Popen[bytes]) -> None:
+def kill_stage(project: Project, run: subprocess.Popen[bytes]) -> bool:
     """SIGKILL of the stage that is under way, or the next one."""
-    _kill_first(project, run, " stage ")
+    return _kill_first(project, run, " stage ")
 
 
-def kill_dvc(project: Project, run: subprocess.Popen[bytes]) -> None:
+def kill_dvc(project: Project, run: subprocess.Popen[bytes]) -> bool:
     """SIGKILL of DVC."""
-    _kill_first(project, run, "-m dvc ")
+    return _kill_first(project, run, "-m dvc ")
 
 
-def kill_server(project: Project, run: subprocess.Popen[bytes]) -> None:
+def kill_server(project: Project, run: subprocess.Popen[bytes]) -> bool:
     """SIGKILL of the Prefect server."""
-    _kill_first(project, run, "prefect.server.api.server")
+    return _kill_first(project, run, "prefect.server.api.server")
 
 
-def end_run(project: Project, run: subprocess.Popen[bytes]) -> None:
+def end_run(project: Project, run: subprocess.Popen[bytes]) -> bool:
     """SIGTERM, as a machine that is about to be taken away sends it."""
     run.send_signal(signal.SIGTERM)
     try:
         run.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:
         raise Broken(f"it went on for more than {STOP_SECONDS:.0f} s") from None
+    return True
 
 
-def run_twice(project: Project, run: subprocess.Popen[bytes]) -> None:
+def run_twice(project: Project, run: subprocess.Popen[bytes]) -> bool:
     """A second run of the same project beside the first."""
     second = project.start()
     if second.wait(RUN_SECONDS) != 0:
         raise Broken(f"the second run: {project.last_line()}")
+    return True
 
 
-def kill_worker(project: Project, run: subprocess.Popen[bytes]) -> None:
-    """SIGKILL of a Ray worker."""
-    for one in psutil.Process(run.pid).children(recursive=True) if run.poll() is None else []:
-        if "".join(command_line(one)[:1]).startswith("ray::Worker") and killed(one):
-            return
+def kill_worker(project: Project, run: subprocess.Popen[bytes]) -> bool:
+    """SIGKILL of a Ray worker, or of the next one."""
+    while run.poll() is None:
+        for one in psutil.Process(run.pid).children(recursive=True):
+            if "".join(command_line(one)[:1]).startswith("ray::Worker") and killed(one):
+                return True
+        time.sleep(0.02)
+    return False
 
 
-def kill_tracking(project: Project, run: subprocess.Popen[bytes]) -> None:
+def kill_tracking(project: Project, run: subprocess.Popen[bytes]) -> bool:
     """SIGKILL of MLflow's server, which is back for the next run."""
     project.servers["tracking"].kill()
+    return True
 
 
-def stall_bucket(project: Project, run: subprocess.Popen[bytes]) -> None:
+def stall_bucket(project: Project, run: subprocess.Popen[bytes]) -> bool:
     """The bucket of the state does not answer for a while."""
     project.servers["bucket"].send(signal.SIGSTOP)
     time.sleep(STALL_SECONDS)
     project.servers["bucket"].send(signal.SIGCONT)
+    return True
 
 
-def take_machine(project: Project, run: subprocess.Popen[bytes]) -> None:
+def take_machine(project: Project, run: subprocess.Popen[bytes]) -> bool:
     """Every process and the whole folder are gone; another clone has nothing but the models and the state's bucket."""
     under = [*psutil.Process(run.pid).children(recursive=True), *project.under("")]
     for one in under:
@@ -196,13 +204,15 @@ def take_machine(project: Project, run: subprocess.Popen[bytes]) -> None:
     run.wait()
     psutil.wait_procs([one for one in under if one.pid != run.pid])
     project.renew()
+    return True
 
 
 @dataclass(frozen=True)
 class Kind:
     """Something that happens to a run."""
 
-    disturb: Callable[[Project, subprocess.Popen[bytes]], None]
+    disturb: Callable[[Project, subprocess.Popen[bytes]], bool]
+    """False if the run has ended before it could happen."""
     env: dict[str, str] = field(default_factory=dict)
     """Of the run."""
     server: str = ""
@@ -224,9 +234,10 @@ KINDS = {
 """What disturbs, by name."""
 
 
-def _kill_first(project: Project, run: subprocess.Popen[bytes], part: str) -> None:
+def _kill_first(project: Project, run: subprocess.Popen[bytes], part: str) -> bool:
     while run.poll() is None:
         for one in project.under(part):
             if "guard.py" not in " ".join(command_line(one)) and killed(one):
-                return
+                return True
         time.sleep(0.02)
+    return False
