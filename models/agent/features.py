@@ -70,10 +70,10 @@ def layer_statistics(
                 spectrum[m, layer, SPECTRUM] += 1
         for m, model in enumerate(pool):
             moved = signs[model] != 0
-            for expert in experts:
-                if expert != model:
-                    agree[m, layer] += torch.count_nonzero((signs[model] == signs[expert]) & moved)
-                    compared[m, layer] += torch.count_nonzero(moved)
+            others = [expert for expert in experts if expert != model]
+            compared[m, layer] += len(others) * torch.count_nonzero(moved)
+            for expert in others:
+                agree[m, layer] += torch.count_nonzero((signs[model] == signs[expert]) & moved)
         if on_tensor:
             on_tensor()
     statistics = torch.cat(
