@@ -9,15 +9,15 @@ from typing import Annotated, Literal
 
 import typer
 
-from flows.bench_command import bench
-from flows.choose_command import choose
-from flows.init_command import init
-from flows.options import JsonOption, ProfileOption, emit, progress_of_command
-from flows.promote_command import promote
-from flows.watch import output
-from flows.zoo_command import zoo
+from flows.bench.command import bench
+from flows.commands.choose import choose
+from flows.commands.init import init
+from flows.commands.options import JsonOption, ProfileOption, emit, progress_of_command
+from flows.commands.promote import promote
+from flows.commands.zoo import zoo
+from flows.screen.watch import output
 from models.errors import BadInput, Failed, one_line
-from tasks.engines import EngineName
+from tasks.scoring.where import EngineName
 
 app = typer.Typer(
     name="hm3",
@@ -74,7 +74,7 @@ def run(
 
     Example: `hm3 run --profile tiny -S search.budget=60000`
     """
-    from flows.run import run_pipeline
+    from flows.commands.run import run_pipeline
 
     console = output(stderr=as_json)
     result = run_pipeline(profile, settings or [], fresh=fresh, push=push, engine=engine, console=console)
@@ -104,12 +104,12 @@ def publish(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
     """
     from dataclasses import asdict
 
-    from flows.local import prepare_environment
-    from tasks.workspace import open_workspace
+    from flows.servers.local import prepare_environment
+    from tasks.project.workspace import open_workspace
 
     workspace = open_workspace(profile)
     prepare_environment(workspace.state)
-    from tasks.registry import publish as send
+    from tasks.registry.publish import publish as send
 
     with progress_of_command() as progress:
         published = send(workspace, progress)
@@ -129,7 +129,7 @@ def doctor(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
 
     Example: `hm3 doctor --profile tiny`
     """
-    from flows.doctor import look
+    from flows.commands.doctor import look
 
     diagnosis = look(profile)
     if as_json:
@@ -163,9 +163,9 @@ def merge(
           - {model: models/math, parameters: {weight: 0.6}}
           - {model: models/code, parameters: {weight: 0.4}}
     """
-    from tasks.export import merge_recipe
-    from tasks.storage import destination
-    from tasks.workspace import find_root
+    from tasks.front.checkpoint import merge_recipe
+    from tasks.project.workspace import find_root
+    from tasks.storage.folders import destination
 
     places = [Path.cwd(), recipe.absolute().parent]
     with suppress(BadInput):  # a recipe needs no project
@@ -191,13 +191,13 @@ def evaluate(
     from dataclasses import replace
 
     from flows.stage import prepare
-    from tasks.storage import fetched
-    from tasks.workspace import open_workspace
+    from tasks.project.workspace import open_workspace
+    from tasks.storage.folders import fetched
 
     workspace, here = open_workspace(profile), Path.cwd()
     check_split(split)
     prepare(workspace)
-    from tasks.evaluation import evaluate as score
+    from tasks.scoring.evaluation import evaluate as score
 
     with progress_of_command() as progress, fetched(target, progress, workspace.state / "scratch") as found:
         evaluation = replace(score(workspace, found, split, here, progress), target=target)
@@ -219,10 +219,10 @@ def front(
 
     Example: `hm3 front --split selection`
     """
-    from tasks.aliases import aliases_now
-    from tasks.front import Front
-    from tasks.front_table import front_table, summary
-    from tasks.workspace import open_workspace
+    from tasks.front.front import Front
+    from tasks.front.table import front_table, summary
+    from tasks.project.workspace import open_workspace
+    from tasks.registry.aliases import aliases_now
 
     workspace = open_workspace(profile)
     found = Front.read(workspace.run)
@@ -252,9 +252,9 @@ def export(
 
     Example: `hm3 export balanced exported/` or `hm3 export balanced s3://bucket/balanced`
     """
-    from tasks.export import export_member
-    from tasks.storage import destination
-    from tasks.workspace import open_workspace
+    from tasks.front.checkpoint import export_member
+    from tasks.project.workspace import open_workspace
+    from tasks.storage.folders import destination
 
     workspace = open_workspace(profile)
     with progress_of_command() as progress, destination(out, progress, workspace.state / "scratch") as folder:
@@ -271,8 +271,8 @@ def report(profile: ProfileOption = None) -> None:
 
     Example: `hm3 report --profile tiny`
     """
-    from tasks.report import write_report
-    from tasks.workspace import open_workspace
+    from tasks.project.workspace import open_workspace
+    from tasks.report.report import write_report
 
     sys.stdout.write(f"{write_report(open_workspace(profile))}\n")
 
@@ -288,9 +288,9 @@ def up(
 
     Example: `hm3 up --prefect-port 4200 --mlflow-port 5000`
     """
-    from flows.servers import addresses
-    from flows.servers import up as start
-    from tasks.workspace import find_root, state_folder
+    from flows.servers.up import addresses
+    from flows.servers.up import up as start
+    from tasks.project.workspace import find_root, state_folder
 
     root = find_root()
     console = output(stderr=True)
@@ -315,8 +315,8 @@ def down() -> None:
 
     Example: `hm3 down`
     """
-    from flows.servers import down as stop
-    from tasks.workspace import find_root, state_folder
+    from flows.servers.up import down as stop
+    from tasks.project.workspace import find_root, state_folder
 
     ended = stop(state_folder(find_root()))
     output().print(f"ended: {', '.join(ended)}" if ended else "nothing runs", highlight=False)

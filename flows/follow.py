@@ -12,13 +12,14 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 
-from flows import reproduce, retry
-from flows.artifacts import Gauge
-from flows.gpu import slot
-from flows.reproduce import Stage
-from flows.watch import Screen, Tail
+from flows.processes import retry
+from flows.screen.artifacts import Gauge
+from flows.screen.watch import Screen, Tail
+from flows.servers.gpu import slot
+from flows.versions import reproduce
+from flows.versions.reproduce import Stage
 from models.errors import Failed
-from tasks.workspace import Workspace
+from tasks.project.workspace import Workspace
 
 POLL_SECONDS = 0.2
 """Time between two looks at a stage's progress."""

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from models.errors import BadInput
-from tasks.schema import DatasetParams, Params, ParetoParams, SampleParams, SearchParams, TrainParams, ZooParams
-from tasks.workspace import find_root, read_yaml, validate
+from tasks.project.workspace import find_root, read_yaml, validate
+from tasks.schema.params import DatasetParams, Params, ParetoParams, SampleParams, SearchParams, TrainParams, ZooParams
 
 Block = TypeVar("Block", bound=BaseModel)
 

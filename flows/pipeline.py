@@ -25,22 +25,22 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 from rich.console import Console
 
-from flows import reproduce
-from flows.experiments import experiment
 from flows.follow import as_task, follow, log_of
 from flows.form import Dataset, Pareto, Sample, Search, Train, Zoo, merged, project_params
-from flows.local import prepare_environment
-from flows.processes import hold
-from flows.reproduce import Plan, Stage
-from flows.watch import Relay, Screen, duration
+from flows.processes.children import hold
+from flows.screen.watch import Relay, Screen, duration
+from flows.servers.local import prepare_environment
+from flows.versions import reproduce
+from flows.versions.experiments import experiment
+from flows.versions.reproduce import Plan, Stage
 from models.errors import BadInput
-from tasks.engines import EngineName, scoring_on
-from tasks.records import write_text
-from tasks.workspace import Workspace, find_root, open_workspace, remote_state, state_folder
+from tasks.project.records import write_text
+from tasks.project.workspace import Workspace, find_root, open_workspace, remote_state, state_folder
+from tasks.scoring.where import EngineName, scoring_on
 
 if TYPE_CHECKING:
-    from tasks.front import Front
-    from tasks.tracking import Outcome, Tracker
+    from tasks.front.front import Front
+    from tasks.tracking.tracker import Outcome, Tracker
 
 STAGE_HOURS = 72.0
 """Longest time that a stage may take, unless a run says otherwise."""
@@ -94,7 +94,7 @@ def hm3(
         search: Stage search: the online search over paths.
         pareto: Stage pareto: which candidates become members of the front.
     """
-    from tasks.front_table import summary
+    from tasks.front.table import summary
 
     with opened(profile, "hm3 run") as (workspace, screen), scoring_on(engine), ExitStack() as stack:
         name = None
@@ -154,14 +154,14 @@ def walk(
         BadInput: a stage before ``first`` has to run, or a stage finds something that the user can mend.
         Failed: a stage failed or took too long.
     """
-    from flows.artifacts import show_front
-    from tasks.front import Front
-    from tasks.report import write_report
-    from tasks.tracking import Tracker
+    from flows.screen.artifacts import show_front
+    from tasks.front.front import Front
+    from tasks.report.report import write_report
+    from tasks.tracking.tracker import Tracker
 
     began = time.monotonic()
     if push:
-        from tasks.buckets import require_remote
+        from tasks.doctor.buckets import require_remote
 
         require_remote(workspace.root)
     tracker = Tracker(workspace, lambda text: screen.line(text, "yellow"))
@@ -251,7 +251,7 @@ def renew(workspace: Workspace, stage: Stage, screen: Screen, tracker: Tracker, 
 
 def register(workspace: Workspace, screen: Screen, tracker: Tracker) -> None:
     """Publish the front, as the last task. Experiments are left out: what nobody applied need not be registered."""
-    from tasks.registry import publish
+    from tasks.registry.publish import publish
 
     screen.spin("publish")
     tracker.deliver()
@@ -262,7 +262,7 @@ def register(workspace: Workspace, screen: Screen, tracker: Tracker) -> None:
 
 def send(workspace: Workspace, stages: Sequence[str], screen: Screen) -> None:
     """Push the outs of stages to DVC's default remote."""
-    from flows.push import WAITS, push
+    from flows.versions.push import WAITS, push
 
     screen.spin("push")
     screen.line(f"push: {as_task('push', lambda: push(workspace, stages), waits=WAITS)}", "green")
@@ -277,7 +277,7 @@ def set_aside(workspace: Workspace) -> None:
         taken = len(list(aside.glob(f"{workspace.name}-*")))
         folder.rename(aside / f"{workspace.name}-{taken + 1}")
     if remote := remote_state():
-        from tasks.remote_segments import RemoteSegments
+        from tasks.scoring.remote_segments import RemoteSegments
 
         now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
         there = RemoteSegments(f"{remote}/journal/{workspace.name}")
@@ -301,7 +301,7 @@ def present(
     experiment_name: str | None,
 ) -> None:
     """The front, what it took, and where to look next."""
-    from tasks.front_table import front_table
+    from tasks.front.table import front_table
 
     split = front.splits[-1]
     screen.console.print("", front_table(front, split), "")

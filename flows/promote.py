@@ -8,13 +8,13 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
-from flows.artifacts import key_of
 from flows.form import project_params
-from flows.local import prepare_environment
+from flows.screen.artifacts import key_of
+from flows.servers.local import prepare_environment
 from flows.stage import prepare
 from models.errors import Failed
-from tasks.progress import Progress
-from tasks.workspace import find_root, open_workspace, validate
+from tasks.project.progress import Progress
+from tasks.project.workspace import find_root, open_workspace, validate
 
 
 @flow(name="promote", persist_result=False)
@@ -39,8 +39,8 @@ def promote(
     workspace = open_workspace(profile, find_root())
     prepare_environment(workspace.state)
     prepare(workspace)
-    from tasks import promotion
-    from tasks.gates import gate_markdown
+    from tasks.registry import promotion
+    from tasks.registry.gates import gate_markdown
 
     given = {"member": member or None, "alias": alias, "prefer": prefer or None, "force": force, "reason": reason}
     result = promotion.promote(workspace, validate(promotion.Request, given, "promote"), Progress())

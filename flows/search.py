@@ -6,11 +6,11 @@ from typing import Any
 
 from prefect import flow
 
-from flows.experiments import experiment
 from flows.form import Pareto, Search, merged, project_params
 from flows.pipeline import STAGE_HOURS, opened, walk
+from flows.versions.experiments import experiment
 from models.errors import BadInput
-from tasks.engines import EngineName, scoring_on
+from tasks.scoring.where import EngineName, scoring_on
 
 
 @flow(name="hm3-search", persist_result=False)
@@ -34,8 +34,8 @@ def hm3_search(
         search: Stage search: the online search over paths.
         pareto: Stage pareto: which candidates become members of the front.
     """
-    from tasks.choice import choose_member
-    from tasks.front_table import member_data
+    from tasks.front.choice import choose_member
+    from tasks.front.table import member_data
 
     with opened(profile, "hm3-search") as (workspace, screen), scoring_on(engine):
         preference = normalised(prefer, workspace.profile.objective_names)

@@ -12,12 +12,12 @@ from pathlib import Path
 from rich.console import Console
 from safetensors import SafetensorError
 
-from flows.processes import hold, watch_owner
-from flows.retry import TRY_AGAIN, is_full, may_pass
+from flows.processes.children import hold, watch_owner
+from flows.processes.retry import TRY_AGAIN, is_full, may_pass
 from models.errors import BadInput, Failed, one_line
-from tasks.offline import offline_environment
-from tasks.progress import Progress
-from tasks.workspace import Workspace, open_workspace, remote_state
+from tasks.project.offline import offline_environment
+from tasks.project.progress import Progress
+from tasks.project.workspace import Workspace, open_workspace, remote_state
 
 STAGES = ("zoo", "sample", "dataset", "train", "search", "pareto")
 

@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 
 from models.agent.phases import DatasetSettings, offline_paths
-from models.agent.reward import Reward
-from tasks.pool import full_scale, open_pool, path_space
-from tasks.progress import Progress
-from tasks.records import write_table
-from tasks.schema import DatasetParams
-from tasks.workspace import Workspace
+from models.search.reward import Reward
+from tasks.project.progress import Progress
+from tasks.project.records import write_table
+from tasks.project.workspace import Workspace
+from tasks.schema.params import DatasetParams
+from tasks.trials.pool import full_scale, open_pool, path_space
 
 
 def run(workspace: Workspace, progress: Progress) -> None:

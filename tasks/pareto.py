@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from models.architecture import keeps_lists
 from models.candidate import Candidate
 from models.front import Array, Scale, hypervolume, serve
 from models.merge.path_recipe import path_recipe
 from models.merge.recipe import Recipe, dump_recipes, mergekit_level
 from models.preferences import preferences
-from tasks.engine import Engine
-from tasks.front_choice import Listed, choose_members, score_table, shortlist, standard_error
-from tasks.pool import add_recipes, full_scale, open_pool
-from tasks.progress import Progress
-from tasks.records import Anchors, write_table, write_text
-from tasks.workspace import Workspace
+from models.sources.architecture import keeps_lists
+from tasks.project.progress import Progress
+from tasks.project.records import Anchors, write_table, write_text
+from tasks.project.workspace import Workspace
+from tasks.scoring.engine import Engine
+from tasks.trials.members import Listed, choose_members, score_table, shortlist, standard_error
+from tasks.trials.pool import add_recipes, full_scale, open_pool
 
 SPLITS = ("search", "selection", "test")
 

@@ -11,21 +11,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.agent.archive import Archive, Entry
 from models.agent.phases import SampleSettings, anchors, sample
-from models.agent.reward import Reward
 from models.candidate import Candidate
 from models.front import Scale
 from models.merge.recipe import dump_recipes, recipe_name
 from models.preferences import preferences
-from models.trial import Trial
-from tasks.engine import Engine, Scored
-from tasks.lab import EngineLab
-from tasks.progress import Progress
-from tasks.records import Anchors, ScoredModel
-from tasks.schema import SampleParams
-from tasks.trials import recipe_space
-from tasks.workspace import Workspace
+from models.search.archive import Archive, Entry
+from models.search.reward import Reward
+from models.search.trial import Trial
+from tasks.project.progress import Progress
+from tasks.project.records import Anchors, ScoredModel
+from tasks.project.workspace import Workspace
+from tasks.schema.params import SampleParams
+from tasks.scoring.engine import Engine, Scored
+from tasks.trials.lab import EngineLab
+from tasks.trials.trial import recipe_space
 
 FEW_ERRORS = 6.0
 """Standard errors between worst and best source below which the choice among many candidates is mostly luck."""

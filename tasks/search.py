@@ -17,14 +17,14 @@ from models.candidate import Candidate
 from models.errors import BadInput
 from models.merge.recipe import dump_recipes
 from models.preferences import Array, parse_preference, preferences
-from models.trial import Trial
-from tasks.lab import EngineLab
-from tasks.pool import open_pool, path_space
-from tasks.progress import Progress
-from tasks.records import Anchors, write_table
-from tasks.schema import SearchParams
-from tasks.trials import open_trial, recipe_space
-from tasks.workspace import Workspace
+from models.search.trial import Trial
+from tasks.project.progress import Progress
+from tasks.project.records import Anchors, write_table
+from tasks.project.workspace import Workspace
+from tasks.schema.params import SearchParams
+from tasks.trials.lab import EngineLab
+from tasks.trials.pool import open_pool, path_space
+from tasks.trials.trial import open_trial, recipe_space
 
 
 def run(workspace: Workspace, progress: Progress) -> None:

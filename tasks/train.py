@@ -7,13 +7,13 @@ import pandas as pd
 
 from models.agent.offline import TrainSettings
 from models.agent.phases import AgentSettings, new_agent, new_judge, train
-from tasks.lab import EngineLab
-from tasks.pool import open_pool, path_space
-from tasks.progress import Bar, Progress
-from tasks.records import write_table
-from tasks.schema import TrainParams
-from tasks.trials import open_trial, recipe_space
-from tasks.workspace import Workspace
+from tasks.project.progress import Bar, Progress
+from tasks.project.records import write_table
+from tasks.project.workspace import Workspace
+from tasks.schema.params import TrainParams
+from tasks.trials.lab import EngineLab
+from tasks.trials.pool import open_pool, path_space
+from tasks.trials.trial import open_trial, recipe_space
 
 NETWORKS = ("surrogate", "critic", "actor")
 

@@ -11,16 +11,16 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from models.checkpoint import Model, check_compatible, check_finite
-from models.lora import open_model
-from models.vocabulary_source import share_vocabulary
-from tasks.family import FILE, Family
-from tasks.image_heads import write_text_heads
-from tasks.progress import Bar, Progress
-from tasks.references import finder, hub_parts, models_of
-from tasks.tiny.make import make_family
-from tasks.tiny_vision.make import make_family as make_vision_family
-from tasks.workspace import Workspace
+from models.sources.checkpoint import Model, check_compatible, check_finite
+from models.sources.lora import open_model
+from models.sources.vocabulary_source import share_vocabulary
+from tasks.families.tiny.make import make_family
+from tasks.families.tiny_vision.make import make_family as make_vision_family
+from tasks.objectives.images.heads import write_text_heads
+from tasks.project.family import FILE, Family
+from tasks.project.progress import Bar, Progress
+from tasks.project.references import finder, hub_parts, models_of
+from tasks.project.workspace import Workspace
 
 
 def run(workspace: Workspace, progress: Progress) -> None:

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from models.errors import BadInput
-from tasks.sandbox import find_bubblewrap
+from tasks.sandbox.sandbox import find_bubblewrap
 
 
 def require_bubblewrap():

@@ -13,16 +13,16 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from models.agent.environment import PathRules
-from models.agent.features import FEATURES
 from models.agent.networks import Agent, AgentConfig
 from models.agent.surrogate import Surrogate
 from models.candidate import Candidate
 from models.front import Scale, hypervolume
 from models.merge.path_recipe import path_recipe
 from models.merge.recipe import Recipe, dump_recipes, mergekit_level, recipe_name
-from tasks.records import Anchors, ScoredModel, write_table, write_text
-from tasks.workspace import Workspace, open_workspace
+from models.search.environment import PathRules
+from models.search.features import FEATURES
+from tasks.project.records import Anchors, ScoredModel, write_table, write_text
+from tasks.project.workspace import Workspace, open_workspace
 
 LAYERS = 4
 TASKS = ("translation", "math", "code")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import yaml
 
 from models.candidate import Candidate
-from tasks.evaluation import evaluate
-from tasks.progress import Progress
-from tasks.records import write_text
-from tasks.workspace import open_workspace
+from tasks.project.progress import Progress
+from tasks.project.records import write_text
+from tasks.project.workspace import open_workspace
+from tasks.scoring.evaluation import evaluate
 from tests.small_front import LAYERS, SPLITS, member, write_front, write_recipe
 from tests.small_tasks import make_family_project
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from flows.processes import command_line
+from flows.processes.children import command_line
 from models.candidate import Candidate
 
 

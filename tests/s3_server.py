@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import boto3
 
-from flows.fault_servers import moto
+from flows.bench.fault_servers import moto
 from tests.servers import ended
 
 CREDENTIALS = {

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from flows.fault_servers import Server, mlflow
+from flows.bench.fault_servers import Server, mlflow
 
 
 def missing(what):

@@ -4,7 +4,7 @@ import json
 
 from models.merge.path_recipe import path_recipe
 from models.merge.recipe import dump_recipes
-from tasks.records import write_text
+from tasks.project.records import write_text
 
 LAYERS = 3
 SPLITS = ("search", "selection", "test")

@@ -15,8 +15,8 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from tasks.image_items import write_images
-from tasks.workspace import open_workspace
+from tasks.objectives.images.items import write_images
+from tasks.project.workspace import open_workspace
 from tests.conftest import random_tokenizer
 
 LAYERS, SIZE = 4, 8

@@ -7,7 +7,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tasks.workspace import open_workspace
+from tasks.project.workspace import open_workspace
 
 TASK = {
     "dataset_path": "json",

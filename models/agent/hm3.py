@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from models.agent.environment import PathRules, PathSpace
 from models.agent.judge import Judge
 from models.agent.networks import Agent
 from models.agent.online import OF_THE_AGENT, SearchSettings, search
@@ -25,7 +24,8 @@ from models.agent.phases import (
 from models.front import Array
 from models.merge.space import RecipeSpace
 from models.preferences import preferences
-from models.trial import Trial
+from models.search.environment import PathRules, PathSpace
+from models.search.trial import Trial
 
 
 @dataclass(frozen=True)

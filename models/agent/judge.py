@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from models.agent.archive import Archive
 from models.agent.description import Describer
-from models.agent.reward import Reward
 from models.agent.surrogate import Surrogate
 from models.candidate import Candidate
 from models.front import REFERENCE, Array, Indices
+from models.search.archive import Archive
+from models.search.reward import Reward
 
 FIRST_STEPS, STEPS = 80, 10
 """Steps on the surrogate's hyperparameters when it is new, and when it has grown."""

@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.agent.environment import PathRules, PathSpace
-from models.agent.reward import Reward
 from models.agent.surrogate import Surrogate
 from models.errors import BadInput, one_line
 from models.front import Array, Scale
+from models.search.environment import PathRules, PathSpace
+from models.search.reward import Reward
 
 VERSION = 3
 """Version of the saved agent. A change of networks or of their meaning raises it."""
@@ -197,7 +197,7 @@ class Agent:
 
         Args:
             config: what they are for.
-            statistics: (M, L, F), see :func:`models.agent.features.layer_statistics`.
+            statistics: (M, L, F), see :func:`models.search.features.layer_statistics`.
             seed: of their weights.
             surrogate: what is known of the scores; none before any training.
         """

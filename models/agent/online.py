@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from models.agent.environment import PathSpace
 from models.agent.judge import Judge, Targets, complete_best, greedy
 from models.agent.networks import Agent
 from models.agent.player import Player, PlayerSettings
@@ -21,7 +20,8 @@ from models.agent.shares import Shares
 from models.candidate import Candidate
 from models.front import Array, hypervolume
 from models.merge.space import RecipeSpace
-from models.trial import Trial
+from models.search.environment import PathSpace
+from models.search.trial import Trial
 
 KINDS = ("recipe", "layered", "edit", "policy", "beam")
 """Where proposals come from: new recipes, per-layer recipes, path edits, policy samples, beam."""

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.agent.environment import Actions, PathSpace
-from models.agent.features import FEATURES
 from models.agent.offline import update
 from models.front import Array
+from models.search.environment import Actions, PathSpace
+from models.search.features import FEATURES
 
 
 @dataclass(frozen=True)

@@ -13,18 +13,18 @@ from typing import Literal
 import numpy as np
 
 from models.agent.description import Describer
-from models.agent.environment import PathSpace
-from models.agent.features import FEATURES
 from models.agent.judge import FIRST_STEPS, Judge
 from models.agent.networks import Agent, AgentConfig
 from models.agent.offline import OfflineData, TrainSettings, split, train_offline
 from models.agent.online import SearchSettings, search
 from models.agent.surrogate import Surrogate
-from models.anchors import choose_anchors
 from models.candidate import Candidate
 from models.front import Array
 from models.merge.space import RecipeSpace
-from models.trial import Trial
+from models.search.anchors import choose_anchors
+from models.search.environment import PathSpace
+from models.search.features import FEATURES
+from models.search.trial import Trial
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from models.agent.rollouts import beam, roll_out
 from models.agent.trajectories import trajectories
 from models.candidate import Candidate
 from models.front import Array
-from models.trial import Trial
+from models.search.trial import Trial
 
 
 @dataclass(frozen=True)

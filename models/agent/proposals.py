@@ -9,13 +9,13 @@ from itertools import compress
 
 import numpy as np
 
-from models.agent.environment import PathSpace
 from models.agent.judge import Judge
 from models.agent.variation import offspring, with_recipe
 from models.candidate import Candidate
 from models.front import Array
 from models.merge.space import Point, RecipeSpace
-from models.trial import Trial
+from models.search.environment import PathSpace
+from models.search.trial import Trial
 
 
 class Proposer:

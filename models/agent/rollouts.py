@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.agent.environment import Actions
 from models.agent.networks import Agent
 from models.candidate import Candidate
 from models.front import Array
+from models.search.environment import Actions
 
 
 @dataclass(frozen=True)

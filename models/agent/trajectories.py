@@ -11,10 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from models.agent.environment import Actions, PathSpace
-from models.agent.reward import Reward
 from models.candidate import Candidate
 from models.front import Array, own_preference
+from models.search.environment import Actions, PathSpace
+from models.search.reward import Reward
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.agent.environment import PathRules
 from models.candidate import Candidate
 from models.front import REFERENCE, Array
 from models.merge.space import RecipeSpace
-from models.trial import Trial
+from models.search.environment import PathRules
+from models.search.trial import Trial
 
 Run = Callable[[Trial, RecipeSpace, PathRules, np.random.Generator], None]
 """Searches until the budget does not pay for one more candidate, or nothing is left to try.

@@ -10,8 +10,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from models.agent.environment import PathRules
-from models.anchors import choose_anchors
 from models.baselines.baseline import directions, excess, plain, relative, score
 from models.baselines.evolution import IDLE
 from models.baselines.recipes import started
@@ -19,7 +17,9 @@ from models.candidate import Candidate, SourceLayer
 from models.front import Array, scalarise
 from models.merge.space import RecipeSpace
 from models.preferences import preferences
-from models.trial import Trial
+from models.search.anchors import choose_anchors
+from models.search.environment import PathRules
+from models.search.trial import Trial
 
 FIRST_GREEDY, FIRST_INFLUENCE = 0.35, 0.5
 """Share of the budget that NSGA-II over recipes has first. A greedy path costs several times as much as one by block

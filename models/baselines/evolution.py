@@ -13,7 +13,7 @@ from pymoo.core.termination import NoTermination
 
 from models.baselines.baseline import excess, score
 from models.candidate import Candidate
-from models.trial import Trial
+from models.search.trial import Trial
 
 IDLE = 20
 """Generations in a row without a new candidate, after which nothing is left to try."""

@@ -12,12 +12,12 @@ from itertools import chain, product, zip_longest
 
 import numpy as np
 
-from models.agent.environment import PathRules
 from models.baselines.baseline import score
 from models.front import Array, Indices
 from models.merge.recipe import Recipe
 from models.merge.space import RecipeSpace
-from models.trial import Trial
+from models.search.environment import PathRules
+from models.search.trial import Trial
 
 
 @dataclass(frozen=True)

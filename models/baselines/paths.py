@@ -21,8 +21,6 @@ from pymoo.core.termination import NoTermination
 from pymoo.operators.crossover.pntx import TwoPointCrossover
 from scipy.stats import norm
 
-from models.agent.environment import PathRules, PathSpace
-from models.anchors import choose_anchors
 from models.baselines.baseline import directions, plain, score, utilities, whole
 from models.baselines.evolution import IDLE, Evolution
 from models.baselines.recipes import OFFSPRING, POPULATION, started
@@ -30,7 +28,9 @@ from models.baselines.slots import Slots, Switches
 from models.front import Array
 from models.merge.space import RecipeSpace
 from models.preferences import preferences
-from models.trial import Trial
+from models.search.anchors import choose_anchors
+from models.search.environment import PathRules, PathSpace
+from models.search.trial import Trial
 
 FIRST = 0.35
 """Share of the budget that NSGA-II over recipes has, to find anchors."""

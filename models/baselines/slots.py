@@ -14,8 +14,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from models.agent.environment import Actions, PathSpace
 from models.candidate import Candidate
+from models.search.environment import Actions, PathSpace
 
 Switches = npt.NDArray[np.bool_]
 

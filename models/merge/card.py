@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 
 from models.merge.recipe import Group, Recipe, SliceSource, mergekit_level
-from models.vocabulary import Vocabulary
+from models.sources.vocabulary import Vocabulary
 
 REBUILD = {
     "exact": "mergekit (`mergekit-multi`) makes the same model from it.",

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.architecture import architecture_of, with_layers
-from models.checkpoint import Source, check_compatible, check_same_sizes
 from models.errors import BadInput
 from models.merge.recipe import Group, Recipe, SliceSource
 from models.merge.settings import resolve as resolve_setting
 from models.merge.vocabularies import merged_vocabularies
-from models.vocabulary_source import align, vocabulary_of
+from models.sources.architecture import architecture_of, with_layers
+from models.sources.checkpoint import Source, check_compatible, check_same_sizes
+from models.sources.vocabulary_source import align, vocabulary_of
 
 MERGE_VERSION = 2
 """Goes into every digest. To be raised when a recipe no longer gives the same numbers."""
@@ -39,7 +39,7 @@ class Origin:
 
 
 class MergedSource:
-    """A recipe applied to models. Implements :class:`models.checkpoint.Source`."""
+    """A recipe applied to models. Implements :class:`models.sources.checkpoint.Source`."""
 
     def __init__(self, recipe: Recipe, resolve: Resolve, device: str = "cpu") -> None:
         """Look the models up and see that they fit.
@@ -216,7 +216,7 @@ def mask_generator(seed: int, tensor: str, model: str) -> torch.Generator:
 def open_recipes(recipes: Sequence[Recipe], resolve: Resolve, device: str = "cpu") -> MergedSource:
     """The model that the last recipe makes; the names of those before it count as models.
 
-    Models whose vocabularies differ are given a common one, as ``tokenizer_source`` says; see ``models.vocabulary``.
+    Models whose vocabularies differ get a common one, as ``tokenizer_source`` says; see ``models.sources.vocabulary``.
 
     Args:
         recipes: as :func:`models.merge.recipe.parse_recipes` gives them.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from models.checkpoint import Source
 from models.merge.recipe import Recipe
-from models.vocabulary import Vocabulary, common_vocabulary
-from models.vocabulary_source import vocabulary_of
+from models.sources.checkpoint import Source
+from models.sources.vocabulary import Vocabulary, common_vocabulary
+from models.sources.vocabulary_source import vocabulary_of
 
 
 def merged_vocabularies(recipes: Sequence[Recipe], resolve: Callable[[str], Source]) -> dict[str, Vocabulary]:

@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.architecture import architecture_of
-from models.checkpoint import Model, Source, require_finite, require_new, write_checkpoint
 from models.errors import BadInput
-from models.heads import Heads
-from models.lora import open_model
 from models.merge.card import model_card
 from models.merge.recipe import Dtype, Recipe, dump_recipes
 from models.merge.source import open_recipes
 from models.merge.vocabularies import merged_vocabularies, with_tokenizer_source
-from models.vocabulary import Vocabulary, tokenizer_texts
+from models.sources.architecture import architecture_of
+from models.sources.checkpoint import Model, Source, require_finite, require_new, write_checkpoint
+from models.sources.heads import Heads
+from models.sources.lora import open_model
+from models.sources.vocabulary import Vocabulary, tokenizer_texts
 
 RECIPE_FILE = "recipe.yaml"
 

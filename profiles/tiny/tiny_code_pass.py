@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tasks.expressions import run_expressions
+from tasks.families.tiny.expressions import run_expressions
 
 Attempt = tuple[str, list[dict[str, Any]], list[Any]]
 """Program, inputs, expected values."""

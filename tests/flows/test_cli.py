@@ -75,7 +75,7 @@ def test_help_answers_at_once():
     assert all(command in text for command in COMMANDS)
 
 
-@pytest.mark.parametrize("module", ["flows.cli", "flows.stage", "flows.run"])
+@pytest.mark.parametrize("module", ["flows.cli", "flows.stage", "flows.commands.run"])
 def test_heavy_libraries_are_imported_when_a_command_needs_them(module):
     heavy = ("prefect", "torch", "mlflow", "dvc", "pandas", "matplotlib", "transformers")
     code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
@@ -121,7 +121,8 @@ def test_a_stage_that_finds_bad_input_exits_with_2(project, tmp_path):
 
 def test_a_relative_state_folder_is_meant_from_where_the_user_stands(project):
     code = (
-        "from flows.stage import prepare; from tasks.workspace import open_workspace; from pathlib import Path; "
+        "from pathlib import Path; from flows.stage import prepare; "
+        "from tasks.project.workspace import open_workspace; "
         "one = open_workspace(); prepare(one); print(one.state); print(Path.cwd())"
     )
     env = {**os.environ, "HM3_STATE": "state"}

@@ -7,7 +7,7 @@ import yaml
 
 from flows.form import FORMS, Search, Train, filled, merged, project_params
 from models.errors import BadInput
-from tasks.schema import Params, SearchParams
+from tasks.schema.params import Params, SearchParams
 
 ROOT = Path(__file__).parents[2]
 

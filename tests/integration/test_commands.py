@@ -11,8 +11,8 @@ import subprocess
 
 import pytest
 
-from flows.local import free_port
-from flows.servers import read_record
+from flows.servers.local import free_port
+from flows.servers.up import read_record
 from tests.commands import PAGES, ROOT, commands, programs
 from tests.flows.project import hm3
 from tests.real_project import SMALLEST, make_clone
@@ -31,13 +31,13 @@ NOT_HERE = {
     "hm3 bench faults": "tests/integration/test_real_pipeline.py disturbs runs as it does",
     "hm3 run --engine ray": "tests/integration/test_dvc.py runs the stages on Ray workers",
     "hm3 run --fresh": "tests/integration/test_pipeline.py runs every stage anew",
-    "hm3 init": "tests/flows/test_init.py makes a profile for models of its own",
-    "hm3 zoo": "tests/flows/test_init.py makes experts from data of its own",
-    "hm3 bench front": "tests/tasks/test_bench_front.py runs it with budgets of seconds",
-    "hm3 bench confirm": "tests/tasks/test_bench_front.py shows that it makes other families",
-    "hm3 bench ray": "tests/tasks/test_bench.py runs it on small input",
-    "hm3 bench headroom": "tests/tasks/test_bench_front.py runs it with budgets of seconds",
-    "hm3 bench amortisation": "tests/tasks/test_bench_front.py runs it with budgets of seconds",
+    "hm3 init": "tests/flows/commands/test_init.py makes a profile for models of its own",
+    "hm3 zoo": "tests/flows/commands/test_init.py makes experts from data of its own",
+    "hm3 bench front": "tests/tasks/bench/searches/test_comparison.py runs it with budgets of seconds",
+    "hm3 bench confirm": "tests/tasks/bench/searches/test_comparison.py shows that it makes other families",
+    "hm3 bench ray": "tests/tasks/bench/engine/test_bench.py runs it on small input",
+    "hm3 bench headroom": "tests/tasks/bench/searches/test_comparison.py runs it with budgets of seconds",
+    "hm3 bench amortisation": "tests/tasks/bench/searches/test_comparison.py runs it with budgets of seconds",
     "make": "make demo and make test are what .ci/run calls",
     "mlflow models serve": "tests/integration/test_promote.py serves and asks",
     "curl": "tests/integration/test_promote.py serves and asks",

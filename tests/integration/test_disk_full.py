@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tasks.journal import Journal
-from tasks.records import Anchors
+from tasks.project.records import Anchors
+from tasks.scoring.journal import Journal
 from tests.small_tasks import make_family_project
 from tests.tasks.test_stages_with_tasks import PARAMS
 

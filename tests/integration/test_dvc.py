@@ -19,7 +19,7 @@ import psutil
 import pytest
 import yaml
 
-from tasks.journal import read_segment
+from tasks.scoring.journal import read_segment
 from tests.flows.project import dvc, git, hm3
 from tests.real_project import SMALLEST, make_clone
 from tests.s3_server import CREDENTIALS, client_of, s3_server

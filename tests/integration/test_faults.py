@@ -13,8 +13,8 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from flows.local import free_port
-from flows.processes import birth, command_line, is_alive
+from flows.processes.children import birth, command_line, is_alive
+from flows.servers.local import free_port
 from tests.fixtures_front import make_project as make_done
 from tests.flows.project import at_work, behave, dvc, make_project, started
 from tests.servers import missing, mlflow_server
@@ -166,7 +166,7 @@ def test_mlflow_is_away_from_the_start_until_the_front_is_registered(own, tmp_pa
     assert json.loads(dvc(project, "status", "--json")) == {}
 
 
-@pytest.mark.slow  # tests/tasks/test_tracking.py kills a server in the middle of a stage
+@pytest.mark.slow  # tests/tasks/tracking/test_tracking.py kills a server in the middle of a stage
 def test_mlflow_is_killed_in_the_middle_and_comes_back(own, tmp_path):
     project, env = own
     behave(project, "search", "nap")

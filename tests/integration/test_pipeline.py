@@ -16,15 +16,15 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.testing.utilities import prefect_test_harness
 from rich.console import Console
 
-from flows import retry
 from flows.form import Search
-from flows.gpu import LIMIT, ensure_limit, slot
 from flows.pipeline import hm3 as flow
 from flows.pipeline import shown_on
-from flows.processes import command_line, is_alive
-from flows.watch import Screen
+from flows.processes import retry
+from flows.processes.children import command_line, is_alive
+from flows.screen.watch import Screen
+from flows.servers.gpu import LIMIT, ensure_limit, slot
 from models.errors import BadInput, Failed
-from tasks.mlflow_store import connect
+from tasks.tracking.mlflow import connect
 from tests.fixtures_front import make_project as make_done
 from tests.flows.project import OUTS, at_work, behave, dvc, git, hm3, make_project, started
 

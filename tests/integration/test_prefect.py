@@ -9,9 +9,9 @@ import psutil
 import pytest
 import yaml
 
-from flows.processes import is_alive
-from flows.register import AUTOMATION
-from flows.servers import in_use, read_record
+from flows.processes.children import is_alive
+from flows.servers.register import AUTOMATION
+from flows.servers.up import in_use, read_record
 from tests.fixtures_front import make_project as make_done
 from tests.flows.project import OUTS, at_work, behave, dvc, git, hm3, make_project, started
 from tests.integration.api import Server, within

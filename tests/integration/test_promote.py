@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from flows.local import free_port
-from tasks.front import Front
-from tasks.mlflow_store import connect, local_store
-from tasks.progress import Progress
-from tasks.promotion import Request, promote, rollback
-from tasks.registry import publish
-from tasks.workspace import open_workspace
+from flows.servers.local import free_port
+from tasks.front.front import Front
+from tasks.project.progress import Progress
+from tasks.project.workspace import open_workspace
+from tasks.registry.promotion import Request, promote, rollback
+from tasks.registry.publish import publish
+from tasks.tracking.mlflow import connect, local_store
 from tests.flows.project import hm3
 from tests.promotable import ids, make_promotable_project
 from tests.servers import mlflow_server, server
@@ -174,7 +174,7 @@ def continued(recipe, root, prompt, tokens):
     """What transformers itself makes of a prompt with an exported member."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from tasks.export import export_member
+    from tasks.front.checkpoint import export_member
 
     out = recipe.parent / "exported"
     shutil.rmtree(out, ignore_errors=True)

@@ -19,9 +19,9 @@ import yaml
 from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 from transformers import AutoModelForCausalLM
 
-from flows.fault_bench import FAULTS, PARAMS, attempt, prepare
-from flows.fault_kinds import KINDS
-from tasks.workspace import open_workspace
+from flows.bench.fault_kinds import KINDS
+from flows.bench.faults import FAULTS, PARAMS, attempt, prepare
+from tasks.project.workspace import open_workspace
 from tests.flows.project import dvc, hm3
 
 ROOT = Path(__file__).parents[2]

@@ -24,7 +24,7 @@ import boto3
 import pytest
 import yaml
 
-from flows.local import free_port
+from flows.servers.local import free_port
 from tests import infra_files
 from tests.flows.project import dvc, git
 from tests.infra_files import ROOT, compose, interpolate

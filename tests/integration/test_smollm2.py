@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from models.candidate import Candidate
-from models.lora import open_model
-from models.pool import Pool
-from tasks.objectives import Objectives
-from tasks.references import finder, models_of
-from tasks.workspace import Workspace, open_workspace
+from models.paths.pool import Pool
+from models.sources.lora import open_model
+from tasks.objectives.objectives import Objectives
+from tasks.project.references import finder, models_of
+from tasks.project.workspace import Workspace, open_workspace
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from flows.prefect_api import TemporaryPrefect
-from tasks.mlflow_store import settle_environment
-from tasks.tracking import Tracker
-from tasks.workspace import open_workspace
+from flows.servers.api import TemporaryPrefect
+from tasks.project.workspace import open_workspace
+from tasks.tracking.mlflow import settle_environment
+from tasks.tracking.tracker import Tracker
 from tests.fixtures_front import make_project
 from tests.integration.api import call, within
 
@@ -24,7 +24,7 @@ STAGES = ("sample", "dataset", "train", "search", "pareto")
 def clients():
     """A pool of that many processes, which have imported what takes long."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mlflow", "prefect", "tasks.tracking"])
+    context.set_forkserver_preload(["mlflow", "prefect", "tasks.tracking.tracker"])
     with pytest.MonkeyPatch.context() as patch, ProcessPoolExecutor(CLIENTS, context) as pool:
         patch.syspath_prepend(ROOT)  # they find this module by its name
         yield pool

@@ -5,8 +5,8 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.models.auto import CONFIG_MAPPING
 
-from models.checkpoint import open_checkpoint
-from models.pool import Pool
+from models.paths.pool import Pool
+from models.sources.checkpoint import open_checkpoint
 
 SIZES = {
     "vocab_size": 61,

@@ -4,15 +4,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from models.agent.archive import Archive, Entry
-from models.agent.environment import PathRules, PathSpace
-from models.agent.features import FEATURES
-from models.agent.reward import Reward
 from models.candidate import Candidate
 from models.front import Scale, hypervolume
 from models.merge.recipe import recipe_name
 from models.merge.space import RecipeSpace
-from models.trial import Trial
+from models.search.archive import Archive, Entry
+from models.search.environment import PathRules, PathSpace
+from models.search.features import FEATURES
+from models.search.reward import Reward
+from models.search.trial import Trial
 
 EXPERTS = ("a", "b", "c")
 COUNTS = (20, 30, 10)

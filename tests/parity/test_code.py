@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.code_metrics import pass_at_k
-from tasks.sandbox import Limits, Sandbox
+from tasks.objectives.code_metrics import pass_at_k
+from tasks.sandbox.sandbox import Limits, Sandbox
 from tests.bubblewrap import require_bubblewrap
 
 # harmless ones alone: the other side runs them as this user

@@ -14,11 +14,11 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from models.candidate import Candidate
-from models.checkpoint import open_checkpoint
-from models.pool import Pool
-from tasks.objectives import Objectives
-from tasks.offline import offline_environment
-from tasks.workspace import open_workspace
+from models.paths.pool import Pool
+from models.sources.checkpoint import open_checkpoint
+from tasks.objectives.objectives import Objectives
+from tasks.project.offline import offline_environment
+from tasks.project.workspace import open_workspace
 from tests.small_models import write_path
 from tests.small_tasks import COUNTS, make_task_project, write_items, write_profile, write_task
 
@@ -32,7 +32,7 @@ METRICS = [
     {"metric": "perplexity", "aggregation": "perplexity", "higher_is_better": False},
 ]
 JUDGE = '''
-from tasks.expressions import run_expressions
+from tasks.families.tiny.expressions import run_expressions
 
 
 def process_results(doc, results):

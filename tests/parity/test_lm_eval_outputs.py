@@ -14,14 +14,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from models.candidate import Candidate
-from models.checkpoint import open_checkpoint
 from models.merge.recipe import parse_recipes
 from models.merge.source import MergedSource
-from models.pool import Pool
-from tasks.objectives import Objectives
-from tasks.offline import offline_environment
-from tasks.tokens import windows
-from tasks.workspace import open_workspace
+from models.paths.pool import Pool
+from models.sources.checkpoint import open_checkpoint
+from tasks.objectives.objectives import Objectives
+from tasks.objectives.tokens import windows
+from tasks.project.offline import offline_environment
+from tasks.project.workspace import open_workspace
 from tests.small_models import write_path
 from tests.small_tasks import write_items, write_profile, write_task
 

@@ -14,11 +14,11 @@ from mergekit.options import MergeOptions
 from safetensors.torch import load_file
 
 from models.candidate import Candidate
-from models.checkpoint import open_checkpoint
 from models.merge.path_recipe import path_recipe
 from models.merge.recipe import dump_recipes, parse_recipes
 from models.merge.source import open_recipes
-from tests.models.test_families import DECODERS, LAYERS, PATH, random_model
+from models.sources.checkpoint import open_checkpoint
+from tests.models.sources.test_families import DECODERS, LAYERS, PATH, random_model
 
 
 @pytest.fixture(params=[name for name in DECODERS if not name.startswith("gpt_neox")])

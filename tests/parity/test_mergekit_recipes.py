@@ -14,11 +14,11 @@ from mergekit.scripts.multimerge import main as mergekit_multi
 from safetensors.torch import load_file
 
 from models.candidate import Candidate
-from models.checkpoint import open_checkpoint
 from models.merge.path_recipe import path_recipe
 from models.merge.recipe import Recipe, dump_recipes, mergekit_level, parse_recipes
 from models.merge.source import open_recipes
 from models.merge.write import merge_to_disk
+from models.sources.checkpoint import open_checkpoint
 
 
 def weights(folder):

@@ -4,10 +4,10 @@ import shutil
 
 import pytest
 
-from models.checkpoint import open_checkpoint
-from models.pool import Pool
-from tasks.mlflow_store import connect, settle_environment
-from tasks.workspace import open_workspace
+from models.paths.pool import Pool
+from models.sources.checkpoint import open_checkpoint
+from tasks.project.workspace import open_workspace
+from tasks.tracking.mlflow import connect, settle_environment
 from tests.fixtures_front import make_project
 from tests.small_tasks import make_task_project
 

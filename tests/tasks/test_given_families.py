@@ -9,9 +9,9 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
-from tasks.front import Front
-from tasks.progress import Progress
-from tasks.workspace import open_workspace
+from tasks.front.front import Front
+from tasks.project.progress import Progress
+from tasks.project.workspace import open_workspace
 from tests.small_adapters import make_adapter
 from tests.small_gguf import small_tokenizer
 from tests.small_tasks import COUNTS, write_items, write_profile, write_task

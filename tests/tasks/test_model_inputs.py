@@ -12,12 +12,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from models.candidate import Candidate
 from models.errors import BadInput
 from models.merge.recipe import parse_recipes
-from tasks.doctor import Found, examine, model
-from tasks.engine import Engine
-from tasks.evaluation import evaluate
-from tasks.export import merge_recipe
-from tasks.progress import Progress
-from tasks.workspace import open_workspace
+from tasks.doctor.doctor import Found, examine, model
+from tasks.front.checkpoint import merge_recipe
+from tasks.project.progress import Progress
+from tasks.project.workspace import open_workspace
+from tasks.scoring.engine import Engine
+from tasks.scoring.evaluation import evaluate
 from tasks.zoo import check_models
 from tests.small_adapters import make_adapter
 from tests.small_tasks import make_family_project

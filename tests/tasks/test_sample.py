@@ -6,8 +6,8 @@ import numpy as np
 
 from models.candidate import Candidate
 from models.front import Scale
-from tasks.engine import Scored
 from tasks.sample import faint
+from tasks.scoring.engine import Scored
 
 
 def right(share, count=100):

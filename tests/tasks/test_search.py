@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from models.errors import BadInput
-from tasks.schema import SearchParams
+from tasks.schema.params import SearchParams
 from tasks.search import wanted_preferences
 
 NAMES = ("math", "code", "layers")

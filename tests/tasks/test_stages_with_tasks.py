@@ -6,10 +6,10 @@ import pytest
 import yaml
 
 from tasks import dataset, pareto, sample, search, train
-from tasks.items import SPLITS
-from tasks.objectives import Objectives
-from tasks.progress import Progress
-from tasks.workspace import open_workspace
+from tasks.objectives.items import SPLITS
+from tasks.objectives.objectives import Objectives
+from tasks.project.progress import Progress
+from tasks.project.workspace import open_workspace
 from tests.small_tasks import COUNTS, answered, make_family_project, prompts, write_items, write_profile, write_task
 
 PARAMS = {

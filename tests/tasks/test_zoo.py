@@ -18,15 +18,15 @@ import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-from flows.processes import command_line
+from flows.processes.children import command_line
 from models.errors import BadInput, Failed
 from tasks import zoo
-from tasks.family import load_family
-from tasks.progress import Bar, Progress
-from tasks.schema import ZooParams
-from tasks.tiny.make import check_gates, train_in_process
-from tasks.tiny.train import Job
-from tasks.workspace import open_workspace
+from tasks.families.tiny.make import check_gates, train_in_process
+from tasks.families.tiny.train import Job
+from tasks.project.family import load_family
+from tasks.project.progress import Bar, Progress
+from tasks.project.workspace import open_workspace
+from tasks.schema.params import ZooParams
 
 ROOT = Path(__file__).parents[2]
 TASKS = ("translation", "math", "code")
@@ -243,8 +243,8 @@ PARENT = """
 import sys, yaml
 from pathlib import Path
 from tasks import zoo
-from tasks.progress import Progress
-from tasks.workspace import open_workspace
+from tasks.project.progress import Progress
+from tasks.project.workspace import open_workspace
 if __name__ == "__main__":
     zoo.run(open_workspace("tiny", Path(sys.argv[1])), Progress())
 """
@@ -255,7 +255,7 @@ def test_trainings_die_with_a_parent_that_is_killed(tmp_path):
     (tmp_path / "parent.py").write_text(PARENT)
     parent = psutil.Popen([sys.executable, tmp_path / "parent.py", workspace.root], cwd=ROOT)
     deadline = time.monotonic() + 120
-    while not (children := [one for one in parent.children() if "tasks.tiny.train" in command_line(one)]):
+    while not (children := [one for one in parent.children() if "tasks.families.tiny.train" in command_line(one)]):
         assert time.monotonic() < deadline and parent.poll() is None
         time.sleep(0.1)
     os.kill(parent.pid, signal.SIGKILL)

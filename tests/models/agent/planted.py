@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.agent.environment import PathSpace
 from models.agent.networks import Agent
 from models.agent.offline import OfflineData
 from models.agent.phases import AgentSettings, new_agent
 from models.agent.trajectories import trajectories
-from models.trial import Trial
+from models.search.environment import PathSpace
+from models.search.trial import Trial
 from tests.models.lab import EXPERTS, every_path, new_trial
 
 ITEMS = 30

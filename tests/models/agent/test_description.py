@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.agent.description import Describer
-from models.agent.environment import PathSpace
 from models.candidate import Candidate
 from models.merge.space import RecipeSpace
+from models.search.environment import PathSpace
 from tests.models.lab import EXPERTS, recipe_space
 
 LAYERS = 5

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.agent.environment import PathSpace
 from models.agent.judge import Targets, complete_best, greedy
 from models.agent.phases import new_judge
-from models.agent.reward import Reward
 from models.candidate import Candidate
 from models.front import REFERENCE, Scale, utility
+from models.search.environment import PathSpace
+from models.search.reward import Reward
 from tests.models.lab import EXPERTS, new_trial, recipe_space
 
 

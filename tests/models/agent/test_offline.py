@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.agent.offline import OfflineData, TrainSettings, actor_loss, critic_loss, split, train_offline
-from models.agent.reward import Reward
 from models.agent.rollouts import roll_out
 from models.candidate import Candidate
 from models.front import Scale
 from models.preferences import preferences
+from models.search.reward import Reward
 from tests.models.agent.planted import planted
 
 

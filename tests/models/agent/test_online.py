@@ -6,13 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.agent.environment import PathSpace
 from models.agent.judge import complete_best
 from models.agent.online import SearchSettings, _Search, search
 from models.agent.phases import AgentSettings, new_agent, new_judge
 from models.candidate import Candidate
 from models.front import hypervolume, utility
 from models.preferences import preferences
+from models.search.environment import PathSpace
 from tests.models.agent.small import SEARCH
 from tests.models.lab import EXPERTS, FULL, every_path, new_trial, recipe_space
 

@@ -7,8 +7,6 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from models.agent.environment import PathSpace
-from models.agent.features import FEATURES
 from models.agent.paper import loose, merged, paper, rewards
 from models.agent.paper_policy import (
     Actor,
@@ -23,6 +21,8 @@ from models.agent.paper_policy import (
     wolpertinger,
 )
 from models.candidate import Candidate
+from models.search.environment import PathSpace
+from models.search.features import FEATURES
 from tests.models.lab import EXPERTS, RULES, new_trial, recipe_space
 
 SMALL = PaperSettings(each=20, hidden=16, rollouts=4)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from models.agent.environment import PathSpace
 from models.agent.offline import TrainSettings
 from models.agent.phases import (
     AgentSettings,
@@ -19,9 +18,10 @@ from models.agent.phases import (
     sample,
     train,
 )
-from models.anchors import choose_anchors
 from models.candidate import Candidate
 from models.preferences import preferences
+from models.search.anchors import choose_anchors
+from models.search.environment import PathSpace
 from tests.models.lab import EXPERTS, FULL, new_trial, reached, recipe_space
 
 WANTED = preferences(4, 8, np.random.default_rng(0))

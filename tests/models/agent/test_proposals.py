@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from models.agent.environment import PathSpace
 from models.agent.phases import new_judge
 from models.agent.proposals import Proposer
 from models.candidate import Candidate
 from models.merge.recipe import dump_recipes, parse_recipes, recipe_name
+from models.search.environment import PathSpace
 from tests.models.lab import EXPERTS, new_trial, recipe_space
 
 WANTED = np.array([[0.7, 0.1, 0.1, 0.1], [0.1, 0.1, 0.1, 0.7]])

@@ -7,7 +7,7 @@ import pytest
 from models.agent.hm3 import HM3Settings
 from models.agent.online import SearchSettings
 from models.agent.phases import AgentSettings, DatasetSettings, SampleSettings
-from tasks.schema import DatasetParams, SampleParams, SearchParams, TrainParams
+from tasks.schema.params import DatasetParams, SampleParams, SearchParams, TrainParams
 from tasks.search import settings
 
 ELSEWHERE = {"budget", "preferences", "preference", "paper"}

@@ -7,9 +7,9 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 
 from models.agent.description import Describer
-from models.agent.environment import PathSpace
 from models.agent.surrogate import JITTER, LIMIT, Surrogate
 from models.candidate import Candidate
+from models.search.environment import PathSpace
 from tests.models.lab import EXPERTS, FormulaLab, recipe_space
 
 GROUPS = np.array([0, 0, 0, 1, 2, 2])

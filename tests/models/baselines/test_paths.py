@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from models.agent.environment import PathSpace
 from models.baselines.paths import OFF, ON, Flips, flips
 from models.baselines.slots import Slots
+from models.search.environment import PathSpace
 
 SLOTS = Slots(PathSpace(tuple("abcdef"), 12))
 

@@ -14,12 +14,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2
 from transformers.utils import logging as transformers_logging
 
 from models.candidate import Candidate
-from models.checkpoint import open_checkpoint
 from models.errors import BadInput
 from models.merge.path_recipe import path_recipe
 from models.merge.recipe import Recipe, dump_recipes, parse_recipes
 from models.merge.source import open_recipes
 from models.merge.write import merge_to_disk, tokenizer_model
+from models.sources.checkpoint import open_checkpoint
 
 TIES = """
 merge_method: ties

@@ -4,10 +4,10 @@ import pytest
 import torch
 import yaml
 
-from models.checkpoint import open_checkpoint
 from models.errors import BadInput
 from models.merge.recipe import Recipe, parse_recipes
 from models.merge.source import MergedSource, mask_generator, open_recipes
+from models.sources.checkpoint import open_checkpoint
 
 GROUPS = ["ends", "layer.0", "layer.1", "layer.2"]
 

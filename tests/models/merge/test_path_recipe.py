@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.candidate import Candidate
-from models.checkpoint import open_checkpoint
 from models.errors import BadInput
 from models.merge.path_recipe import path_recipe
 from models.merge.recipe import Recipe, dump_recipes, parse_recipes
 from models.merge.source import open_recipes
+from models.sources.checkpoint import open_checkpoint
 
 LAYERS = 3
 MERGED = Recipe(

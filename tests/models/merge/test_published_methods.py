@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from models.checkpoint import open_checkpoint
 from models.merge.methods import METHODS
 from models.merge.recipe import Recipe
 from models.merge.source import MergedSource
+from models.sources.checkpoint import open_checkpoint
 
 SHAPES = [(12, 8), (7, 15), (9, 9)]
 counts = pytest.mark.parametrize("count", [2, 3, 5])

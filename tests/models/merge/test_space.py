@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from pymoo.core.mixed import MixedVariableSampling
 from pymoo.core.problem import Problem
 
-from models.checkpoint import open_checkpoint
 from models.errors import BadInput
 from models.merge.methods import METHODS, search_space
 from models.merge.recipe import dump_recipes, parse_recipes, recipe_name
 from models.merge.source import open_recipes
 from models.merge.space import PLACES, RecipeSpace
+from models.sources.checkpoint import open_checkpoint
 
 FAMILIES = sorted(name for name, method in METHODS.items() if method.takes_families)
 SEARCHED = [name for name in FAMILIES if search_space(name)]

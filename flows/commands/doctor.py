@@ -1,0 +1,32 @@
+"""`hm3 doctor`, and what looks at a profile by the same checks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tasks.doctor.doctor import Diagnosis
+
+
+def look(profile: str | None, root: Path | None = None) -> Diagnosis:
+    """All checks of a profile, with the libraries set up as stages have them.
+
+    Args:
+        profile: the model family, by default the first of params.yaml.
+        root: the project's folder; by default found upwards.
+
+    Raises:
+        BadInput: params.yaml or the profile is refused.
+    """
+    from flows.servers.local import prepare_environment
+    from flows.servers.up import in_use
+    from flows.stage import prepare
+    from tasks.project.workspace import open_workspace
+
+    workspace = open_workspace(profile, root)
+    prepare_environment(workspace.state)
+    prepare(workspace)
+    from tasks.doctor.doctor import examine
+
+    return examine(workspace, in_use(workspace.root, workspace.state))

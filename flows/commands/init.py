@@ -1,0 +1,84 @@
+"""`hm3 init`: a profile for models that one has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.commands.options import JsonOption, emit
+from flows.screen.watch import output
+from models.errors import BadInput
+
+
+def init(
+    name: Annotated[str, typer.Argument(help="Name of the profile: profiles/NAME.yaml.")],
+    base: Annotated[str | None, typer.Option(help="The base model; see below.")] = None,
+    expert: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=MODEL", help="A fine-tune of the base; several times.")
+    ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=TASK[:METRIC]", help="An objective: a task of lm-eval, by default its first metric."
+        ),
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Number format of scoring: float32, bfloat16 or float16.")] = "float32",
+    device: Annotated[str, typer.Option(help="torch device of scoring.")] = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """Write a profile for your own models, list it in params.yaml, and run doctor on it.
+
+    A model is a folder with safetensors, `FILE.gguf`, `hub:ORG/NAME@REVISION`, `package:DISTRIBUTION:FILE.gguf`, or
+    one of these with a LoRA adapter, `MODEL+ADAPTER`. For a profile that is there, give its name alone: it is listed
+    and looked at.
+
+    Example: `hm3 init mine --base hub:Qwen/Qwen2.5-0.5B --expert math=models/math --expert code=models/code
+    --task math=gsm8k:exact_match,flexible-extract --task code=mbpp`
+    """
+    from flows.stage import settle
+    from tasks.families import profile as write
+    from tasks.project.workspace import find_root, profiles, read_yaml, state_folder, validate
+    from tasks.schema.params import Params
+
+    root, here = find_root(), Path.cwd()
+    written = None
+    if base is None and not expert and not task:
+        if name not in profiles(root):
+            raise BadInput(f"profile {name!r}: unknown; give --base, --expert and --task to write it")
+        write.list_profile(root, name)
+    else:
+        if base is None or not expert or not task:
+            missing = next(
+                option for option, given in (("--base", base), ("--expert", expert), ("--task", task)) if not given
+            )
+            raise BadInput(f"{missing}: missing; a profile needs a base, an expert and a task at least")
+        write.require_free(root, name)
+        validate(Params, read_yaml(root / "params.yaml"), "params.yaml")
+        experts = write.pairs("--expert", expert)
+        state = state_folder(root)
+        settle(root, state, 1, hub=True)
+        content = {
+            "description": write.described(experts, base),
+            "base": write.reference(root, here, base),
+            "experts": {one: write.reference(root, here, model) for one, model in experts.items()},
+            "objectives": write.objectives(write.pairs("--task", task), state),
+            "dtype": dtype,
+            "device": device,
+            "hub": True,
+        }
+        written = write.write_profile(root, name, content).relative_to(root).as_posix()
+    from flows.commands.doctor import look
+
+    diagnosis = look(name, root)
+    if as_json:
+        emit({"profile": name, "written": written, "doctor": diagnosis.to_json()})
+    else:
+        if written:
+            output().print(
+                f"{written}: written, and listed in params.yaml; change what you like in it", highlight=False
+            )
+        diagnosis.show(output())
+    if not diagnosis.sound:
+        raise typer.Exit(2)

@@ -1,0 +1,83 @@
+"""`hm3 run`: everything around the flow. A Prefect server is there, and nothing stays behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+
+from flows.processes.children import hold
+from flows.screen.watch import Screen
+from flows.servers.api import prefect_api
+from flows.servers.local import prepare_environment
+from flows.versions import reproduce
+from flows.versions.experiments import with_settings
+from tasks.families.profile import list_profile
+from tasks.project.workspace import find_root, open_workspace
+from tasks.scoring.where import engine_name
+
+
+def run_pipeline(
+    profile: str | None, settings: Sequence[str], *, fresh: bool, push: bool, engine: str | None, console: Console
+) -> dict[str, Any]:
+    """Run the flow in this process.
+
+    Args:
+        profile: the model family, by default the first of params.yaml.
+        settings: ``key=value`` pairs that differ from params.yaml.
+        fresh: compute everything again.
+        push: send the outs to DVC's default remote at the end.
+        engine: where candidates are scored; by default as the environment says.
+        console: where progress and the front's table go.
+
+    Returns:
+        What there is to say about the front.
+
+    Raises:
+        BadInput: parameters, models or data can't be used.
+        Failed: a stage or a server failed.
+    """
+    root = find_root()
+    workspace = open_workspace(profile, root)
+    if workspace.name not in workspace.params.profiles:
+        list_profile(root, workspace.name)
+        console.print(f"params.yaml: {workspace.name} is listed under profiles now", highlight=False)
+        workspace = open_workspace(workspace.name, root)
+    if push:
+        from tasks.doctor.buckets import require_remote
+
+        require_remote(root)
+    chosen = engine_name(engine)
+    params = with_settings(root, settings, workspace.profile.params) if settings else None
+    prepare_environment(workspace.state)
+    os.chdir(root)
+    with (
+        Screen(console) as screen,
+        hold(workspace.state / "locks" / "run.lock", f"hm3 run --profile {workspace.name}", screen.line),
+        prefect_api(workspace.state) as server,
+    ):
+        screen.spin("starting" if server is None else "starting a Prefect server for this run")
+        if params is None:
+            reproduce.ask(root, workspace.name)
+        # Prefect's own lines go to its log pages; what a user needs to see is on the screen already.
+        os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
+        from flows.form import filled
+        from flows.pipeline import drain, hm3, shown_on
+
+        if server is not None:
+            server.wait()
+        screen.clear()
+        # Prefect ends the flow in good order, and then sends the signal once more.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        with shown_on(screen):
+            try:
+                result: dict[str, Any] = hm3(workspace.name, fresh, push, chosen, **filled(params or workspace.params))
+                return result
+            except KeyboardInterrupt:
+                screen.line("interrupted; the next `hm3 run` goes on from here", "yellow")
+                raise
+            finally:
+                drain()

@@ -1,0 +1,135 @@
+"""Child processes that end with us, and locks that say who holds them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import psutil
+from filelock import FileLock, Timeout
+
+from flows.processes import guard
+
+GRACE_SECONDS = 5.0
+"""Time that a child has for ending after it was interrupted."""
+
+
+class Guarded:
+    """A command behind :mod:`flows.processes.guard`: it, and all that it started, ends when this process does."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        log: Path,
+    ):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-E", guard.__file__, str(GRACE_SECONDS), *command],
+                cwd=cwd,
+                env=dict(env),
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.log = log
+
+    def poll(self) -> int | None:
+        """Exit status, once it has ended."""
+        return self.process.poll()
+
+    def stop(self) -> int:
+        """End it if it still runs, and wait until it and all under it are gone."""
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        return self.process.wait()
+
+
+def watch_owner(pid: int, seconds: float = 0.5) -> None:
+    """End this process from a thread of its own as soon as the process ``pid`` is gone."""
+
+    def watch() -> None:
+        while is_alive(pid):
+            time.sleep(seconds)
+        os._exit(143)
+
+    threading.Thread(target=watch, name="watch-owner", daemon=True).start()
+
+
+def birth(pid: int) -> float:
+    """What tells a process from a later one of the same number, and stays when the clock is set.
+
+    Linux counts from the boot, in ticks; psutil adds the boot's time, which moves with the clock.
+
+    Raises:
+        psutil.NoSuchProcess: it is gone.
+    """
+    try:
+        return float(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
+    except OSError:
+        return psutil.Process(pid).create_time()
+
+
+def is_alive(pid: int, born: float | None = None) -> bool:
+    """Whether a process runs; with ``born`` whether it is the one whose :func:`birth` that is."""
+    try:
+        same = born is None or birth(pid) == born
+        return same and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def command_line(process: psutil.Process) -> list[str]:
+    """Its command with the arguments; empty once it has ended, also before anybody has waited for it."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
+
+
+@contextmanager
+def hold(path: Path, label: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold a lock of the workspace, waiting for whoever has it.
+
+    Args:
+        path: the lock's file. The operating system frees it when its holder dies.
+        label: what is done under it, for those who wait.
+        say: gets one line if it has to wait.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, is_singleton=True, thread_local=False)
+    holder = path.with_suffix(".holder")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"{label} waits for {read_holder(holder)}")
+        lock.acquire()
+    try:
+        if lock.lock_counter == 1:
+            since = datetime.now().astimezone().isoformat(timespec="minutes")
+            holder.write_text(json.dumps({"label": label, "pid": os.getpid(), "since": since}), encoding="utf-8")
+        yield
+    finally:
+        lock.release()
+
+
+def read_holder(path: Path) -> str:
+    """Who holds a lock, in words."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        since = datetime.fromisoformat(data["since"])
+        return f"{data['label']} (process {data['pid']}, since {since:%Y-%m-%d %H:%M})"
+    except (OSError, ValueError, KeyError):
+        return "another process"

@@ -1,0 +1,89 @@
+"""The Prefect API that a run uses: the user's server, that of `hm3 up`, or a temporary one for this run alone."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from flows.processes.children import Guarded
+from flows.servers.local import answers, environment, free_port, wait_for
+from flows.servers.up import read_record
+from models.errors import Failed
+
+RESTARTS = 5
+"""Times that a server which ends by itself is started again."""
+
+
+class TemporaryPrefect:
+    """A Prefect API for one run: no user interface, no schedules. It ends with this process, however that ends.
+
+    Should it end before, it is started again on the same database: clients try again for longer than that takes.
+    """
+
+    def __init__(self, state: Path):
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}/api"
+        self.log = state / "logs" / "prefect.log"
+        command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
+        command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error", "--lifespan", "on"]
+        # What prefect sets for its own temporary server: in-memory brokers, no scheduler, no late-run service.
+        ephemeral = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+        env = {**environment(state), **ephemeral}
+        self._start = partial(Guarded, command, cwd=state, env=env, log=self.log)
+        self._stopped, self._answered = threading.Event(), False
+        self.process = self._start()
+        self._watcher = threading.Thread(target=self._watch, name="prefect-server", daemon=True)
+        self._watcher.start()
+
+    def _watch(self) -> None:
+        for _ in range(RESTARTS):
+            while self.process.poll() is None:
+                if self._stopped.wait(0.5):
+                    return
+            if not self._answered:  # what keeps it from starting, `wait` says
+                return
+            self.process = self._start()
+
+    def wait(self) -> None:
+        """Until it answers; raises Failed if it does not."""
+        wait_for(f"{self.url}/health", self.process.poll, self.log, "the temporary Prefect server")
+        self._answered = True
+
+    def stop(self) -> None:
+        """End it. Whatever this process still had to send it must be sent before."""
+        self._stopped.set()
+        self._watcher.join()
+        self.process.stop()
+
+
+@contextmanager
+def prefect_api(state: Path) -> Iterator[TemporaryPrefect | None]:
+    """Put the address of a Prefect API into the environment; comes before the first import of prefect.
+
+    It is the user's ``PREFECT_API_URL``, else the server of `hm3 up`, else a temporary server that is yielded while it
+    still starts.
+
+    Raises:
+        Failed: the server that is to be used does not answer.
+    """
+    running = read_record(state).get("prefect")
+    known = os.environ.get("PREFECT_API_URL") or (f"{running.url}/api" if running else None)
+    if known:
+        if not answers(f"{known.rstrip('/')}/health", seconds=10, refusing=True):
+            remedy = "start that server, or unset the variable" if not running else "`hm3 down`, then `hm3 up`"
+            raise Failed(f"PREFECT_API_URL: {known} does not answer; {remedy}")
+        os.environ["PREFECT_API_URL"] = known
+        yield None
+        return
+    server = TemporaryPrefect(state)
+    os.environ["PREFECT_API_URL"] = server.url
+    try:
+        yield server
+    finally:
+        del os.environ["PREFECT_API_URL"]
+        server.stop()

@@ -1,0 +1,274 @@
+"""The local servers that `hm3 up` starts and `hm3 down` ends: Prefect with a worker, and MLflow.
+
+They listen on 127.0.0.1 and keep databases, artifacts and logs in the state folder. A record says which they are; its
+entries count only while the very processes live.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from flows.processes.children import GRACE_SECONDS, birth, is_alive
+from flows.servers.local import START_SECONDS, answers, environment, free_port, last_line, run_logged, wait_for
+from models.errors import BadInput, Failed
+
+POOL = "hm3-local"
+"""Prefect work pool of the worker that `hm3 up` starts."""
+
+GPU_POOL = "hm3-gpu"
+"""Prefect work pool of a worker on Kubernetes: a job with one GPU for each run."""
+
+Say = Callable[[str], None]
+
+
+def addresses(servers: Mapping[str, Running]) -> dict[str, str]:
+    """What a user opens in a browser."""
+    return {name: servers[name].url for name in ("prefect", "mlflow")}
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that `hm3 up` started."""
+
+    url: str
+    pid: int
+    born: float
+    """:func:`flows.processes.children.birth` of the process: a later process of the same number is another one."""
+    log: str
+
+
+def read_record(state: Path) -> dict[str, Running]:
+    """The servers of `hm3 up` that still run, by name; entries of processes that are gone are left out."""
+    path = state / "servers.json"
+    if not path.is_file():
+        return {}
+    try:
+        entries = {name: Running(**one) for name, one in json.loads(path.read_text(encoding="utf-8")).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise BadInput(f"{path}: not a record of servers ({error}); end them by hand and delete the file") from None
+    return {name: one for name, one in entries.items() if is_alive(one.pid, one.born)}
+
+
+def write_record(state: Path, servers: Mapping[str, Running]) -> None:
+    """Replace the record, or remove it where nothing runs."""
+    path = state / "servers.json"
+    if not servers:
+        path.unlink(missing_ok=True)
+        return
+    beside = path.with_suffix(".tmp")
+    beside.write_text(json.dumps({name: asdict(one) for name, one in servers.items()}, indent=1), encoding="utf-8")
+    beside.replace(path)
+
+
+def in_use(root: Path, state: Path) -> dict[str, tuple[str, bool]]:
+    """The servers that a run would use: name → address, or in words what stands for it, and whether it answers."""
+    from tasks.tracking.mlflow import tracking_uri
+
+    running = read_record(state).get("prefect")
+    api = os.environ.get("PREFECT_API_URL") or (f"{running.url}/api" if running else None)
+    urls = {"Prefect": api or "a run starts a server for itself", "MLflow": tracking_uri(root)}
+    return {
+        name: (url, not url.startswith("http") or answers(f"{url.rstrip('/')}/health", seconds=10, refusing=True))
+        for name, url in urls.items()
+    }
+
+
+def up(
+    root: Path, state: Path, prefect_port: int | None, mlflow_port: int | None, say: Say, *, gpu: bool = False
+) -> dict[str, Running]:
+    """Start what does not run yet of Prefect server, worker and MLflow server, and register the deployments.
+
+    Args:
+        root: the project's folder, with ``prefect.yaml``.
+        state: its state folder.
+        prefect_port: port of the Prefect server, by default a free one.
+        mlflow_port: port of the MLflow server, by default a free one.
+        say: gets a line for each step.
+        gpu: make the Kubernetes work pool too.
+
+    Raises:
+        BadInput: the project has no ``prefect.yaml``.
+        Failed: a server did not start; those that this call started are ended again.
+    """
+    if not (root / "prefect.yaml").is_file():
+        raise BadInput("prefect.yaml: no such file in the project; it says which deployments to register")
+    (state / "logs").mkdir(parents=True, exist_ok=True)
+    before = read_record(state)
+    servers = dict(before)
+    try:
+        if "mlflow" not in servers:
+            servers["mlflow"] = start_mlflow(root, state, mlflow_port or free_port())
+            write_record(state, servers)
+        if "prefect" not in servers:
+            servers["prefect"] = start_prefect(state, prefect_port or free_port())
+            write_record(state, servers)
+        say("Prefect server: runs already" if "prefect" in before else "Prefect server: starting")
+        wait_until_healthy("prefect", servers["prefect"], "/api/health")
+        if "worker" not in servers:
+            servers["worker"] = start_worker(root, state, servers["prefect"].url)
+            write_record(state, servers)
+        say("Prefect worker: runs already" if "worker" in before else "Prefect worker: starting")
+        wait_for_worker(servers["prefect"].url, servers["worker"])
+        say("deployments of prefect.yaml: registering")
+        register(root, state, servers["prefect"].url, gpu=gpu)
+        say("MLflow server: runs already" if "mlflow" in before else "MLflow server: starting")
+        wait_until_healthy("mlflow", servers["mlflow"], "/health")
+    except BaseException:
+        end([one for name, one in servers.items() if name not in before])
+        write_record(state, before)
+        raise
+    return servers
+
+
+def down(state: Path) -> list[str]:
+    """End the servers of `hm3 up` with everything under them; returns the names of those that ran.
+
+    Raises:
+        Failed: a process survives even a kill.
+    """
+    servers = read_record(state)
+    end([servers[name] for name in ("worker", "prefect", "mlflow") if name in servers])
+    write_record(state, {})
+    return list(servers)
+
+
+def launch(name: str, url: str, command: Sequence[str], *, cwd: Path, env: Mapping[str, str], state: Path) -> Running:
+    """Start a server that outlives this process, in a session of its own."""
+    log = state / "logs" / f"{name}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            list(command),
+            cwd=cwd,
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return Running(url, process.pid, birth(process.pid), str(log))
+
+
+def start_prefect(state: Path, port: int) -> Running:
+    """Prefect server with its user interface and schedules."""
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    env = {**environment(state), "PREFECT_API_URL": f"{url}/api", "PREFECT_UI_API_URL": f"{url}/api"}
+    return launch("prefect", url, command, cwd=state, env=env, state=state)
+
+
+def start_worker(root: Path, state: Path, prefect_url: str) -> Running:
+    """Worker that runs deployments as processes of this machine; it makes its work pool where that is missing."""
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
+    env = {**environment(state), "PREFECT_API_URL": f"{prefect_url}/api"}
+    return launch("worker", prefect_url, [*command, "--name", POOL], cwd=root, env=env, state=state)
+
+
+def start_mlflow(root: Path, state: Path, port: int) -> Running:
+    """MLflow server on the same database and artifact folder that runs use without it."""
+    from tasks.tracking.mlflow import local_store
+
+    database, artifacts = local_store(root)
+    (state / "mlflow").mkdir(parents=True, exist_ok=True)
+    url = f"http://127.0.0.1:{port}"
+    # Artifacts are written to the folder itself: a run must stay readable when the server is down again.
+    command = mlflow_command(port, database, "--no-serve-artifacts", "--default-artifact-root", artifacts)
+    env = {**environment(state), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    return launch("mlflow", url, command, cwd=state, env=env, state=state)
+
+
+def mlflow_command(port: int, database: str, *artifacts: str) -> list[str]:
+    """An MLflow server on loopback.
+
+    Args:
+        port: on which it listens.
+        database: where runs and models are kept.
+        artifacts: options that say where their files are.
+    """
+    listens = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    return [sys.executable, "-m", "mlflow", "server", *listens, "--backend-store-uri", database, *artifacts]
+
+
+def wait_until_healthy(name: str, server: Running, path: str) -> None:
+    """Until a server of `hm3 up` answers; raises Failed if it does not."""
+    ended = ended_of(server)
+    wait_for(f"{server.url}{path}", ended, Path(server.log), f"the {name} server")
+
+
+def ended_of(server: Running) -> Callable[[], int | None]:
+    """What tells that a server's process is gone."""
+    return lambda: None if is_alive(server.pid, server.born) else 1
+
+
+def wait_for_worker(prefect_url: str, worker: Running) -> None:
+    """Until the worker has reported to the server; raises Failed if it does not."""
+    deadline = time.monotonic() + START_SECONDS
+    while not any(one.get("status") == "ONLINE" for one in call(f"{prefect_url}/api/work_pools/{POOL}/workers/filter")):
+        if not is_alive(worker.pid, worker.born) or time.monotonic() > deadline:
+            raise Failed(f"the Prefect worker did not start: {last_line(Path(worker.log))}; see {worker.log}")
+        time.sleep(0.3)
+
+
+def call(url: str, body: Any = None) -> Any:
+    """Answer of a POST with a JSON body; an empty list where the thing does not exist."""
+    data = json.dumps(body or {}).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310 (as above)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as reply:  # noqa: S310
+            return json.load(reply)
+    except urllib.error.HTTPError as error:
+        if error.code == 404:
+            return []
+        raise
+
+
+def register(root: Path, state: Path, prefect_url: str, *, gpu: bool) -> None:
+    """Put the deployments of ``prefect.yaml`` and what they need on the server: :mod:`flows.servers.register`.
+
+    Raises:
+        Failed: Prefect refuses something.
+    """
+    log = state / "logs" / "register.log"
+    env = {**environment(state), "PREFECT_API_URL": f"{prefect_url}/api"}
+    log.write_bytes(b"")
+    command = [sys.executable, "-P", "-m", "flows.servers.register", *(["--gpu"] if gpu else [])]
+    if run_logged(command, cwd=root, env=env, log=log) != 0:
+        raise Failed(f"prefect.yaml: its deployments could not be registered: {last_line(log)}; see {log}")
+
+
+def end(servers: Sequence[Running]) -> None:
+    """End processes and all under them: asked first, killed after a while.
+
+    Raises:
+        Failed: one is still there.
+    """
+    tree: list[psutil.Process] = []
+    for server in servers:
+        try:
+            process = psutil.Process(server.pid)
+            tree += [process, *process.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            continue
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for server in servers:
+            if is_alive(server.pid, server.born):
+                os.killpg(server.pid, number)
+        if number == signal.SIGKILL:
+            for process in tree:
+                if process.is_running():
+                    process.kill()
+        _, tree = psutil.wait_procs(tree, timeout=2 * GRACE_SECONDS)
+    if tree:
+        raise Failed(f"processes {', '.join(str(one.pid) for one in tree)} do not end")

@@ -1,0 +1,124 @@
+"""A trial: one search with its budget. Whatever it scores is charged, and written into its archive.
+
+Every method that is compared goes through here, so that all pay the same for the same (method.md, section 4): one item
+evaluation a candidate and item, whether or not somebody else has scored it before. Sources are scored for free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from models.candidate import Candidate
+from models.front import REFERENCE, Array, Indices
+from models.merge.recipe import Recipe
+from models.search.archive import Archive
+from models.search.reward import Reward
+
+
+class Lab(Protocol):
+    """Where models are built and scored on the search split."""
+
+    @property
+    def layers(self) -> int:
+        """Layers of the base, L."""
+
+    def add(self, recipe: Recipe) -> Candidate:
+        """Let a recipe take part under the name that follows from its content; its identity path."""
+
+    def evaluate(self, candidates: Sequence[Candidate], start: int, stop: int) -> Sequence[Sequence[float] | None]:
+        """Mean task scores (K_tasks,) of each over the items [start, stop) of every task; None if it failed."""
+
+    def influence(self, candidate: Candidate) -> Array | None:
+        """Block influence (T,) of each layer of a path, over all items; None if it is not finite."""
+
+    def statistics(self, models: Sequence[str]) -> Array:
+        """Statistics (M, L, F) of the layers of models, see :func:`models.search.features.layer_statistics`."""
+
+
+@dataclass
+class Trial:
+    """A budget of item evaluations, and what was scored with it."""
+
+    lab: Lab
+    reward: Reward
+    archive: Archive
+    budget: int
+    """Item evaluations in all, those that were spent before included."""
+    spent: int = 0
+    recipes: dict[str, Recipe] = field(default_factory=dict)
+    """Recipes that take part, by their name in the pool."""
+    on_spent: Callable[[int], None] | None = None
+    """Told how many item evaluations were just spent."""
+
+    @property
+    def left(self) -> int:
+        """Item evaluations that may still be spent."""
+        return self.budget - self.spent
+
+    @property
+    def whole(self) -> int:
+        """Item evaluations that one candidate costs on all items."""
+        return self.archive.cost(0, self.archive.full)
+
+    def add(self, recipe: Recipe) -> Candidate:
+        """Let a recipe take part; its identity path."""
+        candidate = self.lab.add(recipe)
+        self.recipes[candidate.host] = recipe
+        return candidate
+
+    def score(
+        self, candidates: Sequence[Candidate], kinds: str | Sequence[str], stop: int | None = None, number: int = 0
+    ) -> int:
+        """Score on the items up to ``stop`` that each lacks; as many, from the first, as the budget allows.
+
+        Args:
+            candidates: each once.
+            kinds: where each came from, or all.
+            stop: item after the last; by default all.
+            number: of the round.
+
+        Returns:
+            How many were scored or needed no scoring.
+        """
+        stop = self.archive.full if stop is None else stop
+        kinds = [kinds] * len(candidates) if isinstance(kinds, str) else kinds
+        starts = [self.archive[one].items if one in self.archive else 0 for one in candidates]
+        done = sum(start >= stop for start in starts)
+        for start in sorted({start for start in starts if start < stop}):
+            cost = self.archive.cost(start, stop)
+            group = [i for i, first in enumerate(starts) if first == start][: self.left // cost]
+            for i, scores in zip(group, self.lab.evaluate([candidates[i] for i in group], start, stop), strict=True):
+                self.spent += cost
+                self.archive.record(candidates[i], kinds[i], number, stop, scores, self.spent)
+            done += len(group)
+            if self.on_spent and group:
+                self.on_spent(cost * len(group))
+        return done
+
+    def influence(self, candidate: Candidate) -> Array | None:
+        """Block influence (T,) of a path's layers, charged as one candidate on all items; None if it failed.
+
+        Raises:
+            ValueError: the budget does not pay for it.
+        """
+        if self.left < self.whole:
+            raise ValueError(f"{self.left} item evaluations are left, and {self.whole} are needed")
+        self.spent += self.whole
+        if self.on_spent:
+            self.on_spent(self.whole)
+        return self.lab.influence(candidate)
+
+    def costs(self, candidates: Sequence[Candidate]) -> Array:
+        """Costs (N, K) of scored candidates; those of a failed one are the worst there are."""
+        rows = [self.archive[one] for one in candidates]
+        tasks = np.array([one.scores or np.full(len(self.archive.counts), np.nan) for one in rows])
+        costs = self.reward.costs(tasks.reshape(len(rows), -1), [one.candidate.depth for one in rows])
+        return np.where(np.isnan(costs), REFERENCE, costs)
+
+    def complete(self) -> Indices:
+        """Entries of the archive that are scored on all items and did not fail."""
+        return self.archive.scored(self.archive.full)

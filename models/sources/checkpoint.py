@@ -1,0 +1,348 @@
+"""Models as named tensors: safetensors folders that are read, and written, one tensor at a time."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from models.errors import BadInput, one_line
+from models.sources.architecture import Architecture, architecture_of, encoder_config, is_tied
+from models.sources.digest import group_digest
+from models.sources.shards import Shard, write_shards
+from models.sources.vocabulary import Vocabulary, read_vocabulary
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+SHARD_BYTES = 5 * 10**9
+"""Of the files that are written, as with mergekit."""
+
+REMEDY = "only fine-tunes of one base can be merged"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates",
+    "generation_config.json",
+    "preprocessor_config.json",
+)
+"""What is copied beside the weights, where it is there."""
+
+
+class Source(Protocol):
+    """A model as named tensors, read one at a time."""
+
+    config: dict[str, Any]
+
+    def names(self) -> list[str]:
+        """Names of its tensors, sorted. A head that is tied to the embedding is absent."""
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor, floating point, in the stored dtype."""
+
+    def digest(self, group: str) -> str:
+        """Hex sha256 of the content of one tensor group (``layer.3``, ``ends``), whatever the layer's index."""
+
+
+class Model(Source, Protocol):
+    """A model that lies on the disk."""
+
+    label: str
+    """What messages call it."""
+    architecture: Architecture
+    tokenizer: Path
+    """Folder of its tokenizer."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Which token each row of its embedding belongs to."""
+
+    def release(self) -> None:
+        """Let go of what reading holds in memory; reading on takes it up again."""
+
+
+class Checkpoint:
+    """A Hugging Face folder with safetensors, one file or several, read through memory maps."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the config and the index.
+
+        Raises:
+            BadInput: there is no such folder, config or safetensors file, or the architecture is unknown.
+        """
+        self.path = self.tokenizer = path
+        self.label = str(path)
+        self.config: dict[str, Any] = encoder_config(_read_json(path, "config.json"))
+        self.architecture: Architecture = architecture_of(self.config, f"{path}: config.json")
+        self._maps: dict[str, Any] = {}
+        self._views: dict[str, Tensor] = {}
+        self._digests: dict[str, str] = {}
+        tied = self.architecture.head if is_tied(self.config) else None
+        canonical = self.architecture.canonical
+        self._places = {
+            canonical(name): (file, name)
+            for name, file in _tensor_files(self).items()
+            if name != tied and not self.architecture.is_buffer(canonical(name))
+        }
+        """Names of tensors, and the file and the name under which each is stored."""
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Which token each row of its embedding belongs to."""
+        return read_vocabulary(self.path, int(self.config.get("vocab_size") or 0))
+
+    def names(self) -> list[str]:
+        """Names of its tensors, sorted. A head that is tied to the embedding is absent."""
+        return sorted(self._places)
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor as it lies in the file: a view of the memory map, so never write into it."""
+        view = self._views.get(name)  # another thread may release at any time
+        if view is None:
+            file, stored = self._places[name]
+            view = self._views[name] = self.map(file).get_tensor(stored)
+        return view
+
+    def digest(self, group: str) -> str:
+        """See ``Source``."""
+        if group not in self._digests:
+            self._digests[group] = group_digest(self.architecture, self.names(), self.tensor, group)
+        return self._digests[group]
+
+    def map(self, file: str) -> Any:
+        """The memory map of one file.
+
+        Raises:
+            BadInput: it is missing, or no whole safetensors file.
+        """
+        opened = self._maps.get(file)
+        if opened is None:
+            try:
+                opened = self._maps[file] = safe_open(self.path / file, framework="pt")
+            except FileNotFoundError:
+                raise BadInput(f"{self.path}: {file}: missing; fetch or copy the checkpoint again") from None
+            except (SafetensorError, OSError) as error:
+                reason = one_line(error)
+                raise BadInput(
+                    f"{self.path}: {file}: truncated or no safetensors file ({reason}); fetch or copy it again"
+                ) from None
+        return opened
+
+    def release(self) -> None:
+        """Let the memory maps go, and with them the pages that count as resident; reading opens them again."""
+        self._maps.clear()
+        self._views.clear()
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint of which every file could be opened and no tensor is missing.
+
+    Raises:
+        BadInput: files or tensors are missing, truncated, pickled, quantised or unknown to the architecture.
+    """
+    source = Checkpoint(path)
+    architecture = source.architecture
+    layers = range(architecture.layers(source.config))
+    names = set(source.names())
+    inner = {part for index, part in map(architecture.split, names) if index == 0}
+    wanted = {architecture.join(layer, part) for layer in layers for part in inner}
+    wanted |= {architecture.embedding, architecture.norm}
+    if architecture.head and not architecture.classes and not is_tied(source.config):  # encoders may lack theirs
+        wanted.add(architecture.head)
+    if not inner or wanted - names:
+        missing = min(wanted - names, default=architecture.join(0, "…"))
+        raise BadInput(f"{path}: {missing}: tensor is missing; fetch or copy the checkpoint again")
+    unknown = {name for name in names - wanted if not (architecture.is_before(name) or architecture.is_after(name))}
+    if unknown:
+        raise BadInput(f"{path}: {min(unknown)}: tensor is unknown to {source.config['architectures'][0]}; {REMEDY}")
+    for name, (file, stored) in source._places.items():
+        if (dtype := source.map(file).get_slice(stored).get_dtype()) not in ("F64", "F32", "F16", "BF16"):
+            raise BadInput(f"{path}: {name}: stored as {dtype}; merging needs a checkpoint that is not quantised")
+    return source
+
+
+def check_finite(source: Source, label: str) -> None:
+    """Read every tensor and refuse what is no number.
+
+    Raises:
+        BadInput: a tensor holds NaN or infinity.
+    """
+    for name in source.names():
+        require_finite(source.tensor(name), f"{label}: {name}")
+
+
+def require_finite(tensor: Tensor, label: str) -> Tensor:
+    """The tensor itself.
+
+    Raises:
+        BadInput: it holds NaN or infinity.
+    """
+    ends = torch.stack(torch.aminmax(tensor))  # NaN spreads into both, and nothing of the tensor's size is made
+    if not bool(torch.isfinite(ends).all()):
+        raise BadInput(f"{label}: holds NaN or Inf; this checkpoint is broken, take another one")
+    return tensor
+
+
+def check_same_sizes(base: Source, other: Source, label: str) -> None:
+    """Refuse a model whose blocks and ends don't fit the base's; it may have another number of layers.
+
+    Raises:
+        BadInput: another architecture, width, vocabulary or head.
+    """
+    architecture = architecture_of(base.config)
+    ours, theirs = base.config["architectures"][0], (other.config.get("architectures") or ["none"])[0]
+    if theirs != ours:
+        raise BadInput(f"{label}: config.json: architectures: {theirs}, but the base is a {ours}; {REMEDY}")
+    for key in architecture.sizes:
+        wanted, given = base.config.get(key), other.config.get(key)
+        if given != wanted:
+            raise BadInput(f"{label}: config.json: {key}: {given}, but the base has {wanted}; {REMEDY}")
+    if is_tied(other.config) != is_tied(base.config):
+        raise BadInput(
+            f"{label}: config.json: tie_word_embeddings: {is_tied(other.config)}, unlike the base;"
+            " save the model with the base's setting"
+        )
+
+
+def check_compatible(base: Source, other: Source, label: str) -> None:
+    """Refuse a model that is no fine-tune of the base.
+
+    Raises:
+        BadInput: another architecture, width, vocabulary, head, number of layers or set of tensors.
+    """
+    check_same_sizes(base, other, label)
+    architecture = architecture_of(base.config)
+    ours, theirs = architecture.layers(base.config), architecture.layers(other.config)
+    if ours != theirs:
+        raise BadInput(f"{label}: config.json: {architecture.layer_count}: {theirs}, but the base has {ours}; {REMEDY}")
+    if difference := set(base.names()) ^ set(other.names()):
+        raise BadInput(f"{label}: {min(difference)}: tensor is in one of base and model only; {REMEDY}")
+
+
+def write_checkpoint(
+    out: Path,
+    config: dict[str, Any],
+    tensors: Iterable[tuple[str, Tensor]],
+    *,
+    tokenizer_from: Path,
+    extra: Mapping[str, str | bytes] | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Stream tensors into a Hugging Face folder, which appears under its name when it is whole.
+
+    Each tensor is on the disk before the next is asked for. The bytes depend on nothing but the arguments.
+
+    Args:
+        out: folder to make; its parents are made too.
+        config: ``config.json``; ``dtype`` is set to that of the tensors.
+        tensors: names and tensors in the order in which they are stored; a tied head is left out.
+        tokenizer_from: folder whose tokenizer, chat template and generation config are copied.
+        extra: further files by name, and what stands instead of a copied one.
+        shard_bytes: a file holds at most so many bytes of tensors, or one tensor.
+
+    Raises:
+        BadInput: ``out`` is there already.
+    """
+    require_new(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.parent / f".{out.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        shards, dtype = write_shards(partial, tensors, shard_bytes)
+        _name_shards(partial, shards)
+        described = {key: value for key, value in config.items() if key not in ("_name_or_path", "torch_dtype")}
+        _write_json(partial / "config.json", {**described, "dtype": dtype})
+        for name in TOKENIZER_FILES:
+            if (tokenizer_from / name).is_dir():
+                shutil.copytree(tokenizer_from / name, partial / name)
+            elif (tokenizer_from / name).is_file():
+                shutil.copyfile(tokenizer_from / name, partial / name)
+        for name, text in (extra or {}).items():
+            (partial / name).write_bytes(text.encode() if isinstance(text, str) else text)
+        partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def require_new(out: Path) -> None:
+    """Refuse to write over something.
+
+    Raises:
+        BadInput: a file or a folder that is not empty has this name.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BadInput(f"{out}: is there already; name another folder or remove it")
+
+
+def _name_shards(folder: Path, shards: Sequence[Shard]) -> None:
+    """Give the files the names that transformers looks for, and write their index if there are several."""
+    if len(shards) == 1:
+        shards[0].path.rename(folder / WEIGHTS)
+        return
+    files = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
+    for shard, file in zip(shards, files, strict=True):
+        shard.path.rename(folder / file)
+    weight_map = {name: file for shard, file in zip(shards, files, strict=True) for name in shard.names}
+    total = sum(shard.bytes for shard in shards)
+    _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def _tensor_files(source: Checkpoint) -> dict[str, str]:
+    """File of each tensor."""
+    path = source.path
+    if (path / INDEX).is_file():
+        index: dict[str, str] = _read_json(path, INDEX).get("weight_map", {})
+        held = {(file, name) for file in sorted(set(index.values())) for name in source.map(file).keys()}  # noqa: SIM118
+        for name, file in sorted(index.items()):
+            if (file, name) not in held:
+                raise BadInput(f"{path}: {file}: lacks {name}, which {INDEX} promises; fetch the checkpoint again")
+        return index
+    if (path / WEIGHTS).is_file():
+        return dict.fromkeys(source.map(WEIGHTS).keys(), WEIGHTS)
+    pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in path.glob(pattern))
+    if pickles:
+        folder = str(path)
+        program = (
+            "from transformers import AutoModelForCausalLM as M; "
+            f"M.from_pretrained({folder!r}).save_pretrained({folder!r})"
+        )
+        command = f"python -c {shlex.quote(program)}"
+        raise BadInput(
+            f"{path}: {pickles[0]}: a pickled checkpoint can run code and is refused; if you trust it, run: {command}"
+        )
+    raise BadInput(f"{path}: {WEIGHTS}: no safetensors file; fetch or copy the checkpoint again")
+
+
+def _read_json(path: Path, name: str) -> dict[str, Any]:
+    if not path.is_dir():
+        raise BadInput(f"{path}: no such folder; a model is a folder with config.json and safetensors")
+    try:
+        content = json.loads((path / name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"{path}: {name}: missing; a model is a folder with config.json and safetensors") from None
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: {name}: not readable as JSON ({error}); fetch or copy it again") from None
+    if not isinstance(content, dict):
+        raise BadInput(f"{path}: {name}: holds no JSON object; fetch or copy it again")
+    return content
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

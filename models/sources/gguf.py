@@ -1,0 +1,73 @@
+"""GGUF files as checkpoints: dequantised to float32 once, and written as a folder of safetensors with the tokenizer.
+
+transformers reads the file (names, rotary order of the heads, tokenizer); what is written depends on its bytes alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.errors import BadInput
+from models.sources.architecture import architecture_of, is_tied
+from models.sources.checkpoint import write_checkpoint
+
+ENDING = ".gguf"
+MAGIC = b"GGUF"
+
+
+def convert(file: Path, out: Path) -> None:
+    """Write the model of a GGUF file as a checkpoint in float32.
+
+    The whole model is in memory while this goes on: four bytes a parameter, twice.
+
+    Args:
+        file: of a decoder family that transformers reads from GGUF, such as Llama or Qwen2.
+        out: folder to make.
+
+    Raises:
+        BadInput: the file is missing, no whole GGUF file, or of another family; the package gguf is missing.
+    """
+    check(file)
+    if importlib.util.find_spec("gguf") is None:
+        raise BadInput(f"{file.name}: reading a GGUF file needs the package gguf; run: pip install gguf")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    place: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # bars of transformers
+            model = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **place)
+            tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **place)
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError, AttributeError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise BadInput(f"{file}: can't be read ({reason}); fetch it again, or take the model's safetensors") from None
+    config = {key: value for key, value in model.config.to_diff_dict().items() if key != "quantization_config"}
+    config["architectures"] = [type(model).__name__]
+    architecture = architecture_of(config, str(file))
+    left_out = architecture.head if is_tied(config) else None
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if name != left_out}
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        model.generation_config.save_pretrained(folder)
+        write_checkpoint(out, config, sorted(tensors.items()), tokenizer_from=Path(folder))
+
+
+def check(file: Path) -> None:
+    """Refuse what is no GGUF file by its first bytes.
+
+    Raises:
+        BadInput: it is missing or something else.
+    """
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(len(MAGIC))
+    except OSError as error:
+        raise BadInput(f"{file}: {error.strerror or error}; name a GGUF file or a folder with safetensors") from None
+    if start != MAGIC:
+        raise BadInput(f"{file}: no GGUF file; fetch it again, or name a folder with safetensors")

@@ -1,0 +1,283 @@
+"""LoRA adapters of peft as models: ``MODEL+ADAPTER``, mergekit's notation, is the base with ΔW added to its weights.
+
+ΔW = s·B·A with A ``(r, in)`` and B ``(out, r)``, s = α/r (Hu et al. 2021, section 4.1) or α/√r with ``use_rslora``
+(Kalajdzievski 2023). It is added in single precision when a tensor is asked for; nothing is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from models.errors import BadInput, one_line
+from models.sources.architecture import is_tied
+from models.sources.checkpoint import Checkpoint, Model, open_checkpoint, require_finite
+from models.sources.vocabulary import TOKENIZER, Vocabulary, read_vocabulary
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+UNSUPPORTED = (
+    "use_dora",
+    "use_qalora",
+    "use_bdlora",
+    "lora_bias",
+    "layer_replication",
+    "trainable_token_indices",
+    "target_parameters",
+    "megatron_config",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "velora_config",
+    "monteclora_config",
+)
+"""Switches of peft under which its adapter is more than ΔW = s·B·A."""
+
+REMEDY = "merge it into its base with peft's merge_and_unload, save that, and name the folder"
+PART = re.compile(r"(?P<module>.+)\.(?P<part>lora_A\.weight|lora_B\.weight|lora_embedding_A|lora_embedding_B)")
+
+
+@dataclass(frozen=True)
+class Update:
+    """What an adapter does to one weight: names in its file."""
+
+    whole: str = ""
+    """Stands instead of the base's weight."""
+    a: str = ""
+    b: str = ""
+    scaling: float = 0.0
+    transposed: bool = False
+    """The weight lies as ``(in, out)``, as an embedding and GPT-2's Conv1D do."""
+
+
+class LoraSource:
+    """A checkpoint with an adapter. Implements :class:`models.sources.checkpoint.Model`."""
+
+    def __init__(self, base: Checkpoint, adapter: Path) -> None:
+        """Read the adapter's config, and see that each of its tensors fits one of the base's.
+
+        Raises:
+            BadInput: a file is missing or damaged, the kind of adapter isn't supported, or a tensor doesn't fit.
+        """
+        self.base = base
+        self.adapter = adapter
+        self.label = f"{base.label}+{adapter}"
+        self.architecture = base.architecture
+        self.tokenizer = adapter if (adapter / TOKENIZER).is_file() else base.tokenizer
+        self._settings = _read_config(adapter)
+        self._map: Any = _open(adapter)
+        self._updates = self._match(set(self._map.keys()))
+        self._digests: dict[str, str] = {}
+        self.config: dict[str, Any] = dict(base.config)
+        if (update := self._updates.get(self.architecture.embedding)) and update.whole:
+            self.config["vocab_size"] = self._part(update.whole).shape[0]
+
+    def __repr__(self) -> str:
+        return f"LoraSource({self.label!r})"
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Which token each row of its embedding belongs to."""
+        return read_vocabulary(self.tokenizer, int(self.config.get("vocab_size") or 0))
+
+    def names(self) -> list[str]:
+        """See ``Source``."""
+        return self.base.names()
+
+    def tensor(self, name: str) -> Tensor:
+        """See ``Source``.
+
+        Raises:
+            BadInput: the adapter holds NaN or infinity.
+        """
+        weight = self.base.tensor(name)
+        update, dtype = self._updates.get(name), weight.dtype
+        if update is None:
+            return weight
+        if update.whole:
+            weight = self._part(update.whole)
+        if update.a:
+            a, b = self._part(update.a).float(), self._part(update.b).float()
+            left, right = (a.T, b.T) if update.transposed else (b, a)
+            weight = torch.addmm(weight.float(), left, right, alpha=update.scaling)
+        return weight.to(dtype)
+
+    def digest(self, group: str) -> str:
+        """See ``Source``."""
+        if group not in self._digests:
+            digest = hashlib.sha256(self.base.digest(group).encode())
+            updates = {name: one for name, one in self._updates.items() if self.architecture.group(name) == group}
+            for name in sorted(updates):
+                one = updates[name]
+                described = [self.architecture.split(name)[1], one.scaling, one.transposed]
+                for part in filter(None, (one.whole, one.a, one.b)):
+                    tensor = self._part(part).contiguous()
+                    digest.update(json.dumps([*described, str(tensor.dtype), list(tensor.shape)]).encode())
+                    digest.update(tensor.view(torch.uint8).numpy().data)
+            self._digests[group] = digest.hexdigest() if updates else self.base.digest(group)
+        return self._digests[group]
+
+    def release(self) -> None:
+        """See ``Model``."""
+        self.base.release()
+        self._map = None
+
+    def _part(self, key: str) -> Tensor:
+        if self._map is None:
+            self._map = _open(self.adapter)
+        return require_finite(self._map.get_tensor(key), f"{self.adapter}: {key}")
+
+    def _match(self, keys: set[str]) -> dict[str, Update]:
+        """What the adapter does to each weight that it changes."""
+        stored = self.base.names()
+        names = {name: name for name in stored} | {self.architecture.live(name): name for name in stored}
+        bare = {key.removeprefix(PREFIX).replace(".base_layer.", "."): key for key in sorted(keys)}
+        found: dict[str, Update] = {}
+        for inner, key in bare.items():
+            part = PART.fullmatch(inner)
+            name = self._name_of(f"{part['module']}.weight" if part else inner, names)
+            if part is None and name is None and self._repeats_the_embedding(inner, bare):
+                continue
+            if name is None:
+                raise BadInput(f"{self.adapter}: {key}: fits no weight of {self.base.label}; take this base's adapter")
+            update = found.get(name, Update())
+            found[name] = self._with_factor(update, key, part, name) if part else replace(update, whole=key)
+        for name, update in found.items():
+            self._check_shape(name, update)
+        self._check_tied(found)
+        return found
+
+    def _with_factor(self, update: Update, key: str, part: re.Match[str], name: str) -> Update:
+        if "_B" in part["part"]:
+            return replace(update, b=key)
+        scaling = self._scaling(part["module"], self._map.get_slice(key).get_shape()[0])
+        # peft takes Conv1D as transposed whatever the adapter's config says
+        flagged = self._settings["fan_in_fan_out"] or self.base.config.get("model_type") == "gpt2"
+        in_block = self.architecture.split(name)[0] is not None
+        transposed = "embedding" in part["part"] or bool(flagged and in_block)
+        return replace(update, a=key, scaling=scaling, transposed=transposed)
+
+    def _name_of(self, live: str, names: Mapping[str, str]) -> str | None:
+        """Weight of the base; an adapter of the bare model, without a head, leaves the first part of names out."""
+        first = self.architecture.live(self.architecture.blocks).partition(".")[0]
+        return next((names[one] for one in (live, f"{first}.{live}") if one in names), None)
+
+    def _repeats_the_embedding(self, inner: str, bare: Mapping[str, str]) -> bool:
+        """Whether this is the tied head that peft stores along with an embedding that was resized."""
+        whole = bare.get(self.architecture.live(self.architecture.embedding))
+        tied = is_tied(self.base.config) and inner == self.architecture.live(str(self.architecture.head))
+        return tied and whole is not None and torch.equal(self._part(whole), self._part(bare[inner]))
+
+    def _scaling(self, module: str, rank: int) -> float:
+        """s of one module. The patterns are regular expressions that end where its name ends; A has the rank."""
+        alpha = float(self._settings["lora_alpha"])
+        for pattern, own in (self._settings.get("alpha_pattern") or {}).items():
+            if re.match(rf"(.*\.)?({pattern})$", module):
+                alpha = float(own)
+                break
+        return alpha / (math.sqrt(rank) if self._settings.get("use_rslora") else rank)
+
+    def _check_shape(self, name: str, update: Update) -> None:
+        weight = list(self.base.tensor(name).shape)
+        if update.whole:
+            shape = list(self._map.get_slice(update.whole).get_shape())
+            by_token = name in (self.architecture.embedding, self.architecture.head)
+            if shape[1:] != weight[1:] or not (by_token or shape == weight):
+                raise self._unfit(update.whole, shape, name, weight)
+            weight = shape
+        if bool(update.a) != bool(update.b):
+            raise BadInput(
+                f"{self.adapter}: {WEIGHTS}: has {update.a or update.b} without its counterpart; fetch or copy it again"
+            )
+        if update.a:
+            (rank, inner), (outer, other) = (self._map.get_slice(key).get_shape() for key in (update.a, update.b))
+            shape = [inner, outer] if update.transposed else [outer, inner]
+            if shape != weight or rank != other:
+                raise self._unfit(update.a, shape, name, weight)
+
+    def _unfit(self, key: str, shape: Sequence[int], name: str, weight: Sequence[int]) -> BadInput:
+        return BadInput(
+            f"{self.adapter}: {key}: gives {shape}, but {name} of {self.base.label} is {weight};"
+            " take the adapter of this base"
+        )
+
+    def _check_tied(self, found: Mapping[str, Update]) -> None:
+        """Refuse an embedding of its own over a head that stays the base's: a tied checkpoint has no place for it."""
+        embedding = self.architecture.embedding
+        saved = [one.rpartition(".")[2] for one in self._settings.get("modules_to_save") or []]
+        alone = embedding.split(".")[-2] in saved and not self._settings.get("ensure_weight_tying")
+        if is_tied(self.base.config) and embedding in found and found[embedding].whole and alone:
+            raise BadInput(f"{self.adapter}: {CONFIG}: modules_to_save: unties the embedding from the head; {REMEDY}")
+
+
+def open_model(reference: str, find: Callable[[str], Path]) -> Model:
+    """The model of a folder, or ``MODEL+ADAPTER``.
+
+    Args:
+        reference: as it stands in a recipe or a profile.
+        find: folder of a model or an adapter.
+
+    Raises:
+        BadInput: a folder is missing or damaged, or the adapter doesn't fit.
+    """
+    model, plus, adapter = reference.rpartition("+")
+    if not plus or find(reference).is_dir():
+        return open_checkpoint(find(reference))
+    if not model or ("+" in model and not find(model).is_dir()):
+        raise BadInput(f"{reference}: a model takes one adapter, MODEL+ADAPTER; {REMEDY}")
+    return LoraSource(open_checkpoint(find(model)), find(adapter))
+
+
+def _read_config(adapter: Path) -> dict[str, Any]:
+    if not adapter.is_dir():
+        raise BadInput(f"{adapter}: no such folder; an adapter is a folder with {CONFIG} and {WEIGHTS}")
+    try:
+        settings = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
+        kind = settings.get("peft_type")
+        settings.setdefault("fan_in_fan_out", False)
+        rank, alpha = settings.get("r"), settings.get("lora_alpha")
+    except FileNotFoundError:
+        raise BadInput(f"{adapter}: {CONFIG}: missing; an adapter is a folder with {CONFIG} and {WEIGHTS}") from None
+    except (OSError, ValueError, AttributeError) as error:
+        raise BadInput(f"{adapter}: {CONFIG}: not readable as JSON ({error}); fetch or copy it again") from None
+    if kind != "LORA":
+        raise BadInput(f"{adapter}: {CONFIG}: peft_type: {kind} isn't supported, LORA is; {REMEDY}")
+    for key in UNSUPPORTED:
+        if settings.get(key):
+            raise BadInput(f"{adapter}: {CONFIG}: {key}: isn't supported; {REMEDY}")
+    if not isinstance(rank, int) or not isinstance(alpha, int | float):
+        raise BadInput(f"{adapter}: {CONFIG}: r and lora_alpha: must be numbers; fetch or copy it again")
+    return dict(settings)
+
+
+def _open(adapter: Path) -> Any:
+    try:
+        return safe_open(adapter / WEIGHTS, framework="pt")
+    except FileNotFoundError:
+        if (adapter / "adapter_model.bin").is_file():
+            pickled, safe = f"{adapter}/adapter_model.bin", f"{adapter}/{WEIGHTS}"
+            program = (
+                "import torch; from safetensors.torch import save_file; "
+                # Nothing is loaded here: this is a command for the user, in which the folder's name is quoted, and
+                # weights_only refuses everything but tensors.
+                f"save_file(torch.load({pickled!r}, weights_only=True), {safe!r})"
+            )
+            command = f"python -c {shlex.quote(program)}"
+            raise BadInput(f"{adapter}: adapter_model.bin: a pickled adapter is refused; run: {command}") from None
+        raise BadInput(f"{adapter}: {WEIGHTS}: missing; fetch or copy the adapter again") from None
+    except (SafetensorError, OSError) as error:
+        reason = one_line(error)
+        raise BadInput(f"{adapter}: {WEIGHTS}: truncated or no safetensors file ({reason}); fetch it again") from None

@@ -1,0 +1,211 @@
+"""The trie of `score_paths` against scoring the same different paths one by one."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from models.agent.networks import Agent, load_agent
+from models.agent.rollouts import beam, roll_out
+from models.candidate import Candidate
+from models.paths.pool import Pool
+from models.paths.prefix import Node, Requests, score_paths, trie
+from models.preferences import preferences
+from models.search.environment import PathSpace
+from tasks import dataset, sample, train
+from tasks.bench.engine.families import OPEN_GATES, make_project
+from tasks.bench.engine.process import timed
+from tasks.bench.engine.registry import Bench, Measure, Todo, benchmark
+from tasks.bench.engine.rows import Row
+from tasks.trials.pool import open_pool, path_space
+
+SETS = ("random", "edits", "proposals")
+DEPTHS, SMALL_DEPTHS = (8, 30), (3,)
+
+PATHS = 64
+"""Different paths that are scored together."""
+
+ITEMS = 64
+"""Items a task."""
+
+PARENTS = 4
+"""Good paths that are edited, as many as for a preference in the search."""
+
+WANTED = 4
+"""Preferences under which the policy proposes, as many as in a round of the search."""
+
+BEAM, EPSILON = 12, 0.1
+"""Width of the beam, and how often one of its places goes to a path drawn uniformly, as in the search."""
+
+BATCHED = 1e-5
+"""Greatest difference of a log-likelihood when all states of a depth pass a layer as one batch."""
+
+Scores = Sequence[tuple[Tensor, Tensor]]
+
+
+def cases(depths: Sequence[int]) -> list[str]:
+    """Every set over a family of every depth."""
+    return [f"{name}, L = {depth}" for depth in depths for name in SETS]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A pool whose blocks are built, what is scored on it, and where paths come from."""
+
+    pool: Pool
+    requests: Requests
+    space: PathSpace
+    good: tuple[Candidate, ...]
+    agent: Agent
+
+
+@benchmark(
+    "prefix",
+    "shared prefixes computed once, against the same 64 different paths scored one by one",
+    "≥ 1.6× on edits and on a policy's proposals, never slower on random paths",
+    "every log-likelihood and greedy match is the same bit for bit; by depth, log-likelihoods within 1e-5",
+    cases=cases(DEPTHS),
+    small_cases=cases(SMALL_DEPTHS),
+    measures=[
+        Measure("random*", "wall", bound=1.0),
+        Measure("edits*", "wall", bound=1.6),
+        Measure("proposals*", "wall", bound=1.6),
+        Measure("*", "cpu"),
+        Measure("*", "layer forwards"),
+        Measure("*", "wall by depth"),
+    ],
+)
+def prefix(bench: Bench, todo: Todo) -> Iterator[Sequence[Row]]:
+    """Score three sets of paths, new ones in every repetition, over trained families of different depth."""
+    families: dict[int, Family] = {}
+    by_depth = "by_depth" in inspect.signature(score_paths).parameters
+    for case, repetition in todo:
+        name, depth = case.split(", L = ")
+        if int(depth) not in families:
+            families[int(depth)] = make_family(bench, int(depth))
+        family = families[int(depth)]
+        rng = np.random.default_rng([bench.seed, SETS.index(name), int(depth), repetition])
+        chosen = paths_of(name, family, 8 if bench.small else PATHS, rng)
+        together, ours = timed(score_paths, family.pool, chosen, family.requests)
+        alone, theirs = timed(one_by_one, family, chosen)
+        same, note = identical(together, alone), f"{len(chosen)} paths"
+        rows = [
+            Row(case, repetition, "wall", "s", ours.wall, theirs.wall, None, same, note),
+            Row(case, repetition, "cpu", "s", ours.cpu, theirs.cpu, None, same, note),
+            Row(case, repetition, "layer forwards", "", edges(chosen), sum(one.depth for one in chosen), None, same),
+        ]
+        if by_depth:
+            batch: dict[str, Any] = {"by_depth": True}
+            batched, wide = timed(score_paths, family.pool, chosen, family.requests, **batch)
+            apart = greatest_difference(batched, alone)
+            close, far = apart <= BATCHED, f"greatest difference {apart:.1e}"
+            rows.append(Row(case, repetition, "wall by depth", "s", wide.wall, theirs.wall, None, close, far))
+        yield rows
+
+
+def make_family(bench: Bench, layers: int) -> Family:
+    """Base, experts and anchors of a depth, with a policy trained on real scores: the stages, with less of each."""
+    params = {
+        "zoo": {
+            "layers": layers,
+            **({"base_steps": 200, "expert_steps": 100} if bench.small else {}),
+            **OPEN_GATES,
+        },
+        "sample": {"candidates": 6 if bench.small else 24, "anchors": 3},
+        "dataset": {"edits": 12, "random": 4, "items": 8} if bench.small else {"edits": 120, "random": 40, "items": 32},
+        "train": {"steps": 10 if bench.small else 120},
+        "seed": bench.seed,
+    }
+    workspace = make_project(bench, layers, params)
+    for stage in (sample, dataset, train):
+        stage.run(workspace, bench.progress)
+    engine, anchors = open_pool(workspace)
+    space, agent = path_space(engine, anchors), load_agent(workspace.run / "agent")
+    objectives = engine.objectives("search")
+    requests = Requests.from_pairs(
+        [
+            pair
+            for one in objectives.composed.values()
+            for part in one.parts
+            for item in part.tokens[:ITEMS]
+            for request in item
+            for pair in request
+        ],
+        engine.pool.max_length,
+    )
+    score_paths(engine.pool, [space.identity(model) for model in space.models], requests)  # builds every block
+    known = pd.read_parquet(workspace.run / "offline.parquet")
+    known = known[known["failed"].isna()]
+    best = known.assign(mean=known[anchors.objectives].mean(axis=1)).sort_values("mean", ascending=False, kind="stable")
+    good = tuple(Candidate.from_json(text) for text in best["candidate"][:PARENTS])
+    return Family(engine.pool, requests, space, good, agent)
+
+
+def paths_of(name: str, family: Family, count: int, rng: np.random.Generator) -> list[Candidate]:
+    """So many different paths of a set; fewer only if it is nearly exhausted."""
+    found: dict[Candidate, None] = {}
+    for path in itertools.islice(draws(name, family, count, rng), 100 * count):
+        found[path] = None
+        if len(found) == count:
+            break
+    return list(found)
+
+
+def draws(name: str, family: Family, count: int, rng: np.random.Generator) -> Iterator[Candidate]:
+    """Paths of a set without end, as a round of the search draws them.
+
+    Edits come from ``PARENTS`` good paths in turn. Proposals are the beams under ``WANTED`` preferences, then rollouts
+    of the policy under the same ones.
+    """
+    space, agent = family.space, family.agent
+    wanted = preferences(len(agent.config.scale.names), 16, rng)[rng.permutation(16)[:WANTED]]
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    if name == "proposals":
+        for preference in wanted:
+            yield from beam(agent, preference, BEAM, EPSILON, rng)
+    while True:
+        if name == "random":
+            yield space.random_path(rng)
+        elif name == "edits":
+            for path in family.good:
+                yield from space.edits(path, rng, -(-count // PARENTS))
+        else:
+            rollouts = roll_out(agent, np.repeat(wanted, -(-count // WANTED), axis=0), generator)
+            yield from map(space.decode, rollouts.actions)
+
+
+def one_by_one(family: Family, chosen: Sequence[Candidate]) -> Scores:
+    """Each path as if there were no other."""
+    return [score for one in chosen for score in score_paths(family.pool, [one], family.requests)]
+
+
+def edges(chosen: Sequence[Candidate]) -> int:
+    """Layers that are computed for a batch when shared prefixes are computed once."""
+
+    def below(node: Node) -> int:
+        return sum(1 + below(child) for child in node.children.values())
+
+    return sum(below(root) for root in trie(chosen).values())
+
+
+def identical(ours: Scores, theirs: Scores) -> bool:
+    """Whether all numbers are the same bit for bit."""
+    return all(
+        torch.equal(one, other) for pair in zip(ours, theirs, strict=True) for one, other in zip(*pair, strict=True)
+    )
+
+
+def greatest_difference(ours: Scores, theirs: Scores) -> float:
+    """Greatest relative difference of a log-likelihood, in terms of 1 or its size, whichever is more."""
+    return max(
+        float(((one - other).abs() / other.abs().clamp_min(1)).max())
+        for (one, _), (other, _) in zip(ours, theirs, strict=True)
+    )

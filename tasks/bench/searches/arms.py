@@ -1,0 +1,142 @@
+"""The arms of `hm3 bench front`: every method that is compared, behind one interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from models.agent.hm3 import HM3Settings, hm3
+from models.agent.paper import paper
+from models.agent.paper_policy import PaperSettings
+from models.baselines import BASELINES
+from models.merge.recipe import Recipe, recipe_name
+from models.merge.space import RecipeSpace
+from models.search.environment import PathRules
+from models.search.trial import Trial
+from tasks import dataset, sample, search, train
+from tasks.schema.params import Params
+
+Group = Literal["hm3", "baseline", "ablation", "paper"]
+
+Rows = Sequence[Mapping[str, Any]]
+"""What an arm tells of its own course, a row an episode: numbers by name, ``evaluations`` among them."""
+
+Run = Callable[[Trial, RecipeSpace, PathRules, np.random.Generator], Rows | None]
+"""Spends the trial's budget through ``Trial.score``; the same generator gives the same archive."""
+
+BATCH = 16
+"""Recipes that random search scores at once."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A method that is compared."""
+
+    name: str
+    title: str
+    settings: str
+    """Which settings it runs with, and where they come from."""
+    run: Run
+    group: Group
+    """Ablations are a family of tests of their own."""
+
+
+def random_recipes(trial: Trial, space: RecipeSpace, rules: PathRules, rng: np.random.Generator) -> None:
+    """Latin hypercubes over the space of recipes, each scored on all items: what a search must beat to be one."""
+    known: set[str] = set()
+    while trial.left >= trial.whole:
+        drawn = [space.recipe(point) for point in space.sample(BATCH, rng)]
+        new: dict[str, Recipe] = {recipe_name(one): one for one in drawn if recipe_name(one) not in known}
+        if not new:
+            return
+        known |= set(new)
+        trial.score([trial.add(recipe) for recipe in new.values()][: trial.left // trial.whole], "recipe")
+
+
+def masked_paper(trial: Trial, space: RecipeSpace, rules: PathRules, rng: np.random.Generator) -> Rows:
+    """The published algorithm among the paths that the others search."""
+    return paper(trial, space, rules, rng, PaperSettings(masked=True))
+
+
+_OWN = (
+    Arm(
+        "random-recipes",
+        "random recipes",
+        f"Latin hypercubes of {BATCH} points over the methods and ranges that every recipe search has",
+        random_recipes,
+        "baseline",
+    ),
+    Arm(
+        "paper",
+        "HM3 as published",
+        "Algorithm 1 of Zhou et al. 2025; what it leaves open as docs/method.md says",
+        paper,
+        "paper",
+    ),
+    Arm(
+        "paper-masked",
+        "HM3 as published, within the mask",
+        "as paper, but only over the paths that are legal for the others",
+        masked_paper,
+        "paper",
+    ),
+)
+
+
+def searcher(settings: HM3Settings, linear: bool = False) -> Run:
+    """HM3 with these settings."""
+
+    def run(trial: Trial, space: RecipeSpace, rules: PathRules, rng: np.random.Generator) -> Rows:
+        if linear:
+            trial.reward = replace(trial.reward, linear=True)
+        return hm3(trial, space, rules, rng, settings).rows
+
+    return run
+
+
+PARAMETERS, ARCHITECTURE = ("recipe", "layered"), ("edit", "policy", "beam")
+
+
+def hm3_settings(params: Params) -> HM3Settings:
+    """What the stages take from the parameters."""
+    return HM3Settings(
+        params.search.preferences,
+        params.sample.anchors,
+        sample.settings(params.sample),
+        dataset.settings(params.dataset),
+        train.settings(params.train),
+        search.settings(params.search),
+    )
+
+
+def hm3_arms(settings: HM3Settings) -> Iterator[Arm]:
+    """HM3, and what is left of it when one part is taken away."""
+    searching, training = settings.search, settings.agent.training
+    fixed = replace(searching.player, relabels=0)
+    untaught = replace(settings.agent, training=replace(training, relabels=0))
+    without = {
+        "parameters": (
+            "no parameter level",
+            replace(settings, sample=None, search=replace(searching, kinds=ARCHITECTURE)),
+        ),
+        "architecture": (
+            "no architecture level",
+            replace(settings, dataset=None, search=replace(searching, kinds=PARAMETERS)),
+        ),
+        "agent": ("no agent", replace(settings, search=replace(searching, kinds=(*PARAMETERS, "edit")))),
+        "offline": ("no offline training", replace(settings, dataset=None)),
+        "relabelling": ("no relabelling", replace(settings, agent=untaught, search=replace(searching, player=fixed))),
+        "halving": ("no successive halving", replace(settings, search=replace(searching, rungs=()))),
+    }
+    told = "as stage by stage, with the parameters of the profile"
+    yield Arm("hm3", "HM3", told, searcher(settings), "hm3")
+    for name, (title, changed) in without.items():
+        yield Arm(f"hm3-no-{name}", f"HM3, {title}", f"as hm3, {title}", searcher(changed), "ablation")
+    yield Arm("hm3-linear", "HM3, linear reward", "as hm3, -Σ λ c as reward", searcher(settings, True), "ablation")
+
+
+ARMS: dict[str, Arm] = {one.name: one for one in (*hm3_arms(HM3Settings()), *_OWN)}
+ARMS |= {one.name: Arm(one.name, one.title, one.settings, one.run, "baseline") for one in BASELINES.values()}

@@ -1,0 +1,333 @@
+"""`hm3 doctor`: what a run needs is checked before anything is computed, and what it will cost is said."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import psutil
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from models.errors import BadInput, Failed
+from models.merge.methods import find_method
+from models.sources.checkpoint import Model, check_compatible
+from models.sources.hub import HubModel, Unreachable
+from models.sources.lora import open_model
+from models.sources.vocabulary_source import share_vocabulary
+from tasks.doctor.buckets import configured, try_out
+from tasks.doctor.plan import Plan, costs_of, parameter_count, plan_of, probe
+from tasks.objectives.images.items import open_processor
+from tasks.objectives.items import SPLITS
+from tasks.objectives.objectives import Objectives, described
+from tasks.objectives.task_files import check_names
+from tasks.objectives.tokens import open_tokenizer
+from tasks.project.family import FILE, load_family
+from tasks.project.references import finder, hub_parts, models_of
+from tasks.project.workspace import Workspace
+from tasks.sandbox.sandbox import describe
+from tasks.schema.params import Objective
+from tasks.scoring.where import engine_name
+
+Status = Literal["good", "later", "bad"]
+"""``later``: can't be known before a stage has run."""
+
+WORK_BYTES = 200 * 2**20
+"""Archives, logs, reports and databases of a run, generously."""
+
+VARIABLES = {"Prefect": "PREFECT_API_URL", "MLflow": "MLFLOW_TRACKING_URI"}
+"""What says that a run is to use a server."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at."""
+
+    what: str
+    status: Status
+    text: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All checks, and the plan."""
+
+    profile: str
+    checks: tuple[Check, ...]
+    plan: Plan
+
+    @property
+    def sound(self) -> bool:
+        """Whether a run can start."""
+        return all(check.status != "bad" for check in self.checks)
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``--json`` prints."""
+        return asdict(self) | {"sound": self.sound, "seconds": self.plan.seconds}
+
+    def show(self, console: Console) -> None:
+        """For a terminal."""
+        colours: dict[Status, str] = {"good": "green", "later": "yellow", "bad": "red"}
+        for check in self.checks:
+            mark = f"[{colours[check.status]}]{check.status:5}[/]"
+            console.print(f"{mark} {check.what:12} {escape(check.text)}", highlight=False, soft_wrap=True)
+        table = Table(title=f"\nplan of {self.profile}", title_justify="left", title_style="bold", box=None)
+        for heading in ("stage", "candidates", "item evaluations", "expected time"):
+            table.add_column(heading, justify="left" if heading == "stage" else "right")
+        for cost in self.plan.costs:
+            numbers = [f"{number:,}" if number else "" for number in (cost.candidates, cost.item_evaluations)]
+            table.add_row(cost.stage, *numbers, in_time(cost.seconds))
+        console.print(table)
+        for name, value in (("memory", self.plan.memory), ("weights to be registered", self.plan.registered)):
+            console.print(f"{name}: {'known when the models are there' if value is None else in_bytes(value)}")
+        least = "" if self.plan.timed else "at least "
+        expected = f"{least}{in_time(self.plan.seconds)}" if self.plan.seconds else "known when the models are there"
+        console.print(f"expected time: {expected}", highlight=False)
+
+
+@dataclass
+class Found:
+    """What the checks opened."""
+
+    sources: dict[str, Model] = field(default_factory=dict)
+    objectives: Objectives | None = None
+    """Those of the search split."""
+    unreachable: bool = False
+    """Whether the hub has models that are needed, and does not answer."""
+
+
+def examine(workspace: Workspace, servers: Mapping[str, tuple[str, bool]]) -> Diagnosis:
+    """Look at everything that a run of the profile needs; nothing is computed but one small probe of the base's speed.
+
+    Args:
+        workspace: project and profile; the schema has checked both files already.
+        servers: name of each server that a run would use → its address, and whether it answers.
+    """
+    found = Found()
+    checks = [*parameters(workspace), *programs(workspace), *models(workspace, found), *data(workspace, found)]
+    ready = "base" in found.sources and found.objectives is not None and all(one.status != "bad" for one in checks)
+    seconds = None
+    if ready and found.objectives:
+        try:
+            seconds = probe(workspace, found.sources["base"], found.objectives)
+        except BadInput as error:
+            checks.append(Check("scoring", "bad", str(error)))
+    plan = plan_of(workspace, found.sources, seconds)
+    checks += [memory(plan), disk(workspace, plan), device(workspace)]
+    for name, (url, answers) in servers.items():
+        remedy = "" if answers else f" does not answer; start it, or unset {VARIABLES[name]}"
+        checks.append(Check(name, "good" if answers else "bad", url + remedy))
+    checks += buckets(workspace, servers)
+    return Diagnosis(workspace.name, tuple(checks), plan)
+
+
+def attempt(what: str, look: Callable[[], str]) -> Check:
+    """A check that is good unless ``look`` raises BadInput."""
+    try:
+        return Check(what, "good", look())
+    except BadInput as error:
+        return Check(what, "bad", str(error))
+
+
+def parameters(workspace: Workspace) -> Iterator[Check]:
+    """What the schema can't see: parameters that don't fit each other."""
+    params = workspace.params
+    faults = []
+    if workspace.name not in params.profiles:
+        yield Check("parameters", "later", f"params.yaml: profiles: {workspace.name} is not listed; `hm3 run` adds it")
+    for method in params.sample.methods:
+        try:
+            find_method(method)
+        except BadInput as error:
+            faults.append(f"sample.methods: {error}")
+    most = max(one.items.search for one in workspace.profile.objectives)
+    if max(params.search.rungs) > most or list(params.search.rungs) != sorted(set(params.search.rungs)):
+        faults.append(f"search.rungs: must grow, and end at {most} items at most")
+    if params.dataset.items > most:
+        faults.append(f"dataset.items: there are {most} search items; take fewer")
+    costs = costs_of(workspace)
+    spent = costs["sample"].item_evaluations + costs["dataset"].item_evaluations
+    if spent >= params.search.budget:
+        faults.append(
+            f"search.budget: {params.search.budget:,} item evaluations, of which sample and dataset take {spent:,}; "
+            "raise it, or lower sample.candidates or dataset.edits"
+        )
+    if not faults:
+        yield Check("parameters", "good", "params.yaml and the profile follow the schema and fit each other")
+    for fault in faults:
+        own = f", with profiles/{workspace.name}.yaml: params" if workspace.profile.params else ""
+        yield Check("parameters", "bad", f"params.yaml{own}: {fault}")
+
+
+def programs(workspace: Workspace) -> Iterator[Check]:
+    """What holds the programs that models write, where the profile has them run."""
+    if workspace.profile.run_code:
+        yield attempt("sandbox", lambda: describe(workspace.profile.sandbox))
+
+
+def models(workspace: Workspace, found: Found) -> Iterator[Check]:
+    """Base, experts and their tokenizer."""
+    profile = workspace.profile
+    if profile.made and not (workspace.zoo / FILE).is_file():
+        yield Check("models", "later", f"stage zoo makes the {profile.made} family: {', '.join(profile.experts)}")
+        return
+    folders = models_of(profile)
+    if profile.made:
+        try:
+            family = load_family(workspace)
+        except BadInput as error:
+            yield Check("models", "bad", str(error))
+            return
+        folders = {"base": family.base, **family.experts}
+    if away := [one for one in hub_parts(folders.values()) if one.cached() is None]:
+        yield from on_hub(away, found)
+        return
+    for name, folder in folders.items():
+        yield attempt(name, lambda name=name, folder=folder: model(workspace, found, name, folder))  # type: ignore[misc]
+    if "base" in found.sources:
+        base = found.sources["base"]
+        if base.architecture.classes:
+            yield attempt("processor", lambda: type(open_processor(base.tokenizer)).__name__)
+        else:
+            yield attempt("tokenizer", lambda: f"{len(open_tokenizer(base.tokenizer)):,} tokens")
+
+
+def on_hub(away: Sequence[HubModel], found: Found) -> Iterator[Check]:
+    """Models that the hub has and its cache lacks; the hub is asked for their sizes alone."""
+    names = ", ".join(map(str, away))
+    sizes = []
+    for one in away:
+        try:
+            sizes.append(one.bytes())
+        except Unreachable as error:
+            found.unreachable = True
+            yield Check("models", "bad", f"{names}: {error.reason}")
+            return
+        except BadInput as error:
+            yield Check("models", "bad", str(error))
+    if len(sizes) == len(away):
+        yield Check("models", "later", f"stage zoo fetches {in_bytes(sum(sizes))} from the hub: {names}")
+
+
+def model(workspace: Workspace, found: Found, name: str, folder: str) -> str:
+    """Open one model; what there is to say about it. Raises BadInput if it can't be used."""
+    source = open_model(folder, finder(workspace))
+    label = f"expert {name}"
+    if name != "base" and "base" in found.sources:
+        base, aligned = share_vocabulary({"base": found.sources["base"], label: source}).values()
+        check_compatible(base, aligned, label)
+    found.sources[name] = source
+    ours, theirs = (rotary_base(one.config) for one in (found.sources.get("base", source), source))
+    note = "" if ours == theirs else f"; rope_theta {theirs:,.0f}, but its layers run with the base's {ours:,.0f}"
+    return f"{folder}: {parameter_count(source) / 1e6:,.2f} M parameters{note}"
+
+
+def rotary_base(config: Mapping[str, Any]) -> float:
+    """Base of the rotary frequencies, under the name of transformers 5 or that of older checkpoints."""
+    return float((config.get("rope_parameters") or config).get("rope_theta") or 10_000)
+
+
+def data(workspace: Workspace, found: Found) -> Iterator[Check]:
+    """Tasks, and the items of every split."""
+    objectives = workspace.profile.objectives
+    names = ", ".join(name for one in objectives for name in tasks_of(one))
+    if found.unreachable:
+        yield Check("data", "later", "looked at when the models are there")
+        return
+
+    def known() -> str:
+        check_names(workspace)
+        return names
+
+    yield attempt("tasks", known)
+    if workspace.profile.made and not workspace.items.is_dir():
+        yield Check("data", "later", "stage zoo makes the items")
+        return
+    if "base" not in found.sources:
+        yield Check("data", "later", "looked at when the base is there, whose tokenizer it needs")
+        return
+
+    splits: dict[str, Objectives] = {}
+
+    def items(split: str) -> str:
+        splits[split] = Objectives(workspace, split, found.sources["base"].tokenizer)
+        splits[split].reported.metrics()
+        return f"{split}: {', '.join(f'{name} {splits[split].count(name)}' for name in splits[split].names)} items"
+
+    for split in SPLITS:
+        yield attempt("data", lambda split=split: items(split))  # type: ignore[misc]
+    found.objectives = splits.get("search")
+    if len(splits) == len(SPLITS):
+        for name in splits["search"].names:
+            for text in described(name, splits):
+                yield Check("objective", "good", text)
+
+
+def tasks_of(objective: Objective) -> list[str]:
+    """What an objective is judged by: lm-eval's tasks, or images."""
+    return [objective.images.data] if objective.images else [part.task for part in objective.parts]
+
+
+def memory(plan: Plan) -> Check:
+    """Whether the working memory is enough."""
+    free = psutil.virtual_memory().available
+    if plan.memory is None:
+        return Check("memory", "later", f"{in_bytes(free)} are free")
+    status: Status = "good" if plan.memory <= free else "bad"
+    remedy = "" if status == "good" else "; lower pool_bytes in the profile or free some"
+    return Check("memory", status, f"{in_bytes(plan.memory)} needed, {in_bytes(free)} free{remedy}")
+
+
+def disk(workspace: Workspace, plan: Plan) -> Check:
+    """Whether the disk is large enough for what is written: outs, DVC's cache of them, and the registry."""
+    existing = next(one for one in (workspace.state, *workspace.state.parents) if one.is_dir())
+    free, need = shutil.disk_usage(existing).free, WORK_BYTES + (plan.registered or 0)
+    status: Status = "good" if need <= free else "bad"
+    remedy = "" if status == "good" else "; free some, or set registry.weights to champion"
+    return Check("disk", status, f"{in_bytes(need)} needed, {in_bytes(free)} free at {existing}{remedy}")
+
+
+def device(workspace: Workspace) -> Check:
+    """Whether torch has the profile's device."""
+    wanted = torch.device(workspace.profile.device)
+    if engine_name() == "ray":
+        return Check("device", "good", f"{wanted} of the Ray workers")
+    if wanted.type == "cuda" and not torch.cuda.is_available():
+        return Check("device", "bad", f"profile: device: {wanted} is not there; set device: cpu, or install CUDA")
+    cores = len(os.sched_getaffinity(0))
+    return Check("device", "good", f"{wanted}, {workspace.profile.threads} threads of {cores} cores")
+
+
+def buckets(workspace: Workspace, servers: Mapping[str, tuple[str, bool]]) -> Iterator[Check]:
+    """Whether the buckets that the state, DVC and MLflow are told to use can be used."""
+    _, answers = servers.get("MLflow", ("", False))
+    try:
+        found = list(configured(workspace, answers))
+    except (BadInput, Failed) as error:
+        yield Check("bucket", "bad", str(error))
+        return
+    for one in found:
+        yield attempt("bucket", partial(try_out, one))
+
+
+def in_bytes(number: int) -> str:
+    """Bytes as people read them."""
+    size, unit = float(number), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if size < 1024:
+            break
+        size, unit = size / 1024, larger
+    return f"{size:.3g} {unit}" if unit != "B" else f"{number} B"
+
+
+def in_time(seconds: float | None) -> str:
+    """Seconds as people read them; nothing if they are not known."""
+    if seconds is None:
+        return ""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"

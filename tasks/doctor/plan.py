@@ -1,0 +1,133 @@
+"""What a run of a profile will cost: candidates, item evaluations, memory, bytes to be registered, expected time."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+import torch
+
+from models.candidate import Candidate
+from models.paths.pool import Pool
+from models.sources.checkpoint import Model
+from tasks.objectives.objectives import Objectives
+from tasks.project.workspace import Workspace
+
+RUNTIME_BYTES = 900 * 2**20
+"""What Python, torch and transformers take by themselves."""
+
+PROBE_ITEMS = 16
+"""Items an objective on which scoring is timed."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one stage will do at most."""
+
+    stage: str
+    candidates: int
+    item_evaluations: int
+    seconds: float | None
+    """As long as its last run here took, else as its item evaluations will take; none if neither is known."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a whole run will cost at most."""
+
+    costs: tuple[Cost, ...]
+    memory: int | None
+    """Bytes of working memory; none before the models are there."""
+    registered: int | None
+    """Bytes of weights that go to the registry; none before the models are there."""
+
+    @property
+    def seconds(self) -> float | None:
+        """Expected time of the stages of which it is known; none if it is of none."""
+        known = [cost.seconds for cost in self.costs if cost.seconds is not None]
+        return sum(known) if known else None
+
+    @property
+    def timed(self) -> bool:
+        """Whether the expected time covers every stage."""
+        return all(cost.seconds is not None for cost in self.costs)
+
+
+def costs_of(workspace: Workspace, seconds_an_item: float | None = None) -> dict[str, Cost]:
+    """Candidates and item evaluations of each stage at most, in the order of the stages.
+
+    Args:
+        workspace: project and profile.
+        seconds_an_item: how long one item evaluation takes, if that was measured.
+    """
+    params, objectives = workspace.params, workspace.profile.objectives
+    search, selection, test = (
+        sum(getattr(one.items, split) for one in objectives) for split in ("search", "selection", "test")
+    )
+    sample = params.sample.candidates
+    paths = params.dataset.edits + params.dataset.random
+    offline = paths * sum(min(params.dataset.items, one.items.search) for one in objectives)
+    left = max(0, params.search.budget - sample * search - offline)
+    first_rung = sum(min(params.search.rungs[0], one.items.search) for one in objectives)
+    sources = len(workspace.profile.experts) + 1
+    final = (params.pareto.rescored + sources) * selection + (params.pareto.members + sources) * test
+    numbers = {
+        "zoo": (0, 0),
+        "sample": (sample, sample * search),
+        "dataset": (paths, offline),
+        "train": (0, 0),
+        "search": (left // first_rung, left),
+        "pareto": (params.pareto.rescored + sources, final),
+    }
+    times = recorded_times(workspace)
+    if seconds_an_item is not None:
+        times = {stage: items * seconds_an_item for stage, (_, items) in numbers.items() if items} | times
+    return {stage: Cost(stage, *pair, times.get(stage)) for stage, pair in numbers.items()}
+
+
+def recorded_times(workspace: Workspace) -> dict[str, float]:
+    """Seconds that each stage took when it last ran here."""
+    path = workspace.state / "times" / f"{workspace.name}.json"
+    found: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found
+
+
+def plan_of(workspace: Workspace, sources: Mapping[str, Model], seconds_an_item: float | None) -> Plan:
+    """What a run will cost at most.
+
+    Args:
+        workspace: project and profile.
+        sources: base and experts, as far as they are there.
+        seconds_an_item: how long one item evaluation takes, if that was measured.
+    """
+    costs = tuple(costs_of(workspace, seconds_an_item).values())
+    if "base" not in sources:
+        return Plan(costs, None, None)
+    profile, base = workspace.profile, sources["base"]
+    width = torch.finfo(getattr(torch, profile.dtype)).bits // 8
+    model = parameter_count(base) * width
+    pool = min(profile.pool_bytes, model * (len(sources) + workspace.params.sample.anchors))
+    merging = 2 * len(sources) * model // base.architecture.layers(base.config)
+    uploads = {"members": workspace.params.pareto.members, "champion": 1, "none": 0}[profile.registry.weights]
+    return Plan(costs, RUNTIME_BYTES + pool + merging, uploads * int(model * profile.paths.stretch))
+
+
+def probe(workspace: Workspace, base: Model, objectives: Objectives) -> float:
+    """Seconds that one item evaluation takes with the base model: a second try, when everything is warm."""
+    profile = workspace.profile
+    pool = Pool(base.config, profile.device, getattr(torch, profile.dtype), profile.pool_bytes)
+    pool.add("base", base)
+    candidate = Candidate.identity("base", pool.layers)
+    items = sum(min(PROBE_ITEMS, objectives.count(name)) for name in objectives.names)
+    objectives.score(pool, [candidate], 0, PROBE_ITEMS)
+    began = time.perf_counter()
+    objectives.score(pool, [candidate], 0, PROBE_ITEMS)
+    return (time.perf_counter() - began) / items
+
+
+def parameter_count(source: Model) -> int:
+    """Number of parameters of a checkpoint; its tensors are not read."""
+    return sum(prod(source.tensor(name).shape) for name in source.names())

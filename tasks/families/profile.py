@@ -1,0 +1,165 @@
+"""A profile for models that one has: written from a few words, checked by the schema, and listed in params.yaml."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from models.errors import BadInput
+from tasks.project.workspace import validate
+from tasks.schema.params import Params, Profile
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+EXPERT = re.compile(r"[a-z][a-z0-9_]*")
+NOT_PATHS = ("hub:", "package:", "${")
+"""How references begin that are no paths."""
+
+TASK_KINDS = ("TASK", "PY_TASK")
+FOLDER_NOTE = "Files of lm-eval tasks that profiles/{name}.yaml names, if any.\n"
+
+
+def pairs(option: str, given: Sequence[str]) -> dict[str, str]:
+    """``NAME=VALUE`` options as a dictionary.
+
+    Raises:
+        BadInput: one is spelled otherwise, or a name comes twice.
+    """
+    found: dict[str, str] = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        if not (EXPERT.fullmatch(name) and equals and value):
+            raise BadInput(f"{option} {one}: write NAME=VALUE, the name in small letters, digits and _")
+        if name in found:
+            raise BadInput(f"{option} {one}: {name} is given twice; give each once")
+        found[name] = value
+    return found
+
+
+def reference(root: Path, here: Path, text: str) -> str:
+    """A model as a profile names it: what lies in the project's folder is named from there, all else as a whole path.
+
+    Args:
+        root: the project's folder.
+        here: folder from which paths in ``text`` go.
+        text: ``MODEL`` or ``MODEL+ADAPTER``; folders, GGUF files, and what :mod:`tasks.project.references` knows.
+    """
+    if "+" in text and not (here / text).exists():
+        return "+".join(reference(root, here, part) for part in text.split("+"))
+    if text.startswith(NOT_PATHS):
+        return text
+    path = Path(text).expanduser()
+    path = (here / path).resolve()
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+
+def objectives(tasks: Mapping[str, str], state: Path) -> list[dict[str, Any]]:
+    """Objectives from ``TASK`` or ``TASK:METRIC`` by name; without a metric it is the task's first.
+
+    Args:
+        tasks: by the objective's name.
+        state: folder that keeps the index of lm-eval's tasks.
+
+    Raises:
+        BadInput: lm-eval has no such task, or it is a group and no metric is named.
+    """
+    found = []
+    for name, text in tasks.items():
+        task, _, metric = text.partition(":")
+        found.append({"name": name, "task": task, "metric": metric or first_metric(task, state)})
+    return found
+
+
+def first_metric(task: str, state: Path) -> str:
+    """The metric that a task of lm-eval names first, and its first filter where it has several.
+
+    Raises:
+        BadInput: lm-eval has no such task, or it is a group.
+    """
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    from tasks.objectives.task_files import default_index  # it imports torch
+
+    index = default_index(state)
+    if task not in index:
+        near = ", ".join(difflib.get_close_matches(task, index, 5)) or "none like it"
+        raise BadInput(f"--task {task}: unknown to lm-eval; there are {near}")
+    found = index[task]
+    if found.path is None or found.kind not in TASK_KINDS:
+        raise BadInput(f"--task {task}: is a group of tasks; say which metric, as in --task NAME={task}:acc")
+    config = load_yaml(found.path, resolve_func=False)
+    listed = config.get("metric_list") or [{"metric": "acc"}]
+    filters = [str(one["name"]) for one in config.get("filter_list") or []]
+    return str(listed[0]["metric"]) + (f",{filters[0]}" if len(filters) > 1 else "")
+
+
+def fitting(params: Params, most: int) -> dict[str, Any]:
+    """What a profile sets for itself where it has fewer search items than params.yaml counts on.
+
+    Args:
+        params: those of params.yaml.
+        most: search items of the largest objective.
+    """
+    own: dict[str, Any] = {}
+    if max(params.search.rungs) > most:
+        own["search"] = {"rungs": sorted({max(1, most // 4), most})}
+    if params.dataset.items > most:
+        own["dataset"] = {"items": most}
+    return own
+
+
+def write_profile(root: Path, name: str, content: Mapping[str, Any], files: Mapping[str, str] | None = None) -> Path:
+    """Write ``profiles/NAME.yaml`` and its folder, and list the profile in params.yaml.
+
+    Args:
+        root: the project's folder.
+        name: of the profile.
+        content: of the file, checked by the schema before anything is written.
+        files: text files of its folder by name: its tasks.
+
+    Raises:
+        BadInput: the name can't be used or is taken, or the schema refuses the content.
+    """
+    require_free(root, name)
+    path = root / "profiles" / f"{name}.yaml"
+    validate(Profile, dict(content), f"profiles/{name}.yaml")
+    folder = root / "profiles" / name
+    folder.mkdir(exist_ok=True)
+    for file, text in (files or {"README.md": FOLDER_NOTE.format(name=name)}).items():
+        (folder / file).write_text(text, encoding="utf-8")
+    path.write_text(yaml.safe_dump(dict(content), sort_keys=False, width=120, allow_unicode=True), encoding="utf-8")
+    list_profile(root, name)
+    return path
+
+
+def require_free(root: Path, name: str) -> None:
+    """Refuse a name that no profile can have, or that one has.
+
+    Raises:
+        BadInput: it is so.
+    """
+    if not NAME.fullmatch(name):
+        raise BadInput(f"NAME {name}: a profile's name has small letters, digits, `.`, `_` and `-`")
+    if (root / "profiles" / f"{name}.yaml").exists():
+        raise BadInput(f"profiles/{name}.yaml: is there already; take another name, or edit or remove it")
+
+
+def list_profile(root: Path, name: str) -> bool:
+    """Add a profile to ``profiles`` in params.yaml, so that dvc.yaml has stages for it; whether it was missing."""
+    from dvc.utils.serialize import modify_yaml
+
+    with modify_yaml(str(root / "params.yaml")) as data:  # keeps comments and order
+        listed = data.setdefault("profiles", ["tiny"])
+        missing = name not in listed
+        if missing:
+            listed.append(name)
+    return bool(missing)
+
+
+def described(experts: Iterable[str], base: str) -> str:
+    """One line for people."""
+    return f"{', '.join(experts)} from {base}"

@@ -1,0 +1,107 @@
+"""Checkpoints on disk: from a recipe of one's own, and from a member of a front."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from models.errors import BadInput
+from models.merge.recipe import Dtype, Recipe, parse_recipes
+from models.merge.write import merge_to_disk
+from models.sources.heads import Heads
+from tasks.project.progress import Progress
+from tasks.project.references import finder, model_finder
+from tasks.project.workspace import Workspace, state_folder
+
+if TYPE_CHECKING:  # merging a recipe needs no front, and what computes one takes a while to import
+    from tasks.front.front import Member
+
+
+def read_recipes(path: Path) -> list[Recipe]:
+    """The recipes of a file.
+
+    Raises:
+        BadInput: it is missing, no text, or no recipe.
+    """
+    try:
+        return parse_recipes(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: not readable: {error}") from None
+
+
+def merge_recipe(
+    recipe: Path, out: Path, places: Sequence[Path], device: str, dtype: Dtype | None, progress: Progress
+) -> None:
+    """Build a checkpoint from a recipe file.
+
+    Args:
+        recipe: the file.
+        out: folder to make.
+        places: folders from which the recipe's models are looked for, in order.
+        device: torch device on which tensors are merged.
+        dtype: number format to store, by default the recipe's own.
+        progress: shows the tensors.
+
+    Raises:
+        BadInput: the recipe or a model can't be used, or ``out`` is there.
+    """
+    write(read_recipes(recipe), out, model_finder(state_folder(places[-1]), *places), progress, device, dtype)
+
+
+def export_member(workspace: Workspace, key: str, out: Path, progress: Progress) -> Member:
+    """Build the checkpoint of a member of the front.
+
+    Args:
+        workspace: project and profile.
+        key: id, beginning of it, name or alias of the member.
+        out: folder to make.
+        progress: shows the tensors.
+
+    Raises:
+        BadInput: there is no such member, one of its models is missing, or ``out`` is there.
+    """
+    from tasks.front.front import Front
+    from tasks.registry.aliases import named
+
+    member = named(workspace, Front.read(workspace.run), key)
+    write_member(workspace, member, out, progress)
+    return member
+
+
+def write_member(workspace: Workspace, member: Member, out: Path, progress: Progress) -> None:
+    """Build a member's checkpoint; an encoder of images with the heads of all tasks and the base's image processor.
+
+    Raises:
+        BadInput: one of its models or heads is missing, or ``out`` is there.
+    """
+    heads, extra = None, {}
+    if any(one.images for one in workspace.profile.objectives):
+        from tasks.objectives.images.heads import family_heads
+        from tasks.objectives.images.items import PROCESSOR
+        from tasks.objectives.images.objective import processor_folder
+
+        heads = family_heads(workspace)
+        extra[PROCESSOR] = (processor_folder(workspace) / PROCESSOR).read_text(encoding="utf-8")
+    recipes = read_recipes(workspace.run / member.recipe)
+    write(recipes, out, finder(workspace), progress, heads=heads, extra=extra)
+
+
+def write(
+    recipes: list[Recipe],
+    out: Path,
+    find: Callable[[str], Path],
+    progress: Progress,
+    device: str = "cpu",
+    dtype: Dtype | None = None,
+    heads: Heads | None = None,
+    extra: Mapping[str, str] | None = None,
+) -> None:
+    """Stream the model of the last recipe into a folder."""
+    with progress.bar(f"writing {out.name}", None, "tensors") as bar:
+
+        def on_tensor(number: int, total: int) -> None:
+            bar.total = total
+            bar.advance(number - bar.completed)
+
+        merge_to_disk(recipes, out, find, device, dtype, on_tensor, heads, extra)

@@ -1,0 +1,62 @@
+"""Models that `hm3 choose --search` has found beside the front, kept in the state folder under their ids."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from models.errors import BadInput
+from tasks.front.front import Member, member_of
+from tasks.project.family import FILE as FAMILY
+from tasks.project.records import write_text
+from tasks.project.workspace import Workspace
+
+RECIPE, RECORD = "recipe.yaml", "member.json"
+
+
+def keep(workspace: Workspace, member: Member, recipe: str) -> Member:
+    """Keep what was found with its recipe, in YAML; the same with the place of the recipe."""
+    folder = folder_of(workspace) / member.id
+    write_text(folder / RECIPE, recipe)
+    record = {"family": family_digest(workspace), "member": asdict(replace(member, recipe=RECIPE))}
+    write_text(folder / RECORD, json.dumps(record, indent=1) + "\n")
+    return replace(member, recipe=str(folder / RECIPE))
+
+
+def kept(workspace: Workspace, key: str) -> Member | None:
+    """What was found under an id, or a unique beginning of one.
+
+    Raises:
+        BadInput: several ids begin so, or the models that it was merged from are no longer those of the profile.
+    """
+    ids = sorted(path.parent.name for path in folder_of(workspace).glob(f"*/{RECORD}"))
+    matches = [one for one in ids if key and one.startswith(key)]
+    if not matches:
+        return None
+    if len(matches) > 1:
+        raise BadInput(f"member {key!r}: several of that name were found; there are {', '.join(matches)}")
+    folder = folder_of(workspace) / matches[0]
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        member, family = member_of(record["member"]), record["family"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise BadInput(f"{folder / RECORD}: not readable ({error!r}); search again") from None
+    if family != family_digest(workspace):
+        raise BadInput(
+            f"member {matches[0]}: was found among models that {workspace.name} no longer has; "
+            "`hm3 choose --search N` searches the present ones"
+        )
+    return replace(member, recipe=str(folder / RECIPE))
+
+
+def folder_of(workspace: Workspace) -> Path:
+    """Where a profile's finds are kept, a folder each."""
+    return workspace.state / "found" / workspace.name
+
+
+def family_digest(workspace: Workspace) -> str:
+    """sha256 of what stage `zoo` says of base and experts, their digests among it; empty where it says nothing."""
+    path = workspace.zoo / FAMILY
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""

@@ -1,0 +1,173 @@
+"""The front as people read it: members next to base, experts and plain merges, on a terminal or in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from tasks.front.front import Front, Member, Reference
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model of the table."""
+
+    name: str
+    kind: str
+    """``member``, ``base``, ``expert`` or ``baseline``."""
+    layers: str
+    scores: tuple[str, ...]
+    """One value an objective, in the front's order."""
+    serves: str
+    aliases: str
+
+
+def table_rows(front: Front, split: str, aliases: Mapping[str, Sequence[str]] | None = None) -> list[Row]:
+    """Members from the deepest to the shallowest, then what they are held against.
+
+    Args:
+        front: what is shown.
+        split: whose scores.
+        aliases: member id → its aliases; those that follow from the front itself if left out.
+    """
+    aliases = by_member(front) if aliases is None else aliases
+    members = sorted(front.members, key=lambda one: (-one.layers, one.id))
+    return [
+        *(
+            Row(
+                one.id if one.name == one.id else f"{one.id} ({one.name})",
+                "member",
+                str(one.layers),
+                shown(front, one, split),
+                preference(one),
+                " ".join(aliases.get(one.id, ())),
+            )
+            for one in members
+        ),
+        *(
+            Row(one.name, one.kind, depth_of(front, one, split), shown(front, one, split), "", "")
+            for one in front.references
+        ),
+    ]
+
+
+def by_member(front: Front) -> dict[str, list[str]]:
+    """Member id → the aliases that follow from the front itself."""
+    return {one.id: [alias for alias, own in front.aliases().items() if own is one] for one in front.members}
+
+
+def depth_of(front: Front, model: Reference, split: str) -> str:
+    """Layers of a reference, where depth is an objective: members carry T and T/L, references T/L alone."""
+    if "layers" not in front.objectives:
+        return ""
+    known = front.members[0]
+    return f"{model.scores[split]['layers'] * known.layers / known.scores[split]['layers']:.0f}"
+
+
+def shown(front: Front, model: Member | Reference, split: str) -> tuple[str, ...]:
+    """Scores of a model on a split; the task scores to three digits."""
+    return tuple(f"{model.scores[split][name]:.3f}" for name in front.tasks)
+
+
+def preference(member: Member, most: int = 2) -> str:
+    """The greatest weights of the preference that a member serves best."""
+    weights = sorted(member.serves.items(), key=lambda pair: -pair[1])
+    return " ".join(f"{name} {weight:.2f}" for name, weight in weights[:most] if weight >= 0.01)
+
+
+HEADINGS = ("model", "kind", "layers", "serves", "aliases")
+
+
+def front_table(front: Front, split: str, aliases: Mapping[str, Sequence[str]] | None = None) -> Table:
+    """The table of one split for a terminal; the best score of each objective among the members stands out."""
+    table = Table(title=title(front, split), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    name, kind, layers, serves, named = HEADINGS
+    table.add_column(name, no_wrap=True)
+    table.add_column(kind)
+    table.add_column(layers, justify="right")
+    for objective in front.tasks:
+        table.add_column(objective, justify="right")
+    table.add_column(serves)
+    table.add_column(named, style="cyan")
+    rows = table_rows(front, split, aliases)
+    best = [max(one.scores[index] for one in rows if one.kind == "member") for index in range(len(front.tasks))]
+    for row in rows:
+        member = row.kind == "member"
+        scores = [
+            f"[bold]{value}[/bold]" if member and value == top else value
+            for value, top in zip(row.scores, best, strict=True)
+        ]
+        table.add_row(row.name, row.kind, row.layers, *scores, row.serves, row.aliases, style="" if member else "dim")
+    return table
+
+
+def markdown(front: Front, split: str) -> str:
+    """The same table in Markdown."""
+    name, kind, layers, serves, aliases = HEADINGS
+    heads = (name, kind, layers, *front.tasks, serves, aliases)
+    lines = [f"**{title(front, split)}**", "", _line(heads), _line(["---"] * len(heads))]
+    for row in table_rows(front, split):
+        lines.append(_line((row.name, row.kind, row.layers, *row.scores, row.serves, row.aliases)))
+    return "\n".join(lines)
+
+
+def title(front: Front, split: str) -> str:
+    """What a table shows."""
+    return (
+        f"front of {front.profile}: scores on {split}, hypervolume {front.hv[split]:.3f} "
+        f"(references alone {front.hypervolume(front.references, split):.3f})"
+    )
+
+
+def summary(front: Front, aliases: Mapping[str, Sequence[str]] | None = None) -> dict[str, Any]:
+    """The members in the form that ``--json`` prints."""
+    return {
+        "profile": front.profile,
+        "hv": front.hv,
+        "hv_references": {split: front.hypervolume(front.references, split) for split in front.splits},
+        "members": [member_data(front, one, aliases) for one in front.members],
+        "references": [{"name": one.name, "kind": one.kind, "scores": one.scores} for one in front.references],
+    }
+
+
+def member_data(front: Front, member: Member, aliases: Mapping[str, Sequence[str]] | None = None) -> dict[str, Any]:
+    """One member in the form that ``--json`` prints."""
+    return {
+        "id": member.id,
+        "name": member.name,
+        "layers": member.layers,
+        "serves": member.serves,
+        "aliases": list((by_member(front) if aliases is None else aliases).get(member.id, ())),
+        "recipe": recipe_file(front, member),
+        "mergekit": member.mergekit,
+        "scores": member.scores,
+        "reported": member.reported,
+    }
+
+
+def member_table(front: Front, member: Member) -> RenderableType:
+    """One member with its scores on every split."""
+    table = Table(title=f"member {member.id}", title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table.add_column("objective")
+    splits = [split for split in reversed(front.splits) if split in member.scores]
+    for split in splits:
+        table.add_column(split, justify="right")
+    for name in front.tasks:
+        table.add_row(name, *(f"{member.scores[split][name]:.3f}" for split in splits))
+    table.add_row("layers", str(member.layers))
+    below = f"serves {preference(member, len(member.serves))}\nrecipe {recipe_file(front, member)}"
+    return Group(table, below)
+
+
+def recipe_file(front: Front, member: Member) -> str:
+    """Where a member's recipe lies, from the project's folder."""
+    return str(PurePath("runs") / front.profile / member.recipe)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,81 @@
+"""Items of a task: split once by hash of their content, disjointly; and those of several tasks put in one order."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from tasks.schema.params import Splits
+
+SPLITS = ("search", "selection", "test")
+
+IDENTIFIER = re.compile(r"(^|_)(id|idx|ind|index)$")
+"""Fields that number an item and say nothing of it: two items that differ in nothing else are the same item."""
+
+DIGITS = 12
+"""Hexadecimal digits of a digest that place an item in [0, 1): all fit into a float."""
+
+
+def digest(doc: Mapping[str, Any]) -> str:
+    """Hex sha256 of an item's content."""
+    content = {key: value for key, value in doc.items() if not IDENTIFIER.search(key)}
+    return hashlib.sha256(json.dumps(content or doc, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def place(content: str) -> float:
+    """Where a digest lies in [0, 1)."""
+    return int(content[:DIGITS], 16) / float(16**DIGITS)
+
+
+def split_of(content: str, shares: Splits) -> str:
+    """The split of an item, which depends on its own content and nothing else.
+
+    Args:
+        content: the item's digest.
+        shares: of the splits, in [0, 1].
+    """
+    where = place(content)
+    if where < shares.search:
+        return "search"
+    return "selection" if where < shares.search + shares.selection else "test"
+
+
+def chosen(contents: Sequence[str], split: str, shares: Splits) -> list[int]:
+    """The items of a split in the order of their hashes: any first n of them are a fair sample.
+
+    Args:
+        contents: digests of all items of a task.
+        split: ``search``, ``selection`` or ``test``.
+        shares: of the splits.
+    """
+    mine = [index for index, content in enumerate(contents) if split_of(content, shares) == split]
+    return sorted(mine, key=lambda index: (contents[index], index))
+
+
+def last_distinct(contents: Sequence[str], count: int) -> set[str]:
+    """The last ``count`` distinct digests."""
+    return set(islice(dict.fromkeys(reversed(contents)), count))
+
+
+def interleaved(weights: Sequence[float]) -> Iterator[int]:
+    """Which task each item of an objective comes from, for ever.
+
+    Each first n have of every task its share of n, rounded down or up, so that a plain mean over items is the mean of
+    the tasks by their weights (Balinski and Young's quota method, 1975).
+
+    Args:
+        weights: of the tasks, positive.
+    """
+    shares = [weight / sum(weights) for weight in weights]
+    taken = [0] * len(shares)
+    n = 0
+    while True:
+        n += 1
+        due = [task for task, share in enumerate(shares) if taken[task] < share * n]
+        chosen_one = max(due, key=lambda task: (shares[task] / (taken[task] + 1), -task))
+        taken[chosen_one] += 1
+        yield chosen_one

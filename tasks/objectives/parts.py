@@ -1,0 +1,118 @@
+"""What objectives consist of: parts whose items are scored, and the kinds of scoring that they need."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from models.candidate import Candidate
+from models.paths.pool import Pool
+from models.paths.prefix import Requests
+from tasks.objectives.built_task import BuiltTask
+from tasks.objectives.metrics import Metric
+
+Span = tuple[int, int]
+"""Items from the first on, up to the last but not with it."""
+
+Answers = list[list[list[Any]]]
+"""Of each item, for each of its requests what the model answered, as often as it was asked."""
+
+OnScored = Callable[[float], None]
+"""Is told how many more candidates are done, in parts of them."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a candidate has no scores."""
+
+    reason: str
+
+
+class Part(Protocol):
+    """Items of one objective that are scored alike."""
+
+    @property
+    def name(self) -> str:
+        """The objective's."""
+
+    @property
+    def count(self) -> int:
+        """Number of items."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Names of the items, in order."""
+
+    @property
+    def definition(self) -> Any:
+        """All that decides the scores beside the candidate, as JSON holds it."""
+
+
+class Kind(Protocol):
+    """Scores the items of some parts, which may belong to several objectives."""
+
+    parts: Sequence[Any]
+
+    def score(
+        self, pool: Pool, candidates: Sequence[Candidate], spans: Sequence[Span], on_scored: OnScored
+    ) -> list[list[list[float]] | Failure]:
+        """For each candidate and part the values of the items in the part's span, higher is better."""
+
+    def requests(self, pool: Pool, spans: Sequence[Span]) -> Requests:
+        """What the models read of those items."""
+
+
+@dataclass(frozen=True)
+class TaskPart:
+    """A part that is an lm-eval task."""
+
+    name: str
+    built: BuiltTask
+    metric: Metric
+    count: int
+    tokens: Any
+    """Token ids of what the model reads and predicts."""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Names of the items, in order."""
+        return self.built.ids[: self.count]
+
+    @property
+    def definition(self) -> Any:
+        """All that decides the scores beside the candidate."""
+        asked = [[instance.arguments for instance in item] for item in self.built.requests]
+        items = list(zip(self.ids, self.built.docs, asked, strict=False))
+        return [self.name, self.built.text, self.metric.key, self.metric.factor, items, self.tokens]
+
+    def values(self, answers: Answers, start: int) -> list[float] | Failure:
+        """Value of each item from ``start`` on, higher is better."""
+        found = self.built.metrics(answers, start)
+        values = self.metric.values([one[self.metric.key] for one in found])
+        for item, value in zip(self.ids[start:], values, strict=False):
+            if not math.isfinite(value):
+                return Failure(f"{self.name}: item {item}: its {self.metric.key[0]} is not finite")
+        return values
+
+
+def judged(
+    parts: Sequence[TaskPart], spans: Sequence[Span], answered: Sequence[list[Answers] | Failure]
+) -> list[list[list[float]] | Failure]:
+    """What each candidate's answers are worth.
+
+    Args:
+        parts: lm-eval tasks.
+        spans: items of each part.
+        answered: of each candidate the answers to each part, or why there are none.
+    """
+    scored: list[list[list[float]] | Failure] = []
+    for one in answered:
+        if isinstance(one, Failure):
+            scored.append(one)
+            continue
+        found = [part.values(mine, start) for part, (start, _), mine in zip(parts, spans, one, strict=True)]
+        failed = [values for values in found if isinstance(values, Failure)]
+        scored.append(failed[0] if failed else [values for values in found if not isinstance(values, Failure)])
+    return scored

@@ -1,0 +1,151 @@
+"""Where things lie: the project's folder, a profile's outputs, and the state that git and DVC never see."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from models.errors import BadInput, one_line
+from tasks.schema.params import Params, Profile
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A project folder seen through one profile."""
+
+    root: Path
+    name: str
+    params: Params
+    profile: Profile
+
+    @property
+    def run(self) -> Path:
+        """``runs/PROFILE``: everything that DVC versions for this profile."""
+        return self.root / "runs" / self.name
+
+    @property
+    def zoo(self) -> Path:
+        """Made models, and ``family.json``."""
+        return self.run / "zoo"
+
+    @property
+    def items(self) -> Path:
+        """Items of every task and split."""
+        return self.run / "tasks"
+
+    @property
+    def state(self) -> Path:
+        """State folder of the whole workspace (``HM3_STATE``)."""
+        return state_folder(self.root)
+
+    @property
+    def task_folder(self) -> Path | None:
+        """``profiles/NAME``: the profile's own lm-eval task files, if it has any."""
+        folder = self.root / "profiles" / self.name
+        return folder if folder.is_dir() else None
+
+
+def state_folder(root: Path) -> Path:
+    """``HM3_STATE``, by default ``.hm3`` in the project's folder; there too where ``HM3_STATE`` is in a bucket."""
+    return Path((not remote_state() and os.environ.get("HM3_STATE")) or root / ".hm3").absolute()
+
+
+def remote_state() -> str | None:
+    """``HM3_STATE`` if it is ``s3://bucket/prefix``: where what a run resumes from is kept beside this machine."""
+    state = os.environ.get("HM3_STATE", "")
+    return state.rstrip("/") if state.startswith("s3://") else None
+
+
+def find_root(start: Path | None = None) -> Path:
+    """The nearest folder upwards that holds ``params.yaml`` and ``profiles/``.
+
+    Raises:
+        BadInput: there is none.
+    """
+    start = (start or Path.cwd()).absolute()
+    for folder in (start, *start.parents):
+        if (folder / "params.yaml").is_file() and (folder / "profiles").is_dir():
+            return folder
+    raise BadInput(f"{start}: no params.yaml with a profiles/ folder here or above; change into an hm3 project")
+
+
+def read_yaml(path: Path) -> Any:
+    """Parsed YAML of a file.
+
+    Raises:
+        BadInput: it is missing or no YAML.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"{path.name}: no such file in {path.parent.name}/") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BadInput(f"{path.name}: not readable as YAML: {one_line(error)}") from None
+
+
+def validate(model: type[Model], data: Any, label: str) -> Model:
+    """Data as a checked object.
+
+    Raises:
+        BadInput: the first thing that is wrong, as one line with file and field.
+    """
+    try:
+        return model.model_validate({} if data is None else data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "top level"
+        reason = "unknown key; remove it or mend its spelling" if first["type"] == "extra_forbidden" else first["msg"]
+        raise BadInput(f"{label}: {field}: {reason}") from None
+
+
+def profiles(root: Path) -> list[str]:
+    """Names of the profiles in a project."""
+    return sorted(path.stem for path in (root / "profiles").glob("*.yaml"))
+
+
+def open_workspace(name: str | None = None, root: Path | None = None) -> Workspace:
+    """The project around the working directory, with its parameters checked.
+
+    Args:
+        name: profile; by default the first of ``params.yaml``.
+        root: the project's folder; by default found upwards.
+
+    Raises:
+        BadInput: a file is missing or holds something that the schema refuses.
+    """
+    root = root.absolute() if root else find_root()
+    params = validate(Params, read_yaml(root / "params.yaml"), "params.yaml")
+    name = name or params.profiles[0]
+    if name not in profiles(root):
+        raise BadInput(f"profile {name!r}: unknown; there are {', '.join(profiles(root)) or 'none'}")
+    profile = validate(Profile, read_yaml(root / "profiles" / f"{name}.yaml"), f"profiles/{name}.yaml")
+    return Workspace(root, name, with_own(params, profile, f"profiles/{name}.yaml"), profile)
+
+
+def with_own(params: Params, profile: Profile, label: str) -> Params:
+    """The parameters with those in place that a profile sets for itself.
+
+    Args:
+        params: those of params.yaml.
+        profile: the model family.
+        label: the profile's file, for messages.
+
+    Raises:
+        BadInput: the profile sets something that is no parameter, or out of range.
+    """
+    data = params.model_dump(mode="json")
+    for name, value in profile.params.items():
+        if name == "profiles" or name not in data:
+            raise BadInput(f"{label}: params.{name}: unknown key; remove it or mend its spelling")
+        data[name] = {**data[name], **value} if isinstance(data[name], dict) and isinstance(value, dict) else value
+    try:
+        return validate(Params, data, label)
+    except BadInput as error:
+        raise BadInput(str(error).replace(f"{label}: ", f"{label}: params.", 1)) from None

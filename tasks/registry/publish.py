@@ -1,0 +1,337 @@
+"""The MLflow registry: the front as versions of ``hm3-front-PROFILE``, the agent as one of ``hm3-agent-PROFILE``.
+
+Publishing goes by content. A version carries the hash of what it is made of, versions that are there are left alone,
+and aliases move when all are there: so it can be killed and called again at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from models.errors import BadInput
+from tasks.front.composition import Composition, recipe_text
+from tasks.front.front import Front, Member
+from tasks.project.family import load_family
+from tasks.project.progress import Progress
+from tasks.project.workspace import Workspace
+from tasks.registry.package import packed
+from tasks.registry.versions import MEMBER, answering
+from tasks.tracking.messages import allowed, log
+from tasks.tracking.mlflow import connect, open_experiment
+from tasks.tracking.record import flatten
+from tasks.tracking.spool import spool_of
+from tasks.tracking.tracker import git_tags
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
+    from mlflow.entities.model_registry import ModelVersion
+
+
+@dataclass(frozen=True)
+class Published:
+    """What is in the registry now."""
+
+    uri: str
+    name: str
+    """Registered model of the front."""
+    front_id: str
+    versions: dict[str, int]
+    """Member id → version."""
+    aliases: dict[str, int]
+    """Alias → version."""
+    agent: str
+    """Registered model of the agent."""
+    agent_version: int
+    already: bool
+    """Nothing had to be done."""
+
+    def __str__(self) -> str:
+        first, last = min(self.versions.values()), max(self.versions.values())
+        done = "is already" if self.already else "is now"
+        return (
+            f"{self.name} {done} versions {first} to {last}, "
+            f"{', '.join(f'{alias} → {version}' for alias, version in self.aliases.items())}"
+        )
+
+
+def publish(workspace: Workspace, progress: Progress | None = None, parent: str | None = None) -> Published:
+    """Register agent and members, then move the aliases. What MLflow missed of earlier runs is sent before.
+
+    Args:
+        workspace: project and profile; its front, members, agent and zoo must be there.
+        progress: where to report to.
+        parent: id of the pipeline's run, if there is one; what is sent is recorded in a run nested in it.
+
+    Raises:
+        BadInput: something to be published is missing.
+        Failed: MLflow does not answer.
+    """
+    front = Front.read(workspace.run)
+    client = connect(workspace.root)
+    (workspace.state / "mlflow").mkdir(parents=True, exist_ok=True)
+    with (
+        answering(workspace.root, "; `hm3 publish` goes on from there"),
+        FileLock(workspace.state / "mlflow" / "publish.lock"),
+    ):
+        if kept := spool_of(workspace):
+            kept.deliver(client, open_experiment(client, workspace))
+        return Publication(workspace, front, client, parent).complete(progress or Progress())
+
+
+def add_with_weights(
+    workspace: Workspace, front: Front, client: MlflowClient, known: ModelVersion, progress: Progress
+) -> int:
+    """A version with weights of a member that was registered by its recipe alone; its number.
+
+    Raises:
+        BadInput: a model of its recipe is missing.
+        MlflowException: MLflow does not answer.
+    """
+    publication = Publication(workspace, front, client, None)
+    publication.with_weights = True
+    try:
+        with progress.bar("uploading the weights", 1, "members") as bar:
+            tags = {**known.tags, "weights": "true"}
+            made = publication._add_member(front.member(known.tags[MEMBER]), tags, known.description)
+            bar.advance()
+    except BaseException:
+        publication._close_run("FAILED")
+        raise
+    publication._close_run("FINISHED")
+    return made
+
+
+def withdraw(client: MlflowClient, name: str, version: int, model_id: str) -> None:
+    """Take a version and its files' entry out of the registry again."""
+    client.delete_model_version(name, str(version))
+    client.delete_logged_model(model_id)
+
+
+class Publication:
+    """One front on its way to the registry."""
+
+    def __init__(self, workspace: Workspace, front: Front, client: MlflowClient, parent: str | None):
+        self.workspace = workspace
+        self.front = front
+        self.client = client
+        self.parent = parent
+        self.experiment = open_experiment(client, workspace)
+        self.name = f"hm3-front-{workspace.name}"
+        self.agent_name = f"hm3-agent-{workspace.name}"
+        self.with_weights = workspace.profile.registry.weights == "members"
+        self.commit = git_tags(workspace.root)
+        self._run: str | None = None
+
+    def complete(self, progress: Progress) -> Published:
+        """Add what is missing; returns what is there then."""
+        folder = self.workspace.run / "agent"
+        agent_id = digest_of(folder)
+        agents = self._known(self.agent_name, {"agent_id": agent_id}, "agent_id")
+        marks = {"front_id": self.front.digest, "weights": str(self.with_weights).lower()}
+        versions = self._known(self.name, marks, MEMBER)
+        missing = [one for one in self.front.members if one.id not in versions]
+        added = bool(missing) or agent_id not in agents
+        try:
+            if agent_id not in agents:
+                self._ensure(self.agent_name, AGENT.format(profile=self.workspace.name))
+                agents[agent_id] = self._add_agent(folder, agent_id)
+            if missing:
+                asked = IMAGES if any(one.images for one in self.workspace.profile.objectives) else PROMPTS
+                self._ensure(self.name, FRONT.format(name=self.name, **asked))
+                composition = Composition.read(self.workspace, self.front)
+                with progress.bar("registering", len(missing), "members") as bar:
+                    for member in missing:
+                        tags = {**self._tags(member, composition, agents[agent_id]), **marks}
+                        words = described(self.front, member, composition)
+                        versions[member.id] = self._add_member(member, tags, words)
+                        bar.advance()
+        except BaseException:
+            self._close_run("FAILED")
+            raise
+        self._close_run("FINISHED")
+        aliases = {alias: versions[member.id] for alias, member in self.front.aliases().items()}
+        moved = self._move_aliases(aliases)
+        versions = {one.id: versions[one.id] for one in self.front.members}
+        uri, already = self.client.tracking_uri, not (added or moved)
+        return Published(
+            uri, self.name, self.front.digest, versions, aliases, self.agent_name, agents[agent_id], already
+        )
+
+    def _known(self, name: str, marks: Mapping[str, str], key: str) -> dict[str, int]:
+        """Versions that carry all the marks, by another of their tags."""
+        wanted = " and ".join([f"name = '{name}'", *(f"tags.{mark} = '{value}'" for mark, value in marks.items())])
+        found = self.client.search_model_versions(wanted)
+        return {one.tags[key]: int(one.version) for one in sorted(found, key=lambda one: int(one.version))}
+
+    def _ensure(self, name: str, description: str) -> None:
+        """Make a registered model if it is missing."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.create_registered_model(name, {"profile": self.workspace.name}, description)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+    def _add_member(self, member: Member, tags: Mapping[str, str], words: str) -> int:
+        with self._logged(f"{self.workspace.name}-{member.id}", tags) as (model, fresh):
+            if fresh:
+                with packed(self.workspace, member, model, self.with_weights) as folder:
+                    self.client.log_model_artifacts(model.model_id, str(folder))
+        self._log_scores(member, model.model_id)
+        return self._add_version(self.name, model, tags, words)
+
+    def _add_agent(self, folder: Path, agent_id: str) -> int:
+        tags = {"agent_id": agent_id, "profile": self.workspace.name}
+        with self._logged(f"{self.workspace.name}-agent", tags) as (model, fresh):
+            if fresh:
+                self.client.log_model_artifacts(model.model_id, str(folder))
+        return self._add_version(self.agent_name, model, tags, None)
+
+    @contextmanager
+    def _logged(self, name: str, tags: Mapping[str, str]) -> Iterator[tuple[LoggedModel, bool]]:
+        """A model in the experiment, finalised at the end; one that a killed process had finished is taken as it is."""
+        key = MEMBER if MEMBER in tags else "agent_id"
+        marks = [f"tags.`{mark}` = '{tags[mark]}'" for mark in ("front_id", "weights", key) if mark in tags]
+        for left in self.client.search_logged_models([self.experiment], " and ".join(marks)):
+            if left.status == "READY":
+                yield left, False
+                return
+            self.client.delete_logged_model(left.model_id)
+        model = self.client.create_logged_model(self.experiment, name, self._open_run(), dict(tags))
+        yield model, True
+        self.client.finalize_logged_model(model.model_id, "READY")
+
+    def _add_version(self, name: str, model: LoggedModel, tags: Mapping[str, str], words: str | None) -> int:
+        made = self.client.create_model_version(
+            name,
+            source=f"models:/{model.model_id}",
+            run_id=model.source_run_id,
+            tags=dict(tags),
+            description=words,
+            await_creation_for=0,
+            model_id=model.model_id,
+        )
+        # MLflow's server notes this by itself, its database store does not.
+        mark = {"mlflow.modelVersions": json.dumps([{"name": name, "version": int(made.version)}])}
+        self.client.set_logged_model_tags(model.model_id, mark)
+        return int(made.version)
+
+    def _tags(self, member: Member, composition: Composition, agent: int) -> dict[str, str]:
+        """Scores, preference, recipe and lineage of a member."""
+        family = load_family(self.workspace)
+        digests = json.loads((self.workspace.zoo / "family.json").read_text(encoding="utf-8")).get("digests", {})
+        scores = {f"{split}.{name}": f"{one:.6g}" for split, own in member.scores.items() for name, one in own.items()}
+        return {
+            MEMBER: member.id,
+            "layers": str(member.layers),
+            "preference": member.preference,
+            **scores,
+            **{allowed(f"reported.{name}"): f"{one:.6g}" for name, one in member.reported.items()},
+            "merge": composition.describe(member),
+            "mergekit": member.mergekit,
+            "recipe": recipe_text(self.workspace.run, member),
+            "base": family.base,
+            "experts": ",".join(f"{name}={folder}" for name, folder in family.experts.items()),
+            **{f"digest.{name}": value for name, value in flatten(digests, ".").items()},
+            "agent_version": str(agent),
+            "profile": self.workspace.name,
+            **self.commit,
+        }
+
+    def _log_scores(self, member: Member, model_id: str) -> None:
+        """Scores as metrics of the model, so that MLflow's tables sort and compare members by them."""
+        from mlflow.entities import Metric
+
+        now, step = int(time.time() * 1000), self.front.members.index(member) + 1
+        points = [(f"{split}/{name}", one) for split, own in member.scores.items() for name, one in own.items()]
+        run = self._open_run()
+        metrics = [Metric(name, one, now, step, model_id=model_id, run_id=run) for name, one in points]
+        self.client.log_batch(run, metrics)
+
+    def _move_aliases(self, aliases: Mapping[str, int]) -> bool:
+        now = self.client.get_registered_model(self.name).aliases
+        moves = {alias: version for alias, version in aliases.items() if int(now.get(alias, -1)) != version}
+        for alias, version in moves.items():
+            self.client.set_registered_model_alias(self.name, alias, str(version))
+        return bool(moves)
+
+    def _open_run(self) -> str:
+        """The run that records what is sent: the one that a killed process left open for this front, or a new one."""
+        if self._run is None:
+            mark = f"tags.front_id = '{self.front.digest}' and attributes.status = 'RUNNING'"
+            left = self.client.search_runs([self.experiment], mark, max_results=1)
+            tags = {"stage": "publish", "profile": self.workspace.name, "front_id": self.front.digest}
+            if self.parent:
+                tags["mlflow.parentRunId"] = self.parent
+            made = left[0] if left else self.client.create_run(self.experiment, tags=tags, run_name="publish")
+            self._run = str(made.info.run_id)
+        return self._run
+
+    def _close_run(self, status: str) -> None:
+        if self._run is not None:
+            log(self.client, self._run, points=[("members", len(self.front.members), 0)])
+            self.client.set_terminated(self._run, status)
+
+
+def described(front: Front, member: Member, composition: Composition) -> str:
+    """A member in Markdown: its scores, and what it was made of."""
+    rows = [
+        f"| {split} | {' | '.join(f'{own[name]:.3f}' for name in front.tasks)} |"
+        for split, own in member.scores.items()
+    ]
+    lines = [
+        f"{member.layers} layers; serves {member.preference}.",
+        "",
+        f"| split | {' | '.join(front.tasks)} |",
+        "|---" * (len(front.tasks) + 1) + "|",
+        *rows,
+        "",
+        composition.describe(member),
+        "",
+        *(f"- {name}: {words}" for name, words in composition.merges(member).items()),
+    ]
+    return "\n".join(lines)
+
+
+def digest_of(folder: Path) -> str:
+    """sha256 over names and contents of a folder's files.
+
+    Raises:
+        BadInput: it is missing or empty.
+    """
+    digest = hashlib.sha256()
+    files = sorted(one for one in folder.rglob("*") if one.is_file())
+    if not files:
+        raise BadInput(f"runs/{folder.parent.name}/{folder.name}: no files; run stage `train` or `dvc pull`")
+    for path in files:
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+FRONT = """A front of merged models that hm3 found: a version a member; versions with the same `front_id` are one front.
+
+`mlflow.pyfunc.load_model("models:/{name}@balanced").predict({asked})` answers with {answer}.
+
+Aliases: `balanced` weighs all objectives alike, `best-OBJECTIVE` is best at one. Tags hold the scores by split, the \
+preference that a member serves, its recipe, and what it was made of.
+"""
+
+PROMPTS = {"asked": '["a prompt"]', "answer": "text"}
+IMAGES = {"asked": '{"image": [PNG_IN_BASE64]}', "answer": "the class of each image, by task"}
+"""What a member is asked, and what it answers."""
+
+AGENT = """Actor, critic and surrogate that propose inference paths for profile `{profile}`, as files."""

@@ -1,0 +1,299 @@
+"""Scoring: candidates in, item scores out, each looked up in the journal first and written to it at once.
+
+Models live in this process or, with ``HM3_ENGINE=ray``, in the workers of a Ray cluster. A score depends on neither,
+nor on the candidates that are scored with it: so chunks may have any size and come back in any order.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.metadata
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.candidate import Candidate
+from models.errors import Lost, one_line
+from models.merge.recipe import Recipe, recipe_name
+from models.merge.source import MergedSource
+from models.paths.pool import Pool
+from models.sources.checkpoint import Source
+from models.sources.lora import open_model
+from models.sources.vocabulary_source import share_vocabulary
+from tasks.objectives.objectives import ItemScores, Objectives
+from tasks.objectives.parts import OnScored
+from tasks.project.family import Family, load_family
+from tasks.project.progress import Bar
+from tasks.project.references import finder
+from tasks.project.workspace import Workspace, remote_state
+from tasks.schema.params import Profile
+from tasks.scoring.journal import Entry, Journal, key_of, missing
+from tasks.scoring.remote_segments import RemoteSegments
+from tasks.scoring.where import engine_name, settle
+
+_log = logging.getLogger(__name__)
+
+SCORING_VERSION = 1
+"""Raise it whenever the same candidate may score differently than before."""
+
+CHUNK = 16
+"""Candidates that are scored together at most, and whose scores are written to the journal together."""
+
+SHARED_CHUNK = 8
+"""The same where several chunks are scored at once: with 16, the last one kept the others waiting for longer."""
+
+OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
+"""What torch says."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A candidate's scores on some items: higher is better, one value an item and task objective."""
+
+    candidate: Candidate
+    items: Mapping[str, tuple[float, ...]]
+    failed: str | None = None
+
+    def means(self) -> dict[str, float]:
+        """The mean over the items of each task objective; empty if it failed."""
+        return {name: float(np.mean(values)) for name, values in self.items.items()}
+
+    def mean(self) -> np.ndarray:
+        """Scores ``(K_tasks,)``: the mean over the items."""
+        return np.array(list(self.means().values()))
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Candidates that are scored together, on the same items."""
+
+    start: int
+    stop: int
+    keys: tuple[str, ...]
+    candidates: tuple[Candidate, ...]
+
+
+class Engine:
+    """The pool of a family, the objectives on each split and the journal."""
+
+    def __init__(self, workspace: Workspace, journal: Path | None = None):
+        """Open the family.
+
+        Args:
+            workspace: project and profile.
+            journal: folder of the journal, by default the profile's own in the state folder.
+        """
+        self.workspace = workspace
+        self.family: Family = load_family(workspace)
+        self.recipes: dict[str, Recipe] = {}
+        self.journal = Journal(journal) if journal else open_journal(workspace)
+        self._objectives: dict[str, Objectives] = {}
+        names = dict.fromkeys((self.family.base, *self.family.experts.values()))
+        self._find = finder(workspace)
+        opened = {name: open_model(name, self._find) for name in names}
+        self._tokenizer = opened[self.family.base].tokenizer
+        self._sources: dict[str, Source] = share_vocabulary(opened)
+        base = self.source(self.family.base)
+        profile = workspace.profile
+        self.pool = open_pool(base.config, profile)
+        self.pool.add("base", base)
+        for name, folder in self.family.experts.items():
+            self.pool.add(name, self.source(folder))
+        # what was imported stays: looking through it for garbage took a third of the time of a merge
+        gc.collect()
+        gc.freeze()
+        self.versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "lm-eval")}
+
+    @property
+    def layers(self) -> int:
+        """Number of layers of the base, L."""
+        return self.pool.layers
+
+    def source(self, reference: str) -> Source:
+        """A model by its name in the family, its folder relative to the project, or the name of an added recipe."""
+        reference = self.locate(reference)
+        if reference in self.recipes:
+            return MergedSource(self.recipes[reference], self.source, str(self.pool.home))
+        if reference not in self._sources:
+            self._sources[reference] = open_model(reference, self._find)
+        return self._sources[reference]
+
+    def locate(self, model: str) -> str:
+        """What a recipe writes for a model of the pool: a folder, or the name of another recipe."""
+        return self.family.base if model == "base" else self.family.experts.get(model, model)
+
+    def add(self, recipe: Recipe) -> Candidate:
+        """Let a recipe take part under the name that follows from its content; returns its identity path."""
+        name = recipe_name(recipe)
+        if name not in self.pool:
+            self.recipes[name] = recipe.model_copy(update={"name": name})
+            self.pool.add(name, self.source(name))
+        return Candidate.identity(name, self.layers)
+
+    def objectives(self, split: str) -> Objectives:
+        """Requests of a split, built when first asked for."""
+        if split not in self._objectives:
+            self._objectives[split] = Objectives(self.workspace, split, self._tokenizer)
+        return self._objectives[split]
+
+    def items(self, split: str) -> int:
+        """Items of the largest objective of a split: the end of the range that covers them all."""
+        objectives = self.objectives(split)
+        return max(objectives.count(name) for name in objectives.names)
+
+    def cost(self, split: str, start: int = 0, stop: int | None = None) -> int:
+        """Item evaluations that one candidate takes on the items ``[start, stop)`` of every objective."""
+        objectives = self.objectives(split)
+        counts = [objectives.count(name) for name in objectives.names]
+        return sum(min(count, count if stop is None else stop) - min(count, start) for count in counts)
+
+    def score(
+        self,
+        candidates: Sequence[Candidate],
+        split: str,
+        start: int = 0,
+        stop: int | None = None,
+        bar: Bar | None = None,
+    ) -> list[Scored]:
+        """Scores on the items ``[start, stop)`` of every objective of a split.
+
+        Args:
+            candidates: what to score; each model on the way is in the pool.
+            split: ``search``, ``selection`` or ``test``.
+            start: first item.
+            stop: item after the last, by default all.
+            bar: advanced by one for each candidate.
+        """
+        objectives = self.objectives(split)
+        stop = self.items(split) if stop is None else stop
+        keys = [self._key(candidate, objectives.definition, split) for candidate in candidates]
+        advance = bar.advance if bar else _nothing
+        work: dict[tuple[int, int], dict[str, Candidate]] = {}
+        for candidate, key in zip(candidates, keys, strict=True):
+            for span in missing(self.journal.find(key), start, stop):
+                work.setdefault(span, {}).setdefault(key, candidate)
+        known = len(candidates) - len({key for spans in work.values() for key in spans})
+        if known:
+            advance(known)
+        chunks = [chunk for span, by_key in work.items() for chunk in self._chunks(*span, by_key)]
+        for chunk, scores in self._scored(objectives, chunks, advance):
+            self.journal.append(
+                Entry(key, chunk.start, chunk.stop, {name: tuple(some) for name, some in one.items.items()}, one.failed)
+                for key, one in zip(chunk.keys, scores, strict=True)
+            )
+        return [
+            self._read(candidate, self.journal.find(key), objectives.names, start, stop)
+            for candidate, key in zip(candidates, keys, strict=True)
+        ]
+
+    def _chunks(self, start: int, stop: int, by_key: Mapping[str, Candidate]) -> Iterator[Chunk]:
+        """Chunks of one size; where several are scored at once, small enough for all, and with common prefixes."""
+        found = list(by_key.items())
+        size = CHUNK
+        if self.pool.lanes > 1:
+            found.sort(key=lambda one: (one[1].host, one[1].path))
+            size = max(1, min(SHARED_CHUNK, -(-len(found) // self.pool.lanes)))
+        for first in range(0, len(found), size):
+            keys, candidates = zip(*found[first : first + size], strict=True)
+            yield Chunk(start, stop, keys, candidates)
+
+    def _scored(
+        self, objectives: Objectives, chunks: Sequence[Chunk], advance: OnScored
+    ) -> Iterator[tuple[Chunk, list[ItemScores]]]:
+        """Chunks with their scores, as they come."""
+
+        def score(chunk: Chunk) -> list[ItemScores]:
+            return self._bearable(objectives, chunk.candidates, chunk.start, chunk.stop, advance)
+
+        lanes = min(self.pool.lanes, len(chunks))
+        if lanes <= 1:
+            yield from ((chunk, score(chunk)) for chunk in chunks)
+            return
+        with ThreadPoolExecutor(lanes) as executor:
+            asked = {executor.submit(score, chunk): chunk for chunk in chunks}
+            try:
+                yield from ((asked[one], one.result()) for one in as_completed(asked))
+            finally:
+                for one in asked:
+                    one.cancel()
+
+    def _bearable(
+        self, objectives: Objectives, candidates: Sequence[Candidate], start: int, stop: int, advance: OnScored
+    ) -> list[ItemScores]:
+        """Scores of a chunk; if memory doesn't suffice, of its halves. What fails alone has failed."""
+        try:
+            return objectives.score(self.pool, candidates, start, stop, advance)
+        except (MemoryError, RuntimeError) as error:  # torch has a class of its own for GPUs alone
+            if not (isinstance(error, (MemoryError, Lost)) or OUT_OF_MEMORY.search(str(error))):
+                raise
+            reason = one_line(error, 200)
+        # not in the block above: while the error is handled, all that was computed is still held
+        gc.collect()
+        if self.pool.home.type == "cuda":
+            torch.cuda.empty_cache()
+        half = len(candidates) // 2
+        if not half:
+            return [ItemScores(failed=f"more than a process bears: {reason}")]
+        parts = (candidates[:half], candidates[half:])
+        return [one for part in parts for one in self._bearable(objectives, part, start, stop, advance)]
+
+    def _key(self, candidate: Candidate, definition: str, split: str) -> str:
+        profile = self.workspace.profile
+        return key_of(
+            content=self.pool.digest(candidate),
+            definition=definition,
+            split=split,
+            dtype=profile.dtype,
+            device=torch.device(profile.device).type,
+            versions=self.versions,
+            scoring=SCORING_VERSION,
+        )
+
+    @staticmethod
+    def _read(candidate: Candidate, entries: Sequence[Entry], names: Sequence[str], start: int, stop: int) -> Scored:
+        for entry in entries:
+            if entry.failed and entry.start < stop and entry.stop > start:
+                return Scored(candidate, {}, entry.failed)
+        values: dict[str, tuple[float, ...]] = dict.fromkeys(names, ())
+        for entry in entries:
+            low, high = max(entry.start, start), min(entry.stop, stop)
+            if low < high:
+                for name in names:
+                    values[name] += tuple(entry.scores[name][low - entry.start : high - entry.start])
+        return Scored(candidate, values)
+
+
+def open_journal(workspace: Workspace) -> Journal:
+    """The journal of a profile, in the state folder and, where the state is in a bucket, there too."""
+    remote = remote_state()
+    folder = f"journal/{workspace.name}"
+    return Journal(workspace.state / folder, RemoteSegments(f"{remote}/{folder}") if remote else None)
+
+
+def open_pool(config: dict[str, Any], profile: Profile) -> Pool:
+    """A pool without models, in this process or on the workers of a cluster.
+
+    Args:
+        config: the base's ``config.json``.
+        profile: the model family.
+
+    Raises:
+        BadInput: ``HM3_ENGINE`` names no engine.
+    """
+    if engine_name() == "ray":
+        address = settle(profile.ray.address)
+        from tasks.scoring.ray_pool import RayPool
+
+        return RayPool(config, profile, address, _log.warning)
+    return Pool(config, profile.device, getattr(torch, profile.dtype), profile.pool_bytes)
+
+
+def _nothing(_: float) -> None:
+    """Nobody watches."""

@@ -1,0 +1,186 @@
+"""The journal: every item score that was ever computed, so that nothing is computed twice and a kill loses one chunk.
+
+Segments are numbered, immutable JSON-lines files in the state folder. A chunk of scores is written beside its place and
+linked to it in one step, so a segment is whole or absent; its name and its first line carry the digest of its content,
+so that several writers never meet and damage is seen. The key of a score says everything that it depends on. Where the
+state is in a bucket, segments go there as they come, and come from there before anything is scored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.errors import BadInput
+from tasks.scoring.remote_segments import RemoteSegments
+
+FORMAT = 1
+"""Version of the files; another one is refused."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Scores of one candidate on the items ``[start, stop)`` of every objective, or why there are none."""
+
+    key: str
+    start: int
+    stop: int
+    scores: Mapping[str, tuple[float, ...]]
+    failed: str | None = None
+
+    def to_json(self) -> str:
+        """One line of a segment."""
+        record = {"key": self.key, "start": self.start, "stop": self.stop, "scores": self.scores, "failed": self.failed}
+        return json.dumps(record, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, line: str) -> Entry:
+        """Inverse of :meth:`to_json`."""
+        data = json.loads(line)
+        scores = {name: tuple(values) for name, values in data["scores"].items()}
+        return cls(data["key"], data["start"], data["stop"], scores, data["failed"])
+
+    def part(self, start: int, stop: int) -> Entry:
+        """The same for some of its items."""
+        low, high = start - self.start, stop - self.start
+        scores = {name: tuple(values[low:high]) for name, values in self.scores.items()}
+        return Entry(self.key, start, stop, scores, self.failed)
+
+
+def key_of(**parts: object) -> str:
+    """Digest of everything that a score depends on, beside the items' range."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+class Journal:
+    """All segments of a folder, in memory, and a writer to it."""
+
+    def __init__(self, folder: Path, remote: RemoteSegments | None = None):
+        """Read what is there.
+
+        Args:
+            folder: of the segments; made if it is missing.
+            remote: where they are kept beside this machine.
+
+        Raises:
+            BadInput: a segment is of another version, or damaged; or the bucket can't be used.
+            Failed: the bucket does not answer.
+        """
+        self.folder = folder
+        self._remote = remote
+        self._entries: dict[str, list[Entry]] = {}
+        self._count = 0
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(".*.tmp"):
+            if not _is_alive(int(left.name.split(".")[1])):
+                left.unlink(missing_ok=True)
+        if remote is not None:
+            remote.fetch(folder)
+        segments = sorted(folder.glob("*.jsonl"))
+        self._next = int(segments[-1].name[:8]) + 1 if segments else 1
+        for segment in segments:
+            self._take(read_segment(segment))
+        if remote is not None:
+            remote.send(segments)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def keys(self) -> set[str]:
+        """All that have entries."""
+        return set(self._entries)
+
+    def find(self, key: str) -> list[Entry]:
+        """Entries of a key, in order of their items, of which none is in two of them."""
+        return self._entries.get(key, [])
+
+    def append(self, entries: Iterable[Entry]) -> None:
+        """Make a chunk durable as one new segment.
+
+        Raises:
+            OSError: it can't be written; then nothing of it is there.
+        """
+        entries = list(entries)
+        lines = "".join(f"{entry.to_json()}\n" for entry in entries)
+        digest = hashlib.sha256(lines.encode()).hexdigest()
+        segment = self.folder / f"{self._next:08d}-{digest[:8]}.jsonl"
+        beside = self.folder / f".{os.getpid()}.tmp"
+        try:
+            with beside.open("w", encoding="utf-8") as file:
+                file.write(json.dumps({"format": FORMAT, "sha256": digest}) + "\n" + lines)
+                file.flush()
+                os.fsync(file.fileno())
+            with contextlib.suppress(FileExistsError):  # the same scores, by another process
+                os.link(beside, segment)
+        finally:
+            beside.unlink(missing_ok=True)
+        self._next += 1
+        self._take(entries)
+        if self._remote is not None:
+            self._remote.send([segment])
+
+    def _take(self, entries: Iterable[Entry]) -> None:
+        """Keep entries; of items that another process has scored too, the first ones."""
+        for entry in entries:
+            known = self._entries.setdefault(entry.key, [])
+            if entry.failed:
+                known.append(entry)
+                self._count += 1
+            for start, stop in missing([one for one in known if not one.failed], entry.start, entry.stop):
+                if not entry.failed:
+                    known.append(entry.part(start, stop))
+                    self._count += 1
+            known.sort(key=lambda one: one.start)
+
+
+def read_segment(path: Path) -> Iterator[Entry]:
+    """The entries of a segment.
+
+    Raises:
+        BadInput: it is of another version, or not as it was written.
+    """
+    header, _, lines = path.read_text(encoding="utf-8").partition("\n")
+    try:
+        about = json.loads(header)
+        if about.get("format") != FORMAT:
+            raise BadInput(
+                f"{path.name}: a journal of another version; move {path.parent.name}/ away or use `hm3 run --fresh`"
+            )
+        if about.get("sha256", digest := hashlib.sha256(lines.encode()).hexdigest()) != digest:
+            raise ValueError("the checksum differs")
+        return iter([Entry.from_json(line) for line in lines.splitlines()])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f"{path.name}: damaged ({error}); remove it, and its scores are computed again") from None
+
+
+def missing(entries: Iterable[Entry], start: int, stop: int) -> list[tuple[int, int]]:
+    """The parts of ``[start, stop)`` that no entry covers; a failed candidate needs none."""
+    spans = []
+    for entry in entries:
+        if entry.failed and entry.start < stop and entry.stop > start:
+            return []
+        if entry.start > start:
+            spans.append((start, min(entry.start, stop)))
+        start = max(start, entry.stop)
+        if start >= stop:
+            break
+    if start < stop:
+        spans.append((start, stop))
+    return [(low, high) for low, high in spans if low < high]
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,217 @@
+"""Folders in an S3 bucket: there as a whole or not at all, and checked byte by byte.
+
+The files of a folder go up first, each with its SHA-256, and ``manifest.json``, which names them all, goes last. A
+folder without one does not count: so one whose upload was cut off is never taken for a whole one, and the next upload
+goes on from what is there. Endpoint, region and credentials come from AWS's own environment (``AWS_ENDPOINT_URL``,
+``AWS_ACCESS_KEY_ID``, ``AWS_PROFILE``, …).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from boto3.s3.transfer import TransferConfig
+from botocore.exceptions import ClientError
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from models.errors import BadInput, Failed
+from models.sources.checkpoint import require_new
+from tasks.project.progress import Progress
+from tasks.storage.digest import PART_BYTES, READ_BYTES, Digest
+from tasks.storage.s3 import Place, connect, is_remote, listing, parse_place, probe, speaking
+
+MANIFEST = "manifest.json"
+TRANSFER = TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=4)
+
+
+class Entry(BaseModel):
+    """A file of a manifest."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """``manifest.json``: the files of a folder by their paths in it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    files: dict[str, Entry]
+
+
+@contextmanager
+def destination(out: str, progress: Progress, scratch: Path | None = None) -> Iterator[Path]:
+    """A folder to write, which still has to be made; one in a bucket is uploaded when the block ends well.
+
+    Args:
+        out: a folder of this machine, or ``s3://bucket/prefix``.
+        progress: shows the bytes.
+        scratch: where folders that are to be uploaded are put together; by default with temporary files.
+
+    Raises:
+        BadInput: ``out`` is there already, or the bucket can't be written to: known before the block begins.
+        Failed: the upload failed.
+    """
+    if not is_remote(out):
+        yield Path(out)
+        return
+    place = parse_place(out)
+    client = connect()
+    with speaking(place, client):
+        require_free(place, listing(client, place))
+    probe(place, client)
+    with temporary(scratch) as folder:
+        local = folder / (PurePosixPath(place.prefix).name or place.bucket)
+        yield local
+        upload(local, place, progress, client)
+
+
+@contextmanager
+def fetched(target: str, progress: Progress, scratch: Path | None = None) -> Iterator[str]:
+    """The target itself, or for one in a bucket a copy of it for the time of the block.
+
+    Raises:
+        BadInput: the bucket has no whole folder of that name, or can't be read.
+        Failed: the download failed, or a file is not as the manifest says.
+    """
+    if not is_remote(target):
+        yield target
+        return
+    with temporary(scratch) as folder:
+        download(parse_place(target), folder / "target", progress)
+        yield str(folder / "target")
+
+
+@contextmanager
+def temporary(scratch: Path | None) -> Iterator[Path]:
+    """A folder for the time of the block."""
+    if scratch is not None:
+        scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch, prefix="s3-") as folder:
+        yield Path(folder)
+
+
+def upload(folder: Path, place: Place, progress: Progress, client: Any = None) -> None:
+    """Put a folder into a bucket. Files that an interrupted upload left there are kept where they are the same.
+
+    Raises:
+        BadInput: a whole folder or foreign files are there, or the bucket can't be written to.
+        Failed: the server fails, or a file there is not as it is here.
+    """
+    client = client or connect()
+    paths = {one.relative_to(folder).as_posix(): one for one in sorted(folder.rglob("*")) if one.is_file()}
+    size = sum(one.stat().st_size for one in paths.values())
+    with speaking(place, client):
+        there = listing(client, place)
+        require_free(place, there, set(paths))
+        with progress.bar("checksums", size, "bytes") as bar:
+            digests = {name: Digest.of(path, bar.advance) for name, path in paths.items()}
+        with progress.bar(f"uploading to {place}", size, "bytes") as bar:
+            for name, path in paths.items():
+                key = place.key(name)
+                if there.get(name) == digests[name].size and is_same(client, place.bucket, key, digests[name]):
+                    bar.advance(digests[name].size)
+                    continue
+                checked = {"ChecksumAlgorithm": "SHA256"}
+                client.upload_file(str(path), place.bucket, key, checked, one_at_a_time(bar.advance), TRANSFER)
+                if not is_same(client, place.bucket, key, digests[name]):
+                    raise Failed(f"{place}/{name}: arrived damaged, so the folder is not finished; try again")
+        entries = {name: Entry(bytes=one.size, sha256=one.whole.hex()) for name, one in digests.items()}
+        content = Manifest(files=entries).model_dump_json(indent=1).encode()
+        client.put_object(
+            Bucket=place.bucket,
+            Key=place.key(MANIFEST),
+            Body=content,
+            ChecksumAlgorithm="SHA256",
+            ContentType="application/json",
+        )
+
+
+def download(place: Place, folder: Path, progress: Progress, client: Any = None) -> None:
+    """Get a folder from a bucket; it appears under its name when every file is there and is what it was.
+
+    Raises:
+        BadInput: there is no whole folder, ``folder`` exists, or the bucket can't be read.
+        Failed: the server fails, or a file is not as the manifest says.
+    """
+    require_new(folder)
+    client = client or connect()
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        with speaking(place, client):
+            files = read_manifest(client, place).files
+            with progress.bar(f"downloading {place}", sum(one.bytes for one in files.values()), "bytes") as bar:
+                for name, entry in files.items():
+                    path = partial / name
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    step = one_at_a_time(bar.advance)
+                    try:
+                        client.download_file(place.bucket, place.key(name), str(path), Callback=step, Config=TRANSFER)
+                    except ClientError as error:
+                        if error.response["Error"]["Code"] not in ("404", "NoSuchKey"):
+                            raise
+                        raise Failed(f"{place}/{name}: in {MANIFEST}, but not there; export the folder again") from None
+                    if Digest.of(path).whole.hex() != entry.sha256:
+                        raise Failed(f"{place}/{name}: not what {MANIFEST} says (sha256); export the folder again")
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def read_manifest(client: Any, place: Place) -> Manifest:
+    """The manifest of a folder; raises BadInput if there is none, or if it would lead out of the folder."""
+    try:
+        content = client.get_object(Bucket=place.bucket, Key=place.key(MANIFEST))["Body"].read()
+    except client.exceptions.NoSuchKey:
+        raise BadInput(f"{place}: no {MANIFEST}, so no whole folder that `hm3 export` wrote; export it again") from None
+    try:
+        manifest = Manifest.model_validate_json(content)
+    except ValidationError as error:
+        raise BadInput(f"{place}/{MANIFEST}: {error.errors()[0]['msg']}; no manifest that `hm3 export` wrote") from None
+    for name in manifest.files:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise BadInput(f"{place}/{MANIFEST}: {name!r} leads out of the folder; no manifest that `hm3 export` wrote")
+    return manifest
+
+
+def require_free(place: Place, there: Mapping[str, int], ours: set[str] | None = None) -> None:
+    """Raises BadInput if something is there that an upload would mix with; ``ours``: names that may be there."""
+    if MANIFEST in there:
+        raise BadInput(f"{place}: exists; give another prefix, or delete it first")
+    foreign = sorted(set(there) - ours) if ours is not None else []
+    if foreign:
+        raise BadInput(f"{place}: holds {foreign[0]}, which is no part of this; give another prefix, or delete it")
+
+
+def is_same(client: Any, bucket: str, key: str, digest: Digest) -> bool:
+    """Whether an object is the file. A server that keeps no checksums has to hand out all of it."""
+    head = client.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+    if head["ContentLength"] != digest.size:
+        return False
+    if head.get("ChecksumSHA256") in digest.as_s3_says:
+        return True
+    read = hashlib.sha256()
+    for block in client.get_object(Bucket=bucket, Key=key)["Body"].iter_chunks(READ_BYTES):
+        read.update(block)
+    return read.digest() == digest.whole
+
+
+def one_at_a_time(step: Callable[[int], None]) -> Callable[[int], None]:
+    """boto3 reports from several threads at once."""
+    lock = threading.Lock()
+
+    def call(amount: int) -> None:
+        with lock:
+            step(amount)
+
+    return call

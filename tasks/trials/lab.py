@@ -1,0 +1,74 @@
+"""The engine as the place where a trial builds and scores its models, on the search split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from models.candidate import Candidate
+from models.front import Array
+from models.merge.recipe import Recipe
+from models.paths.jobs import Influence
+from models.search.features import layer_statistics
+from models.sources.architecture import architecture_of
+from tasks.project.progress import Bar
+from tasks.scoring.engine import Engine, Scored
+
+SPLIT = "search"
+
+
+class EngineLab:
+    """What an engine has of the models and scores of a family. Implements :class:`models.search.trial.Lab`."""
+
+    def __init__(self, engine: Engine, bar: Bar | None = None) -> None:
+        """Nothing is scored yet.
+
+        Args:
+            engine: with the family.
+            bar: advanced by one for each candidate that is scored.
+        """
+        self.engine = engine
+        self.bar = bar
+        objectives = engine.objectives(SPLIT)
+        self.counts = tuple(objectives.count(name) for name in objectives.names)
+        """Items of each task objective (K_tasks)."""
+        self.failures: dict[Candidate, str] = {}
+        """Why candidates failed."""
+
+    @property
+    def layers(self) -> int:
+        """See ``Lab``."""
+        return self.engine.layers
+
+    def add(self, recipe: Recipe) -> Candidate:
+        """See ``Lab``."""
+        return self.engine.add(recipe)
+
+    def evaluate(self, candidates: Sequence[Candidate], start: int, stop: int) -> list[tuple[float, ...] | None]:
+        """See ``Lab``; a task without items in the range has NaN."""
+        return [self._mean(one) for one in self.engine.score(candidates, SPLIT, start, stop, self.bar)]
+
+    def influence(self, candidate: Candidate) -> Array | None:
+        """See ``Lab``."""
+        pool = self.engine.pool
+        asked = Influence(tuple(self.engine.objectives(SPLIT).requests(pool)))
+        found: Array = pool.run(asked, [candidate], _nothing)[0]
+        return found if np.isfinite(found).all() else None
+
+    def statistics(self, models: Sequence[str], on_tensor: Callable[[], None] | None = None) -> Array:
+        """See ``Lab``; ``on_tensor`` is called for every tensor of the base that is done."""
+        engine, base = self.engine, self.engine.source("base")
+        pool = {name: engine.source(name) for name in models}
+        group = architecture_of(base.config).group
+        return layer_statistics(base, pool, list(engine.family.experts), engine.layers, group, on_tensor)
+
+    def _mean(self, one: Scored) -> tuple[float, ...] | None:
+        if one.failed:
+            self.failures[one.candidate] = one.failed
+            return None
+        return tuple(float(np.mean(values)) if values else np.nan for values in one.items.values())
+
+
+def _nothing(_: float) -> None:
+    """Nobody watches."""

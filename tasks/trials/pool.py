@@ -1,0 +1,58 @@
+"""The pool of a search: experts and anchors, and the paths that may be walked over them."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from models.front import Scale
+from models.merge.recipe import parse_recipes
+from models.search.environment import PathRules, PathSpace
+from tasks.project.records import Anchors
+from tasks.project.workspace import Workspace
+from tasks.schema.params import Profile
+from tasks.scoring.engine import Engine
+
+
+def open_pool(workspace: Workspace) -> tuple[Engine, Anchors]:
+    """An engine in which the anchors, and every other recipe that was scored, take part under their names."""
+    engine, anchors = Engine(workspace), Anchors.read(workspace.run)
+    for one in anchors.scored:
+        if one.recipe is not None:
+            engine.add(parse_recipes(one.recipe, f"anchors.json: {one.name}")[-1])
+    return engine, anchors
+
+
+def add_recipes(engine: Engine, archive: pd.DataFrame) -> None:
+    """Let the recipes take part that the search has added to an archive."""
+    for row, text in archive["recipes"].dropna().items():
+        for recipe in parse_recipes(str(text), f"archive.parquet: row {row}"):
+            engine.add(recipe)
+
+
+def path_space(engine: Engine, anchors: Anchors) -> PathSpace:
+    """Paths over experts and anchors, under the rules of the profile."""
+    rules = path_rules(engine.workspace.profile, engine.layers)
+    return PathSpace((*engine.family.experts, *anchors.anchors), engine.layers, rules)
+
+
+def path_rules(profile: Profile, layers: int) -> PathRules:
+    """The rules of a profile for a base of so many layers.
+
+    The bound on jumps grows with the model: blocks of layers that can be left out together do, too.
+    """
+    given = profile.paths.model_dump()
+    return PathRules(**given | {"forward": profile.paths.forward or max(4, layers // 4)})
+
+
+def task_scale(anchors: Anchors) -> Scale:
+    """Ideal and nadir of the task objectives, as they were fixed before the search."""
+    names = tuple(anchors.objectives)
+    return Scale(names, tuple(anchors.ideal[one] for one in names), tuple(anchors.nadir[one] for one in names))
+
+
+def full_scale(workspace: Workspace, anchors: Anchors) -> Scale:
+    """The task objectives, and depth where the profile makes it one."""
+    tasks, layers = task_scale(anchors), workspace.profile.layers
+    if layers is None:
+        return tasks
+    return Scale((*tasks.names, "layers"), (*tasks.ideal, layers.ideal), (*tasks.nadir, layers.nadir))

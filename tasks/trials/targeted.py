@@ -1,0 +1,239 @@
+"""`hm3 choose --search N`: the search goes on from the trained agent for one preference (method.md, section 4).
+
+It begins with everything that the pipeline has scored, and spends what N candidates cost on all items of `search`.
+Nothing under ``runs/`` changes and `test` is not read. The journal answers for what was scored before, so the same call
+gives the same model and scores nothing, and one that was cut off goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from models.agent.judge import Judge
+from models.agent.networks import load_agent
+from models.agent.online import search
+from models.agent.phases import new_judge
+from models.candidate import Candidate
+from models.errors import BadInput
+from models.front import Array, choose, utility
+from models.merge.path_recipe import path_recipe
+from models.merge.recipe import dump_recipes
+from models.search.archive import Archive, Entry
+from models.search.bounds import BoundedReward
+from models.search.trial import Trial
+from tasks.front.choice import SPLIT, Wish, choose_among
+from tasks.front.found import keep
+from tasks.front.front import Front, Member
+from tasks.pareto import rebuilt_by_mergekit
+from tasks.project.progress import Progress
+from tasks.project.workspace import Workspace
+from tasks.scoring.engine import Engine
+from tasks.search import settings
+from tasks.trials.lab import SPLIT as SEARCHED
+from tasks.trials.lab import EngineLab
+from tasks.trials.pool import add_recipes, open_pool, path_space
+from tasks.trials.trial import recipe_space
+
+SHORTLIST = 12
+"""Candidates beside the members that are scored on `selection`. More would find more lucky ones, not better ones."""
+
+
+@dataclass(frozen=True)
+class Targeted:
+    """What a search for one preference has found."""
+
+    member: Member
+    """A member of the front, where that still is the best."""
+    candidates: int
+    """N, the candidates whose cost could be spent."""
+    item_evaluations: int
+    """What was charged."""
+    tried: int
+    """Candidates that nobody had tried before, on some items at least."""
+    utility: float
+    """Of what was found, on `selection`."""
+    best_member: str | None
+    """Id of the best member of the front that meets the requirements, where one does."""
+    member_utility: float | None
+    """Its utility on `selection`."""
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``--json`` prints beside the member."""
+        return {key: value for key, value in asdict(self).items() if key != "member"} | {"split": SPLIT}
+
+    def __str__(self) -> str:
+        spent = f"spent {self.item_evaluations:,} item evaluations, on {self.tried} candidates that were new"
+        if self.best_member is None:
+            return f"{spent}\nutility on {SPLIT} {self.utility:.3f}; no member of the front meets the requirements"
+        if self.best_member == self.member.id:
+            return f"{spent}\nutility on {SPLIT} {self.utility:.3f}; nothing was found that serves better"
+        before = f"that of the best member, {self.best_member}, is {self.member_utility:.3f}"
+        return f"{spent}\nutility on {SPLIT} {self.utility:.3f}; {before}"
+
+
+def search_for(workspace: Workspace, front: Front, wish: Wish, count: int, progress: Progress) -> Targeted:
+    """Search for one preference and choose, among what is best on `search` and the members, on `selection`.
+
+    Args:
+        workspace: project and profile; its agent, archive and front must be there.
+        front: the members.
+        wish: preference and requirements. The search keeps to the requirements, too.
+        count: candidates whose cost on all items of `search` may be spent.
+        progress: shows item evaluations.
+
+    Raises:
+        BadInput: a file is missing or of another version, or nothing meets the requirements.
+    """
+    archive = read_archive(workspace)
+    agent = load_agent(workspace.run / "agent")
+    engine, anchors = open_pool(workspace)
+    add_recipes(engine, archive)
+    lab = EngineLab(engine)
+    trial = reopened(front, lab, archive, wish)
+    trial.budget = trial.spent + count * trial.whole
+    began, known = trial.spent, len(trial.archive)
+    agent.reward = trial.reward
+    space = recipe_space(engine)
+    judge = new_judge(trial, space)
+    if agent.surrogate is not None:
+        judge.surrogate = agent.surrogate
+    rng = np.random.default_rng([workspace.params.seed, 7, seed_of(wish.weights)])
+    with progress.bar("searching", trial.left, "item evaluations") as bar:
+        trial.on_spent = bar.advance
+        search(
+            trial,
+            judge,
+            space,
+            path_space(engine, anchors),
+            wish.weights[None],
+            settings(workspace.params.search),
+            rng,
+            agent,
+            lambda row: bar.advance(0, f"utility {row['utility']:.3f}"),
+        )
+    judge.learn(trial.archive, rng, steps=0)
+    new = [one for one in best(trial, judge, wish.weights, len(front.members) + SHORTLIST) if one not in paths(front)]
+    listed = on_selection(engine, trial, front, new[:SHORTLIST], wish, progress)
+    chosen = choose_among(front, [*front.members, *listed], wish)
+    if chosen in listed:
+        recipes = path_recipe(chosen.candidate, engine.recipes, engine.locate, engine.layers)
+        level = rebuilt_by_mergekit(engine, chosen.candidate, recipes)
+        chosen = keep(workspace, replace(chosen, mergekit=level), dump_recipes(recipes))
+    fits = [one for one in front.members if wish.holds(one)]
+    before = fits[choose(front.costs(fits, SPLIT), wish.weights)] if fits else None
+    return Targeted(
+        member=chosen,
+        candidates=count,
+        item_evaluations=trial.spent - began,
+        tried=len(trial.archive) - known,
+        utility=utility_of(front, chosen, wish.weights),
+        best_member=before.id if before else None,
+        member_utility=utility_of(front, before, wish.weights) if before else None,
+    )
+
+
+def read_archive(workspace: Workspace) -> pd.DataFrame:
+    """``archive.parquet``.
+
+    Raises:
+        BadInput: it is missing or of another version, or ``anchors.json`` is missing.
+    """
+    for name in ("anchors.json", "archive.parquet"):
+        if not (workspace.run / name).is_file():
+            remedy = f"`hm3 run --profile {workspace.name}` or `dvc pull` makes it"
+            raise BadInput(f"runs/{workspace.name}/{name}: no such file; {remedy}")
+    archive = pd.read_parquet(workspace.run / "archive.parquet")
+    if not {"candidate", "kind", "round", "items", "charged", "at", "recipes"} <= set(archive):
+        raise BadInput(f"runs/{workspace.name}/archive.parquet: no archive of this version; run stage `search` again")
+    return archive
+
+
+def reopened(front: Front, lab: EngineLab, archive: pd.DataFrame, wish: Wish) -> Trial:
+    """The trial of the pipeline as it ended, with the requirements in its reward and nothing left to spend."""
+    scale = front.scale
+    reward = BoundedReward(
+        scale,
+        lab.layers,
+        costs_at_most=tuple(wish.bounds(scale, upwards=True)),
+        costs_at_least=tuple(wish.bounds(scale, upwards=False)),
+        depth_at_most=wish.max_layers,
+    )
+    spent = int(archive["charged"].sum())
+    trial = Trial(lab, reward, Archive(entries(archive, front.tasks), lab.counts), spent, spent)
+    trial.recipes.update(lab.engine.recipes)
+    return trial
+
+
+def entries(archive: pd.DataFrame, tasks: Sequence[str]) -> Iterator[Entry]:
+    """The rows of an archive; a candidate that failed has no scores."""
+    for row in archive.to_dict("records"):
+        scores = tuple(float(row[name]) for name in tasks)
+        yield Entry(
+            Candidate.from_json(str(row["candidate"])),
+            str(row["kind"]),
+            int(row["round"]),
+            int(row["items"]),
+            scores if np.isfinite(scores).all() else None,
+            int(row["charged"]),
+            int(row["at"]),
+        )
+
+
+def seed_of(weights: Array) -> int:
+    """A number that follows from a preference, to six digits of each weight."""
+    text = ",".join(f"{weight:.6f}" for weight in weights)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
+
+
+def best(trial: Trial, judge: Judge, weights: Array, count: int) -> list[Candidate]:
+    """Fully scored candidates of the greatest expected utility: their own scores alone are those of the lucky."""
+    whole = trial.complete()
+    found = [trial.archive.entries[i].candidate for i in whole]
+    u = trial.reward.utility(judge.costs(found), trial.archive.depths(whole), weights)
+    return [found[i] for i in np.argsort(-u, kind="stable")[:count]]
+
+
+def paths(front: Front) -> set[Candidate]:
+    """The paths of the members."""
+    return {one.candidate for one in front.members}
+
+
+def on_selection(
+    engine: Engine, trial: Trial, front: Front, candidates: Sequence[Candidate], wish: Wish, progress: Progress
+) -> list[Member]:
+    """The candidates as they would be members, scored on `search` and `selection`; those that fail are left out."""
+    with progress.bar(f"choosing on {SPLIT}", len(candidates), "candidates") as bar:
+        scored = engine.score(candidates, SPLIT, bar=bar)
+    serves = {name: round(float(one), 4) for name, one in zip(front.objectives, wish.weights, strict=True)}
+    result = []
+    for one in scored:
+        if one.failed is not None:
+            continue
+        depth = {"layers": one.candidate.depth / engine.layers} if "layers" in front.objectives else {}
+        searched = dict(zip(front.tasks, trial.archive[one.candidate].scores or (), strict=True))
+        result.append(
+            Member(
+                id=one.candidate.id,
+                name=one.candidate.id,
+                layers=one.candidate.depth,
+                path=one.candidate.path,
+                host=one.candidate.host,
+                recipe="",
+                serves=serves,
+                mergekit="",
+                scores={SEARCHED: searched | depth, SPLIT: one.means() | depth},
+                kind=trial.archive[one.candidate].kind,
+            )
+        )
+    return result
+
+
+def utility_of(front: Front, member: Member, weights: Array) -> float:
+    """Utility on `selection`."""
+    return float(utility(front.costs([member], SPLIT), weights)[0])
