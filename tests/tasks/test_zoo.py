@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 from flows.processes.children import command_line
 from models.errors import BadInput, Failed
 from tasks import zoo
-from tasks.families.tiny.make import check_gates, train_in_process
+from tasks.families.made import check_gates, train_in_process
 from tasks.families.tiny.train import Job
 from tasks.project.family import load_family
 from tasks.project.progress import Bar, Progress
@@ -236,7 +236,7 @@ def test_a_profile_with_other_experts_can_not_be_made(tmp_path):
 def test_a_training_that_fails_says_why():
     job = Job("no/such/folder", None, None, 0, 1, ZooParams().model_dump(), {}, {})
     with pytest.raises(Failed, match=r"training of base ended with 1: .*no/such/folder"):
-        asyncio.run(train_in_process("base", job, Bar(Progress(), "train", 1, "steps")))
+        asyncio.run(train_in_process("base", job, Bar(Progress(), "train", 1, "steps"), "tasks.families.tiny.train"))
 
 
 PARENT = """

@@ -1,19 +1,10 @@
-"""Trains one model of the made family in a process of its own, with one thread: the same bytes for the same job.
+"""Trains one model of `tiny` in a process of its own: see ``tasks.families.training``.
 
-The job is one line of JSON on standard input; progress, and at last the result, are lines of JSON on standard output.
-When standard input ends the parent has gone, and this process goes too.
-
-The base learns all tasks at once, its matrices by Muon (Jordan et al. 2024), embedding and norms by Adam. An expert
-goes on from the base with AdamW on its own task and a little of the others. In every step layers are skipped at random
-as in stochastic depth (Huang et al. 2016), and some are passed twice, so that a model bears changes of its path.
+The base learns all tasks at once; an expert goes on from it on its own task and a little of the others.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.optim.lr_scheduler import LambdaLR
 from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from tasks.families.tiny.tokenizer import LENGTH
+from tasks.families.training import base_plan, descend, distance, do, draw_path, expert_plan
 from tasks.schema.params import ZooParams
 
 IGNORED = -100
@@ -36,13 +27,6 @@ EMBEDDING_DEVIATION = 0.3
 MATRIX_DEVIATION = 0.02
 """Initial standard deviations. With 0.02 for the embedding too, the base needs twice the steps."""
 
-COOLING = 0.5
-"""Last share of the base's steps in which its learning rates fall to zero."""
-
-RAMP = 0.6
-"""First share of the base's steps in which skipping and repeating grow to their full rate."""
-
-BETAS = (0.9, 0.95)
 SCORED_AT_ONCE = 128
 """Items in a batch of scoring."""
 
@@ -91,23 +75,20 @@ def train(job: Job) -> dict[str, Any]:
     if job.task is None or job.base is None:
         model = new_model(params, tokenizer, job.seed)
         chosen = [row for own in rows.values() for row in own]
-        schedules, strength, ramp = base_schedules(model, params, job.steps), 1.0, RAMP * job.steps
+        inner = {name for name, one in model.named_parameters() if one.ndim == 2 and "embed" not in name}
+        plan = base_plan(model, inner, params, job.steps)
     else:
         model = LlamaForCausalLM.from_pretrained(job.base, dtype=torch.float32)
         chosen = with_replay(rows, job.task, params.replay, generator)
-        schedules, strength, ramp = expert_schedules(model, params, job.steps), 0.5, 1.0
+        plan = expert_plan(model, params, job.steps)
     before = [parameter.detach().clone() for parameter in model.parameters()]
     batches = batches_of(chosen, params.batch_tokens, tokenizer.pad_token_id, generator)
-    for step in range(job.steps):
-        path = draw_path(params, strength * min(1.0, step / ramp), generator)
-        loss = answer_loss(model, *next(batches), path)
-        loss.backward()  # type: ignore[no-untyped-call]
-        for schedule in schedules:
-            schedule.optimizer.step()
-            schedule.step()
-        # zeros, not None: a layer that the next step skips keeps its momentum, and Muon its step
-        model.zero_grad(set_to_none=False)
-        report(step=step + 1, loss=round(loss.item(), 2))
+
+    def loss(strength: float) -> Tensor:
+        path = draw_path(params, strength, generator)
+        return answer_loss(model, *next(batches), path)
+
+    descend(model, plan, job.steps, loss)
     result: dict[str, Any] = {
         "scores": {
             task: exact_match(model, tokenize(pairs, tokenizer), tokenizer.pad_token_id)
@@ -143,21 +124,6 @@ def new_model(params: ZooParams, tokenizer: Any, seed: int) -> LlamaForCausalLM:
             deviation = EMBEDDING_DEVIATION if "embed" in name else MATRIX_DEVIATION
             nn.init.normal_(parameter, std=deviation, generator=generator)
     return model
-
-
-def base_schedules(model: LlamaForCausalLM, params: ZooParams, steps: int) -> list[LambdaLR]:
-    """Muon and Adam, constant and then falling to zero."""
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
-    others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
-    muon = torch.optim.Muon(matrices, lr=params.muon_rate, weight_decay=0.0)
-    adam = torch.optim.Adam(others, lr=params.adam_rate, betas=BETAS)
-    return [LambdaLR(one, lambda step: min(1.0, (1 - step / steps) / COOLING)) for one in (muon, adam)]
-
-
-def expert_schedules(model: LlamaForCausalLM, params: ZooParams, steps: int) -> list[LambdaLR]:
-    """AdamW, falling to zero."""
-    adam = torch.optim.AdamW(model.parameters(), lr=params.expert_rate, betas=BETAS, weight_decay=0.0)
-    return [LambdaLR(adam, lambda step: 1 - step / steps)]
 
 
 def tokenize(pairs: Sequence[Pair], tokenizer: Any) -> list[Row]:
@@ -202,15 +168,6 @@ def collate(rows: Sequence[Row], padding: int) -> tuple[Tensor, Tensor]:
     return ids, targets
 
 
-def draw_path(params: ZooParams, strength: float, generator: np.random.Generator) -> list[int]:
-    """Layers in their order, each skipped or passed twice at random; never none."""
-    while True:
-        draws = generator.random(params.layers)
-        times = np.where(draws < strength * params.skip, 0, np.where(draws > 1 - strength * params.repeat, 2, 1))
-        if times.any():
-            return [int(layer) for layer in np.repeat(np.arange(params.layers), times)]
-
-
 def hidden_states(model: LlamaForCausalLM, ids: Tensor, path: Sequence[int]) -> Tensor:
     """States ``(B, T, D)`` behind the final norm of a model whose layers are passed in the order of ``path``.
 
@@ -242,14 +199,6 @@ def exact_match(model: LlamaForCausalLM, rows: Sequence[Row], padding: int) -> f
     return matches / len(rows)
 
 
-def distance(parameters: Sequence[Tensor], base: Sequence[Tensor]) -> float:
-    """Length of the task vector over the length of the base, ‖Θ − Θ₀‖ / ‖Θ₀‖."""
-    moved = sum(
-        float((ours.detach() - theirs).double().square().sum()) for ours, theirs in zip(parameters, base, strict=True)
-    )
-    return float((moved / sum(float(theirs.double().square().sum()) for theirs in base)) ** 0.5)
-
-
 def write_model(model: LlamaForCausalLM, folder: Path, tokenizer: Any) -> None:
     """Config, weights, and a generation config that ends an answer at its newline."""
     newline = tokenizer.encode("\n")[0]
@@ -259,29 +208,5 @@ def write_model(model: LlamaForCausalLM, folder: Path, tokenizer: Any) -> None:
     model.save_pretrained(folder)
 
 
-def report(**fields: Any) -> None:
-    """One line to the parent."""
-    sys.stdout.write(json.dumps(fields) + "\n")
-    sys.stdout.flush()
-
-
-def die_with_parent() -> None:
-    """Leave as soon as standard input ends."""
-
-    def wait() -> None:
-        sys.stdin.read()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-def main() -> None:
-    """Read the job, do it."""
-    job = Job(**json.loads(sys.stdin.readline()))
-    die_with_parent()
-    torch.set_num_threads(1)
-    report(**train(job))
-
-
 if __name__ == "__main__":
-    main()
+    do(Job, train)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from transformers import ViTImageProcessorPil
 
 from models.errors import BadInput
-from tasks.families.tiny.make import GATED_SPLIT, check_gates, train_all
+from tasks.families.made import GATED_SPLIT, trained
 from tasks.families.tiny_vision.pictures import SIZE, TASKS, Pictures
 from tasks.families.tiny_vision.train import HELD_OUT, TRAINING, Job
 from tasks.objectives.images.items import write_images
@@ -82,13 +82,7 @@ def make_family(workspace: Workspace, zoo: Path, items: Path, progress: Progress
             out = str(zoo / (task or "base"))
             return Job(out, base, task, seed, steps, params.model_dump(), str(data), classes)
 
-        measured = train_all(job, LANES, "tasks.families.tiny_vision.train", progress)
-    gates = {
-        "scores": {name: measured[name]["scores"] for name in ("base", *TASKS)},
-        "distance": {name: measured[name]["distance"] for name in TASKS},
-    }
-    check_gates(gates, params)
-    return gates
+        return trained(job, TASKS, LANES, "tasks.families.tiny_vision.train", params, progress)
 
 
 def divide(items: Mapping[str, Items], seed: int) -> dict[str, Divided]:

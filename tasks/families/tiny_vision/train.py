@@ -1,4 +1,4 @@
-"""Trains one model of `tiny-vision` in a process of its own, with one thread: see ``tasks.families.tiny.train``.
+"""Trains one model of `tiny-vision` in a process of its own, with one thread: see ``tasks.families.training``.
 
 All models share one classifier, which holds the classes of all tasks. The base learns it with all tasks at once; the
 experts leave it as it is and tune the encoder alone, as fine-tunes of CLIP do with their texts. So a merge of them is a
@@ -7,8 +7,6 @@ whole classifier, and the head of a task is the rows of its classes.
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +17,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.optim.lr_scheduler import LambdaLR
 from transformers import ViTConfig, ViTForImageClassification
 
 from models.sources.heads import SEPARATOR
-from tasks.families.tiny.train import BETAS, COOLING, RAMP, die_with_parent, distance, draw_path, report
 from tasks.families.tiny_vision.pictures import SIZE
+from tasks.families.training import base_plan, descend, distance, do, draw_path, expert_plan
 from tasks.schema.params import ZooParams
 
 TRAINING, HELD_OUT = "training", "held_out"
@@ -85,24 +82,21 @@ def train(job: Job) -> dict[str, Any]:
     generator = np.random.default_rng([job.seed, 1 + list(rows).index(job.task) if job.task else 0])
     if job.task is None or job.base is None:
         model = new_model(params, job.classes, job.seed)
-        shares, schedules = SHARES, base_schedules(model, params, job.steps)
-        strength, ramp = 1.0, RAMP * job.steps
+        inner = {name for name, one in model.named_parameters() if one.ndim == 2 and "classifier" not in name}
+        shares, plan = SHARES, base_plan(model, inner, params, job.steps)
     else:
         model = ViTForImageClassification.from_pretrained(job.base, dtype=torch.float32)
         shares = {task: 1.0 if task == job.task else params.replay for task in rows}
-        schedules, strength, ramp = expert_schedules(model, params, job.steps), 0.5, 1.0
+        model.classifier.requires_grad_(False)
+        plan = expert_plan(model, params, job.steps)
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    for step in range(job.steps):
+
+    def loss(strength: float) -> Tensor:
         images, labels, tasks = batch_of(data, shares, generator)
-        path = draw_path(params, strength * min(1.0, step / ramp), generator)
-        loss = task_loss(logits_of(model, images, path), labels, tasks, rows)
-        loss.backward()  # type: ignore[no-untyped-call]
-        for schedule in schedules:
-            schedule.optimizer.step()
-            schedule.step()
-        # zeros, not None: a layer that the next step skips keeps its momentum, and Muon its step
-        model.zero_grad(set_to_none=False)
-        report(step=step + 1, loss=round(loss.item(), 2))
+        path = draw_path(params, strength, generator)
+        return task_loss(logits_of(model, images, path), labels, tasks, rows)
+
+    descend(model, plan, job.steps, loss)
     result: dict[str, Any] = {"scores": accuracies(model, data, rows)}
     if job.task is not None:
         result["distance"] = distance(list(model.parameters()), before)
@@ -142,24 +136,6 @@ def new_model(params: ZooParams, classes: Mapping[str, Sequence[str]], seed: int
             deviation = PATCH_DEVIATION if parameter.ndim == 4 else MATRIX_DEVIATION
             nn.init.normal_(parameter, std=deviation, generator=generator)
     return model
-
-
-def base_schedules(model: ViTForImageClassification, params: ZooParams, steps: int) -> list[LambdaLR]:
-    """Muon for the layers' matrices and Adam for all else, constant and then falling to zero."""
-    inner = {name for name, one in model.named_parameters() if one.ndim == 2 and "classifier" not in name}
-    matrices = [one for name, one in model.named_parameters() if name in inner]
-    others = [one for name, one in model.named_parameters() if name not in inner]
-    muon = torch.optim.Muon(matrices, lr=params.muon_rate, weight_decay=0.0)
-    adam = torch.optim.Adam(others, lr=params.adam_rate, betas=BETAS)
-    return [LambdaLR(one, lambda step: min(1.0, (1 - step / steps) / COOLING)) for one in (muon, adam)]
-
-
-def expert_schedules(model: ViTForImageClassification, params: ZooParams, steps: int) -> list[LambdaLR]:
-    """AdamW for the encoder, falling to zero; the classifier stays."""
-    model.classifier.requires_grad_(False)
-    tuned = [one for one in model.parameters() if one.requires_grad]
-    adam = torch.optim.AdamW(tuned, lr=params.expert_rate, betas=BETAS, weight_decay=0.0)
-    return [LambdaLR(adam, lambda step: 1 - step / steps)]
 
 
 def batch_of(
@@ -222,13 +198,5 @@ def accuracies(
     return found
 
 
-def main() -> None:
-    """Read the job, do it."""
-    job = Job(**json.loads(sys.stdin.readline()))
-    die_with_parent()
-    torch.set_num_threads(1)
-    report(**train(job))
-
-
 if __name__ == "__main__":
-    main()
+    do(Job, train)

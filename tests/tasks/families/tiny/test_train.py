@@ -14,8 +14,6 @@ from tasks.families.tiny.train import (
     answer_loss,
     batches_of,
     collate,
-    distance,
-    draw_path,
     exact_match,
     hidden_states,
     new_model,
@@ -23,6 +21,7 @@ from tasks.families.tiny.train import (
     train,
     with_replay,
 )
+from tasks.families.training import distance, draw_path
 from tasks.schema.params import ZooParams
 
 MICRO = ZooParams(layers=3, width=16, feed_forward=24, heads=2, vocabulary=300, skip=0.3, repeat=0.3)

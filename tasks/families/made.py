@@ -1,0 +1,146 @@
+"""What the made families share: a process a training, and gates that say whether merging is worth it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from statistics import mean
+from typing import Any, cast
+
+from models.errors import Failed
+from tasks.project.progress import Bar, Progress
+from tasks.schema.params import ZooParams
+
+GATED_SPLIT = "selection"
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def trained(
+    job: Callable[[str | None], Any],
+    tasks: Iterable[str],
+    lanes: Sequence[Sequence[str]],
+    module: str,
+    params: ZooParams,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Train base, then experts, and check the gates; the first failure ends all of them.
+
+    Args:
+        job: gives the training of a task's expert, or of the base: a dataclass with ``steps``.
+        tasks: in the order in which results are given.
+        lanes: what is trained at the same time; experts of one lane follow each other.
+        module: does one job; see ``tasks.families.training``.
+        params: the gates' bounds.
+        progress: told of every optimiser step.
+
+    Returns:
+        What the gates saw: ``scores`` by model and task on the `selection` split, ``distance`` by expert.
+
+    Raises:
+        Failed: a training failed, or a gate is missed.
+    """
+    measured = asyncio.run(_train_all(job, lanes, module, progress))
+    gates = {
+        "scores": {name: measured[name]["scores"] for name in ("base", *tasks)},
+        "distance": {name: measured[name]["distance"] for name in tasks},
+    }
+    check_gates(gates, params)
+    return gates
+
+
+async def _train_all(
+    job: Callable[[str | None], Any], lanes: Sequence[Sequence[str]], module: str, progress: Progress
+) -> dict[str, dict[str, Any]]:
+    measured: dict[str, dict[str, Any]] = {}
+
+    async def lane(tasks: Sequence[str | None]) -> None:
+        for task in tasks:
+            one = job(task)
+            name = task or "base"
+            with progress.bar(f"train {name}", one.steps, "steps") as bar:
+                measured[name] = await train_in_process(name, one, bar, module)
+
+    await lane([None])
+    try:
+        async with asyncio.TaskGroup() as group:
+            for tasks in lanes:
+                group.create_task(lane(tasks))
+    except* Failed as failures:
+        raise failures.exceptions[0] from None
+    return measured
+
+
+async def train_in_process(name: str, job: Any, bar: Bar, module: str) -> dict[str, Any]:
+    """Run a module that does the job, and dies with this process because its standard input then ends.
+
+    Raises:
+        Failed: it ended without a result.
+    """
+    result: dict[str, Any] | None = None
+    with tempfile.TemporaryFile() as errors:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", module),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=errors,
+            env={**os.environ, **ENVIRONMENT},
+        )
+        # both are pipes, as asked for above
+        stdin, stdout = cast("asyncio.StreamWriter", process.stdin), cast("asyncio.StreamReader", process.stdout)
+        try:
+            stdin.write(json.dumps(asdict(job)).encode() + b"\n")
+            async for line in stdout:
+                event = json.loads(line)
+                if "step" in event:
+                    bar.advance(1, f"loss {event['loss']}")
+                else:
+                    result = event
+            await process.wait()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        if result is None:
+            errors.seek(0)
+            last = errors.read().decode(errors="replace").strip().splitlines()[-1:]
+            raise Failed(f"zoo: training of {name} ended with {process.returncode}: {' '.join(last) or 'no message'}")
+    return result
+
+
+def check_gates(gates: Mapping[str, Any], params: ZooParams) -> None:
+    """Refuse a family on which merging would be pointless.
+
+    Raises:
+        Failed: the first number out of its bounds, with the bound.
+    """
+    scores, distances = gates["scores"], gates["distance"]
+    for task in distances:
+        if scores[task][task] < params.min_own:
+            raise Failed(
+                f"zoo: the {task} expert scores {scores[task][task]:.3f} on its own task, below zoo.min_own"
+                f" {params.min_own}; train longer (zoo.expert_steps) or take another seed"
+            )
+        found = [own[task] for own in scores.values()]
+        if max(found) - min(found) < params.min_range:
+            raise Failed(
+                f"zoo: base and experts span {max(found) - min(found):.3f} on {task}, below zoo.min_range"
+                f" {params.min_range}: within the noise of its items; train longer (zoo.expert_steps) or take another"
+                " seed"
+            )
+        if not params.min_distance <= distances[task] <= params.max_distance:
+            raise Failed(
+                f"zoo: the {task} expert's task vector has relative length {distances[task]:.3f}, outside"
+                f" zoo.min_distance {params.min_distance} to zoo.max_distance {params.max_distance};"
+                " change zoo.expert_rate"
+            )
+    foreign = mean(scores[expert][task] for expert in distances for task in distances if task != expert)
+    if foreign > params.max_foreign:
+        raise Failed(
+            f"zoo: the experts score {foreign:.3f} on the others' tasks, above zoo.max_foreign {params.max_foreign};"
+            " train the base less (zoo.base_steps) or take another seed"
+        )
