@@ -2,6 +2,7 @@
 
 import ast
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,17 @@ FORBIDDEN = {
     "flows": set(),
 }
 STAGES = ("zoo", "sample", "dataset", "train", "search", "pareto")
+HOUSE = {
+    "models": "errors → candidate | front | preferences → sources → merge | paths → search → agent | baselines",
+    "tasks": "schema → project → sandbox | storage → objectives → families | front | scoring → trials → report"
+    " → tracking → zoo | sample | dataset | train | search | pareto → registry | doctor → bench",
+    "flows": "processes → screen | servers → versions → stage → form → follow → pipeline → search → promote"
+    " → commands | bench → cli",
+}
+"""What each package holds, from the ground up: a room imports those before its arrow, and none beside it."""
+FACES = {"tasks.code_metrics"}
+"""Modules that only lend their name to what lies elsewhere."""
+MOST_ROOMS, MOST_FLOORS = 26, 9
 
 
 def files(package):
@@ -52,7 +64,39 @@ def closure(path):
         for name in imports(here):
             if name.split(".")[0] in PACKAGES:
                 queue += [found for found in [module_file(name)] if found]
-    return {one for one in seen if one.name != "__init__.py" or one.read_text().strip()}
+    return {one for one in seen if holds_code(one)}
+
+
+def holds_code(path):
+    """Whether a module is more than the docstring of its package."""
+    return any(not isinstance(node, ast.Expr) for node in ast.parse(path.read_text()).body)
+
+
+def room(path):
+    """The room of a module: a package inside the great one, or a module at its door."""
+    return path.relative_to(ROOT).with_suffix("").parts[1]
+
+
+def floors(package):
+    """The floor of each room of a package, as its line in ``HOUSE`` says."""
+    return {one: floor for floor, step in enumerate(HOUSE[package].split(" → ")) for one in step.split(" | ")}
+
+
+@cache
+def doors(package):
+    """For each room of a package the rooms of the same package that it imports, with one module that does."""
+    found = {}
+    for path in files(package):
+        if ".".join(path.relative_to(ROOT).with_suffix("").parts) in FACES:
+            continue
+        if (here := room(path)) == "__init__":
+            continue
+        own = found.setdefault(here, {})
+        for name in imports(path):
+            target = module_file(name)
+            if name.split(".")[0] == package and target is not None and holds_code(target) and room(target) != here:
+                own[room(target)] = f"{path.relative_to(ROOT)} imports {name}"
+    return found
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -60,6 +104,33 @@ def test_imports_only_go_down(package):
     for path in files(package):
         up = {name for name in imports(path) if name.split(".")[0] in FORBIDDEN[package]}
         assert not up, f"{path.relative_to(ROOT)} imports {sorted(up)}"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_room_imports_only_rooms_below_it(package):
+    places = floors(package)
+    assert set(doors(package)) == set(places), "every room has its place in HOUSE"
+    wrong = [
+        why for one, others in doors(package).items() for other, why in others.items() if places[other] >= places[one]
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_house_has_few_rooms_on_few_floors_and_no_circle(package):
+    rooms = {one: set(others) for one, others in doors(package).items()}
+    height = {}
+    for one in TopologicalSorter(rooms).static_order():  # raises for a circle
+        height[one] = 1 + max((height[other] for other in rooms[one]), default=0)
+    assert len(rooms) <= MOST_ROOMS and max(height.values()) <= MOST_FLOORS, (len(rooms), height)
+    print(f"{package}: {len(rooms)} rooms, {max(height.values())} floors, {sum(map(len, rooms.values()))} arrows")
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_each_package_says_in_two_lines_what_lives_there(package):
+    for path in (ROOT / package).rglob("__init__.py"):
+        said = ast.get_docstring(ast.parse(path.read_text())) or ""
+        assert said and len(said.splitlines()) <= 3, path
 
 
 @pytest.mark.parametrize("stage", STAGES)
