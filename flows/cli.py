@@ -197,10 +197,10 @@ def evaluate(
     workspace, here = open_workspace(profile), Path.cwd()
     check_split(split)
     prepare(workspace)
-    from tasks.scoring.evaluation import evaluate as score
+    from tasks.scoring.evaluation import evaluate as evaluation_of
 
     with progress_of_command() as progress, fetched(target, progress, workspace.state / "scratch") as found:
-        evaluation = replace(score(workspace, found, split, here, progress), target=target)
+        evaluation = replace(evaluation_of(workspace, found, split, here, progress), target=target)
     if as_json:
         emit(evaluation.to_json())
     else:

@@ -27,8 +27,8 @@ def run(workspace: Workspace, progress: Progress) -> None:
     items = min(params.items, full)
     with progress.bar("scoring paths", len(chosen), "paths") as bar:
         # Identity paths are plain models, which stage `sample` has scored on all items already.
-        scored = engine.score(identities, "search", bar=bar)
-        scored += engine.score(list(chosen)[len(identities) :], "search", stop=items, bar=bar)
+        scored = engine.scored(identities, "search", bar=bar)
+        scored += engine.scored(list(chosen)[len(identities) :], "search", stop=items, bar=bar)
     rows = [
         {
             "candidate": one.candidate.to_json(),

@@ -40,7 +40,7 @@ def run(workspace: Workspace, progress: Progress) -> None:
     members = choose_members(engine, scale, listed, params.members, progress)
     shown = [*members, *(one for one in references if one not in members)]
     with progress.bar("reporting on test", len(shown), "candidates") as bar:
-        engine.score([one.candidate for one in shown], "test", bar=bar)
+        engine.scored([one.candidate for one in shown], "test", bar=bar)
     scores = {split: score_table(engine, scale, shown, split) for split in SPLITS}
     reported = generate(engine, members, progress)
     wanted = preferences(len(scale.names), DIRECTIONS, np.random.default_rng([workspace.params.seed, 4]))
@@ -86,7 +86,7 @@ def reference_models(engine: Engine, anchors: Anchors) -> list[Listed]:
 
 def standard_errors(engine: Engine, members: Sequence[Listed]) -> dict[str, float]:
     """Of a score on the test split, by task objective: the median over the members."""
-    scored = engine.score([one.candidate for one in members], "test")
+    scored = engine.scored([one.candidate for one in members], "test")
     names = engine.objectives("test").names
     return {name: float(np.median([standard_error(one.items[name]) for one in scored])) for name in names}
 

@@ -38,7 +38,7 @@ def run(workspace: Workspace, progress: Progress) -> None:
     space = recipe_space(engine)
     plain = space.plain_merges()
     with progress.bar("scoring recipes", len(engine.family.experts) + 1 + len(plain) + params.candidates, "") as bar:
-        free = score_sources(engine)
+        free = source_scores(engine)
         bar.advance(len(free))
         scale = source_scale(engine, free)
         lab = EngineLab(engine, bar)
@@ -66,10 +66,10 @@ def settings(params: SampleParams) -> SampleSettings:
     return SampleSettings(params.candidates)
 
 
-def score_sources(engine: Engine) -> list[Scored]:
+def source_scores(engine: Engine) -> list[Scored]:
     """Base and experts on the search split, which nobody is charged for."""
     names = ("base", *engine.family.experts)
-    return engine.score([Candidate.identity(name, engine.layers) for name in names], "search")
+    return engine.scored([Candidate.identity(name, engine.layers) for name in names], "search")
 
 
 def source_scale(engine: Engine, sources: Sequence[Scored]) -> Scale:

@@ -83,7 +83,7 @@ def hm3(
         spare = trial.lab.layers - trial.reward.shortest
         found = offline_paths(paths, settings.dataset, rng, spare, pool[len(space.experts) :])
         new = [path for path in found if path not in trial.archive]
-        trial.score(new, [found[path] for path in new], min(settings.dataset.items, trial.archive.full))
+        trial.spend_on(new, [found[path] for path in new], min(settings.dataset.items, trial.archive.full))
     judge, agent = new_judge(trial, space), None
     if set(settings.search.kinds) & set(OF_THE_AGENT):
         statistics = trial.lab.statistics(paths.models)

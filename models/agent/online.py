@@ -149,7 +149,7 @@ class _Search:
         if not found:
             return True
         expected = self.judge.expect(found)[0]
-        self.trial.score(found, kinds, self.rungs[0], self.number)
+        self.trial.spend_on(found, kinds, self.rungs[0], self.number)
         for level in range(1, len(self.rungs)):
             self.judge.learn(self.trial.archive, self.rng, steps=0)
             self.promote(self.rungs[level - 1], self.rungs[level], max(round(size * self.settings.keep**level), 1))
@@ -215,7 +215,7 @@ class _Search:
         picked = greedy(values[None], best, count, values.mean(axis=1))
         gains = np.maximum(values[picked] - best, 0).mean(axis=1)
         entries = [archive.entries[index[i]] for i, gain in zip(picked, gains, strict=True) if gain > 0 or count == 1]
-        self.trial.score([one.candidate for one in entries], [one.kind for one in entries], stop, self.number)
+        self.trial.spend_on([one.candidate for one in entries], [one.kind for one in entries], stop, self.number)
 
     def charged(self) -> dict[Candidate, int]:
         """What each candidate has cost so far."""

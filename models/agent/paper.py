@@ -88,7 +88,7 @@ def one_preference(
         What became of each iteration.
     """
     merge = trial.add(merged(trial, space, preference, settings.density))
-    score(trial, [merge], "recipe", limit)
+    all_scored(trial, [merge], "recipe", limit)
     paths = PathSpace((*space.experts, merge.host), trial.lab.layers, rules if settings.masked else loose(rules))
     statistics = np.nan_to_num(trial.lab.statistics(paths.models))
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
@@ -101,7 +101,7 @@ def one_preference(
         drawn = roll_out(actor, critic, paths, settings, generator)
         found = [paths.decode(row) for row in drawn.actions]
         before = trial.spent
-        whole = score(trial, found, "policy", limit)
+        whole = all_scored(trial, found, "policy", limit)
         known = [i for i, one in enumerate(found) if is_known(trial, one)]
         if known:
             drawn, found = drawn.take(torch.tensor(known)), [found[i] for i in known]
@@ -143,11 +143,11 @@ def is_known(trial: Trial, candidate: Candidate) -> bool:
     return candidate in trial.archive and trial.archive[candidate].items == trial.archive.full
 
 
-def score(trial: Trial, candidates: Sequence[Candidate], kind: str, limit: int) -> bool:
+def all_scored(trial: Trial, candidates: Sequence[Candidate], kind: str, limit: int) -> bool:
     """Score on all items those that are not yet, as many as a limit allows; whether it allowed all of them."""
     fresh = [one for one in dict.fromkeys(candidates) if not is_known(trial, one)]
     room = max(min(trial.budget, limit) - trial.spent, 0) // trial.whole
-    trial.score(fresh[:room], kind)
+    trial.spend_on(fresh[:room], kind)
     return len(fresh) <= room
 
 

@@ -60,9 +60,9 @@ def sample(
 ) -> None:
     """Score plain merges and recipes, as many as the settings say or the trial pays for, on all items."""
     for recipe in space.plain_merges().values():
-        trial.score([trial.add(recipe)], "baseline")
+        trial.spend_on([trial.add(recipe)], "baseline")
     first = round(settings.spread * settings.candidates)
-    trial.score([trial.add(space.recipe(point)) for point in space.sample(first, rng)], "recipe")
+    trial.spend_on([trial.add(space.recipe(point)) for point in space.sample(first, rng)], "recipe")
     rest = (settings.candidates - first) * trial.whole
     if not trial.complete().size or rest <= 0:
         return

@@ -36,7 +36,7 @@ class Baseline:
     """Whether it can change a model's depth."""
 
 
-def score(trial: Trial, candidates: Sequence[Candidate], kind: str, limit: int | None = None) -> bool:
+def all_scored(trial: Trial, candidates: Sequence[Candidate], kind: str, limit: int | None = None) -> bool:
     """Score on all items what isn't in the archive yet; as many, from the first, as may be spent.
 
     Args:
@@ -50,7 +50,7 @@ def score(trial: Trial, candidates: Sequence[Candidate], kind: str, limit: int |
     """
     fresh = [one for one in dict.fromkeys(candidates) if one not in trial.archive]
     room = (min(trial.budget, limit or trial.budget) - trial.spent) // trial.whole
-    trial.score(fresh[: max(room, 0)], kind)
+    trial.spend_on(fresh[: max(room, 0)], kind)
     return len(fresh) <= room
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from models.baselines.baseline import directions, excess, plain, relative, score
+from models.baselines.baseline import all_scored, directions, excess, plain, relative
 from models.baselines.evolution import IDLE
 from models.baselines.recipes import started
 from models.candidate import Candidate, SourceLayer
@@ -84,7 +84,7 @@ def delete_greedily(trial: Trial, start: Candidate, preference: Array, known: Kn
                 if steps[0] in tried:
                     break
             children = [without(here, step) for step in steps]
-            if not score(trial, children, "deletion"):
+            if not all_scored(trial, children, "deletion"):
                 return found
             added.update(zip(steps, task_costs(trial, children) - costs, strict=True))
             known.update(((gone, step[1]), added[step]) for step in steps)
@@ -117,7 +117,7 @@ def delete_by_influence(trial: Trial, start: Candidate, influence: Array) -> Non
     here = start
     for step in (start.path[i] for i in order[: trial.lab.layers // 2]):
         before, here = here, without(here, step)
-        if not score(trial, [here], "deletion"):
+        if not all_scored(trial, [here], "deletion"):
             return
         loss = task_costs(trial, [here]) - task_costs(trial, [before])
         if not worth(trial, here, float(loss.min())):

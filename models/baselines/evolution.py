@@ -11,7 +11,7 @@ from pymoo.core.population import Population
 from pymoo.core.problem import Problem
 from pymoo.core.termination import NoTermination
 
-from models.baselines.baseline import excess, score
+from models.baselines.baseline import all_scored, excess
 from models.candidate import Candidate
 from models.search.trial import Trial
 
@@ -60,7 +60,7 @@ class Evolution:
                 return
             self._asked, before = asked, self.trial.spent
             candidates = [self.decode(one) for one in asked.get("X")]
-            if not score(self.trial, candidates, self.kind, limit):
+            if not all_scored(self.trial, candidates, self.kind, limit):
                 return
             asked.set("F", self.trial.costs(candidates))
             asked.set("G", excess(self.trial, candidates)[:, None])

@@ -12,7 +12,7 @@ from itertools import chain, product, zip_longest
 
 import numpy as np
 
-from models.baselines.baseline import score
+from models.baselines.baseline import all_scored
 from models.front import Array, Indices
 from models.merge.recipe import Recipe
 from models.merge.space import RecipeSpace
@@ -89,4 +89,4 @@ def coarse_to_fine(points: Array, first: Array) -> Indices:
 def search_grids(trial: Trial, space: RecipeSpace, rules: PathRules, rng: np.random.Generator) -> None:
     """All grids, the methods in turn; see ``BASELINES``."""
     turns = chain(*zip_longest(*(grid.recipes(space) for grid in grids(len(space.experts)))))
-    score(trial, [trial.add(recipe) for recipe in turns if recipe is not None], "recipe")
+    all_scored(trial, [trial.add(recipe) for recipe in turns if recipe is not None], "recipe")

@@ -21,7 +21,7 @@ from pymoo.core.termination import NoTermination
 from pymoo.operators.crossover.pntx import TwoPointCrossover
 from scipy.stats import norm
 
-from models.baselines.baseline import directions, plain, score, utilities, whole
+from models.baselines.baseline import all_scored, directions, plain, utilities, whole
 from models.baselines.evolution import IDLE, Evolution
 from models.baselines.recipes import OFFSPRING, POPULATION, started
 from models.baselines.slots import Slots, Switches
@@ -78,7 +78,7 @@ def random_paths(trial: Trial, space: RecipeSpace, rules: PathRules, rng: np.ran
     paths, idle = pool(trial, space, rules, rng), 0
     while idle < IDLE:
         before = trial.spent
-        if not score(trial, [paths.random_path(rng) for _ in range(OFFSPRING)], "random"):
+        if not all_scored(trial, [paths.random_path(rng) for _ in range(OFFSPRING)], "random"):
             return
         idle = idle + 1 if trial.spent == before else 0
 
@@ -116,7 +116,7 @@ def ea_paths(trial: Trial, space: RecipeSpace, rules: PathRules, rng: np.random.
         while not algorithm.stop():
             asked = algorithm.ask()
             candidates = [slots.decode(one > 0) for one in asked]
-            if not score(trial, candidates, "path", limit):
+            if not all_scored(trial, candidates, "path", limit):
                 return
             algorithm.tell(asked, (-utilities(trial, candidates, preference)).tolist())
 
@@ -136,7 +136,7 @@ def de_paths(trial: Trial, space: RecipeSpace, rules: PathRules, rng: np.random.
         while idle < IDLE:
             asked, before = algorithm.ask(), trial.spent
             candidates = [slots.decode(one > 0) for one in asked.get("X")]
-            if not score(trial, candidates, "path", limit):
+            if not all_scored(trial, candidates, "path", limit):
                 return
             asked.set("F", -utilities(trial, candidates, preference)[:, None])
             algorithm.tell(infills=asked)

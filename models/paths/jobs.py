@@ -11,12 +11,12 @@ from models.candidate import Candidate
 from models.front import Array
 from models.paths.influence import block_influence
 from models.paths.pool import Pool
-from models.paths.prefix import Requests, score_paths
+from models.paths.prefix import Requests, path_likelihoods
 
 
 @dataclass(frozen=True)
-class PathScores:
-    """What :func:`models.paths.prefix.score_paths` gives for some requests."""
+class PathLikelihoods:
+    """What :func:`models.paths.prefix.path_likelihoods` gives for some requests."""
 
     requests: Requests
     shares: bool = False
@@ -26,7 +26,7 @@ class PathScores:
         self, pool: Pool, candidates: Sequence[Candidate], on_done: Callable[[float], None]
     ) -> list[tuple[Tensor, Tensor]]:
         """For each candidate ``(N,)`` log-likelihoods, and bools or shares."""
-        return score_paths(pool, candidates, self.requests, on_done, shares=self.shares)
+        return path_likelihoods(pool, candidates, self.requests, on_done, shares=self.shares)
 
 
 @dataclass(frozen=True)

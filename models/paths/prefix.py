@@ -52,7 +52,7 @@ class Scorable(Protocol):
     def real(self, hidden: Tensor) -> Tensor:
         """Which hidden states ``(B, T, D)`` are those of tokens and not of padding, ``(B, T)`` bool."""
 
-    def score(self, ends: Ends, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def likelihoods(self, ends: Ends, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Log-likelihood of each answer ``(B,)`` in float64, and how far it is the likeliest ``(B,)``, on the CPU.
 
         Args:
@@ -68,7 +68,7 @@ class Answer(tuple[float, bool]):
     """Share of the continuation's tokens that greedy decoding gives, each behind the right ones."""
 
     def __new__(cls, likelihood: float, matching: float) -> Answer:
-        """From what :func:`score_paths` gives with ``shares``."""
+        """From what :func:`path_likelihoods` gives with ``shares``."""
         made = super().__new__(cls, (likelihood, matching == 1))
         made.matching = matching
         return made
@@ -103,7 +103,7 @@ class Batch:
         last = torch.zeros_like(self.rows).scatter_reduce(0, self.row, self.column, "amax")
         return torch.arange(hidden.shape[1], device=last.device) <= last.unsqueeze(1)
 
-    def score(self, ends: Ends, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def likelihoods(self, ends: Ends, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Log-likelihood of each row's continuation, and the share of its tokens that greedy decoding gives."""
         return _continuations(ends, hidden, self)
 
@@ -169,7 +169,7 @@ def trie(candidates: Sequence[Candidate], numbers: Sequence[int] | None = None) 
     return roots
 
 
-def score_paths(
+def path_likelihoods(
     pool: Pool,
     candidates: Sequence[Candidate],
     requests: Requests,
@@ -205,31 +205,31 @@ def score_paths(
     """
     for candidate in candidates:
         pool.check(candidate)
-    scores = _Scores(len(candidates), requests, on_scored)
+    found = _Likelihoods(len(candidates), requests, on_scored)
     workers = torch.get_num_threads() if pool.device.type == "cpu" else 1
     walk = _walk_by_depth if by_depth else _walk
 
-    def score(batch: Scorable, roots: dict[str, Node]) -> None:
+    def run(batch: Scorable, roots: dict[str, Node]) -> None:
         with torch.inference_mode():
             for host, root in roots.items():
-                walk(pool, host, root, batch.to(pool.device), scores, hidden_bytes // workers)
+                walk(pool, host, root, batch.to(pool.device), found, hidden_bytes // workers)
 
     for group in pool.fitting(candidates):
-        score_group = partial(score, roots=trie(candidates, group))
+        run_group = partial(run, roots=trie(candidates, group))
         if pool.device.type != "cpu":
             for batch in requests.batches:
-                score_group(batch)
+                run_group(batch)
         else:
-            _one_thread_each(score_group, requests.batches)
-    return list(zip(scores.likelihoods, scores.shares if shares else scores.shares == 1, strict=True))
+            _one_thread_each(run_group, requests.batches)
+    return list(zip(found.likelihoods, found.shares if shares else found.shares == 1, strict=True))
 
 
-def _one_thread_each(score: Callable[[Scorable], None], batches: Sequence[Scorable]) -> None:
+def _one_thread_each(run: Callable[[Scorable], None], batches: Sequence[Scorable]) -> None:
     """Score the batches in as many threads as torch has, with torch itself in one thread in each of them."""
     threads = torch.get_num_threads()
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as executor:
         try:
-            for _ in executor.map(score, batches):
+            for _ in executor.map(run, batches):
                 pass
         finally:
             torch.set_num_threads(threads)
@@ -246,7 +246,7 @@ class Branch:
     """Those still to be walked, the next one last."""
 
 
-def _walk(pool: Pool, host: str, root: Node, batch: Scorable, scores: _Scores, hidden_bytes: int) -> None:
+def _walk(pool: Pool, host: str, root: Node, batch: Scorable, found: _Likelihoods, hidden_bytes: int) -> None:
     """Score every candidate behind one host on one batch, depth-first."""
     ends = pool.ends(host)
     start, calls = ends.embed(batch.inputs)
@@ -265,7 +265,7 @@ def _walk(pool: Pool, host: str, root: Node, batch: Scorable, scores: _Scores, h
         if not branch.children:
             branches.pop()
         if node.candidates:
-            scores.add(node.candidates, batch, *batch.score(ends, hidden))
+            found.add(node.candidates, batch, *batch.likelihoods(ends, hidden))
         if node.children:
             branches.append(Branch((*branch.steps, step), hidden, list(reversed(node.children.items()))))
         held = [one for one in branches if one.hidden is not None]
@@ -273,7 +273,7 @@ def _walk(pool: Pool, host: str, root: Node, batch: Scorable, scores: _Scores, h
             one.hidden = None
 
 
-def _walk_by_depth(pool: Pool, host: str, root: Node, batch: Scorable, scores: _Scores, hidden_bytes: int) -> None:
+def _walk_by_depth(pool: Pool, host: str, root: Node, batch: Scorable, found: _Likelihoods, hidden_bytes: int) -> None:
     """Score every candidate behind one host on one batch, all states of a depth before the next."""
     ends = pool.ends(host)
     start, calls = ends.embed(batch.inputs)
@@ -293,7 +293,7 @@ def _walk_by_depth(pool: Pool, host: str, root: Node, batch: Scorable, scores: _
                 states += zip((node for node, _ in some), torch.split(output, len(start)), strict=True)
         for node, hidden in states:
             if node.candidates:
-                scores.add(node.candidates, batch, *batch.score(ends, hidden))
+                found.add(node.candidates, batch, *batch.likelihoods(ends, hidden))
 
 
 def _continuations(ends: Ends, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -314,7 +314,7 @@ def _continuations(ends: Ends, hidden: Tensor, batch: Batch) -> tuple[Tensor, Te
     return likelihood.masked_fill(~finite, torch.nan), share * finite
 
 
-class _Scores:
+class _Likelihoods:
     """What has been scored; a candidate is done when it was scored on every batch."""
 
     def __init__(self, candidates: int, requests: Requests, on_scored: Callable[[int], None] | None) -> None:

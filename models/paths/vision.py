@@ -55,7 +55,7 @@ class ImageBatch:
         """Every token, ``(B, T)`` bool: images need no padding."""
         return torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
 
-    def score(self, ends: Ends, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def likelihoods(self, ends: Ends, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Log-likelihood of the right class, and 1 where it is the likeliest, else 0; ``(B,)`` each."""
         found = features(ends, hidden, self.texts)
         values, right = [], []

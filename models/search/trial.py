@@ -70,7 +70,7 @@ class Trial:
         self.recipes[candidate.host] = recipe
         return candidate
 
-    def score(
+    def spend_on(
         self, candidates: Sequence[Candidate], kinds: str | Sequence[str], stop: int | None = None, number: int = 0
     ) -> int:
         """Score on the items up to ``stop`` that each lacks; as many, from the first, as the budget allows.

@@ -122,9 +122,9 @@ def probe(workspace: Workspace, base: Model, objectives: Objectives) -> float:
     pool.add("base", base)
     candidate = Candidate.identity("base", pool.layers)
     items = sum(min(PROBE_ITEMS, objectives.count(name)) for name in objectives.names)
-    objectives.score(pool, [candidate], 0, PROBE_ITEMS)
+    objectives.item_scores(pool, [candidate], 0, PROBE_ITEMS)
     began = time.perf_counter()
-    objectives.score(pool, [candidate], 0, PROBE_ITEMS)
+    objectives.item_scores(pool, [candidate], 0, PROBE_ITEMS)
     return (time.perf_counter() - began) / items
 
 

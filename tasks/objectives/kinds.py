@@ -23,7 +23,7 @@ OTHER_KINDS: dict[str, Callable[[Workspace, Objective, str, int], Any]] = {"imag
 """Objectives that are no lm-eval tasks: field of the profile's objective → what makes the one part of it.
 
 It is called with project and profile, the objective, the split and the number of items, and gives a ``Part`` that
-scores itself: ``score(pool, candidates, start, stop, on_scored)`` is for each candidate a list of values or a
+scores itself: ``values(pool, candidates, start, stop, on_scored)`` is for each candidate a list of values or a
 ``Failure``; if it also has ``requests(pool, start, stop)``, what the models read counts for block influence. A class of
 parts that are scored together has ``kind(parts)`` instead, which gives their ``Kind``.
 """
@@ -37,11 +37,11 @@ class OneByOne:
     def __init__(self, part: Any) -> None:
         self.parts: Sequence[Any] = [part]
 
-    def score(
+    def part_values(
         self, pool: Pool, candidates: Sequence[Candidate], spans: Sequence[Span], on_scored: OnScored
     ) -> list[list[list[float]] | Failure]:
         """For each candidate the values of the items in the span, higher is better."""
-        scored = self.parts[0].score(pool, candidates, *spans[0], on_scored)
+        scored = self.parts[0].values(pool, candidates, *spans[0], on_scored)
         return [one if isinstance(one, Failure) else [one] for one in scored]
 
     def requests(self, pool: Pool, spans: Sequence[Span]) -> Requests:

@@ -11,7 +11,7 @@ from typing import Any
 
 from models.candidate import Candidate
 from models.errors import BadInput
-from models.paths.jobs import PathScores
+from models.paths.jobs import PathLikelihoods
 from models.paths.pool import Pool
 from models.paths.prefix import CPU_TOKENS, GPU_TOKENS, Answer, Pair, Requests
 from tasks.objectives.built_task import BuiltTask
@@ -57,9 +57,9 @@ class Likelihood:
     def __init__(self, parts: Sequence[TaskPart], tokenizer: Any) -> None:
         self.parts = parts
         self.tokenizer = tokenizer
-        self._jobs: dict[tuple[tuple[Span, ...], int, int], tuple[PathScores, list[Shape]]] = {}
+        self._jobs: dict[tuple[tuple[Span, ...], int, int], tuple[PathLikelihoods, list[Shape]]] = {}
 
-    def score(
+    def part_values(
         self, pool: Pool, candidates: Sequence[Candidate], spans: Sequence[Span], on_scored: OnScored
     ) -> list[list[list[float]] | Failure]:
         """For each candidate and part the values of the items in the part's span, higher is better."""
@@ -100,7 +100,7 @@ class Likelihood:
             found.append(mine)
         return found
 
-    def _built(self, pool: Pool, spans: tuple[Span, ...]) -> tuple[PathScores, list[Shape]]:
+    def _built(self, pool: Pool, spans: tuple[Span, ...]) -> tuple[PathLikelihoods, list[Shape]]:
         """The requests of some items in batches, as a job, and how they belong to the items."""
         tokens = CPU_TOKENS if pool.device.type == "cpu" else GPU_TOKENS
         key = spans, pool.max_length, tokens
@@ -116,5 +116,5 @@ class Likelihood:
                 pairs += [pair for item in items for request in item for pair in request]
                 shapes.append(tuple(tuple(map(len, item)) for item in items))
             requests = Requests.from_pairs(pairs, pool.max_length, tokens)
-            self._jobs[key] = PathScores(requests, shares=True), shapes
+            self._jobs[key] = PathLikelihoods(requests, shares=True), shapes
         return self._jobs[key]

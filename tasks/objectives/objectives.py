@@ -108,7 +108,7 @@ class Objectives:
         named = [[f"{part.built.name}: {item}" for item in part.ids] for part in parts] if len(parts) > 1 else []
         return tuple(self.composed[objective].merged(named or [part.ids for part in parts]))
 
-    def score(
+    def item_scores(
         self,
         pool: Pool,
         candidates: Sequence[Candidate],
@@ -127,9 +127,9 @@ class Objectives:
         """
         found: list[Found] = [{} for _ in candidates]
         for kind, spans, told in self._work(start, stop, on_scored or _nothing):
-            scored = kind.score(pool, candidates, spans, told)
+            scored = kind.part_values(pool, candidates, spans, told)
             found = [_joined(known, kind, one) for known, one in zip(found, scored, strict=True)]
-        return [self._item_scores(one, start, stop) for one in found]
+        return [self._by_objective(one, start, stop) for one in found]
 
     def evaluate(
         self, pool: Pool, candidate: Candidate, on_scored: OnScored | None = None
@@ -146,7 +146,7 @@ class Objectives:
         stop = max(map(self.count, self.names))
         for kind, spans, told in self._work(0, stop, on_scored or _nothing):
             if not hasattr(kind, "answers"):
-                (scored,) = kind.score(pool, [candidate], spans, told)
+                (scored,) = kind.part_values(pool, [candidate], spans, told)
             else:
                 (answered,) = kind.answers(pool, [candidate], spans, told)
                 (scored,) = judged(kind.parts, spans, [answered])
@@ -154,7 +154,7 @@ class Objectives:
                     for part, answers in zip(kind.parts, answered, strict=True):
                         results.setdefault(part.name, {})[part.built.name] = part.built.aggregated(answers)
             found = _joined(found, kind, scored)
-        return self._item_scores(found, 0, stop), {name: results[name] for name in self.names if name in results}
+        return self._by_objective(found, 0, stop), {name: results[name] for name in self.names if name in results}
 
     def requests(self, pool: Pool) -> list[Requests]:
         """What the models read of all items, by kind of scoring; right answers included where they are forced."""
@@ -191,7 +191,7 @@ class Objectives:
             parts.append(task_part(*known, metric_of))
         return Composed(tuple(parts), order)
 
-    def _item_scores(self, found: Found, start: int, stop: int) -> ItemScores:
+    def _by_objective(self, found: Found, start: int, stop: int) -> ItemScores:
         if isinstance(found, Failure):
             return ItemScores(failed=found.reason)
         return ItemScores(

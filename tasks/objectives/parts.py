@@ -55,7 +55,7 @@ class Kind(Protocol):
 
     parts: Sequence[Any]
 
-    def score(
+    def part_values(
         self, pool: Pool, candidates: Sequence[Candidate], spans: Sequence[Span], on_scored: OnScored
     ) -> list[list[list[float]] | Failure]:
         """For each candidate and part the values of the items in the part's span, higher is better."""

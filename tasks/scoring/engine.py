@@ -154,7 +154,7 @@ class Engine:
         counts = [objectives.count(name) for name in objectives.names]
         return sum(min(count, count if stop is None else stop) - min(count, start) for count in counts)
 
-    def score(
+    def scored(
         self,
         candidates: Sequence[Candidate],
         split: str,
@@ -183,7 +183,7 @@ class Engine:
         if known:
             advance(known)
         chunks = [chunk for span, by_key in work.items() for chunk in self._chunks(*span, by_key)]
-        for chunk, scores in self._scored(objectives, chunks, advance):
+        for chunk, scores in self._chunk_scores(objectives, chunks, advance):
             self.journal.append(
                 Entry(key, chunk.start, chunk.stop, {name: tuple(some) for name, some in one.items.items()}, one.failed)
                 for key, one in zip(chunk.keys, scores, strict=True)
@@ -204,20 +204,20 @@ class Engine:
             keys, candidates = zip(*found[first : first + size], strict=True)
             yield Chunk(start, stop, keys, candidates)
 
-    def _scored(
+    def _chunk_scores(
         self, objectives: Objectives, chunks: Sequence[Chunk], advance: OnScored
     ) -> Iterator[tuple[Chunk, list[ItemScores]]]:
         """Chunks with their scores, as they come."""
 
-        def score(chunk: Chunk) -> list[ItemScores]:
+        def scores(chunk: Chunk) -> list[ItemScores]:
             return self._bearable(objectives, chunk.candidates, chunk.start, chunk.stop, advance)
 
         lanes = min(self.pool.lanes, len(chunks))
         if lanes <= 1:
-            yield from ((chunk, score(chunk)) for chunk in chunks)
+            yield from ((chunk, scores(chunk)) for chunk in chunks)
             return
         with ThreadPoolExecutor(lanes) as executor:
-            asked = {executor.submit(score, chunk): chunk for chunk in chunks}
+            asked = {executor.submit(scores, chunk): chunk for chunk in chunks}
             try:
                 yield from ((asked[one], one.result()) for one in as_completed(asked))
             finally:
@@ -229,7 +229,7 @@ class Engine:
     ) -> list[ItemScores]:
         """Scores of a chunk; if memory doesn't suffice, of its halves. What fails alone has failed."""
         try:
-            return objectives.score(self.pool, candidates, start, stop, advance)
+            return objectives.item_scores(self.pool, candidates, start, stop, advance)
         except (MemoryError, RuntimeError) as error:  # torch has a class of its own for GPUs alone
             if not (isinstance(error, (MemoryError, Lost)) or OUT_OF_MEMORY.search(str(error))):
                 raise

@@ -47,7 +47,7 @@ class EngineLab:
 
     def evaluate(self, candidates: Sequence[Candidate], start: int, stop: int) -> list[tuple[float, ...] | None]:
         """See ``Lab``; a task without items in the range has NaN."""
-        return [self._mean(one) for one in self.engine.score(candidates, SPLIT, start, stop, self.bar)]
+        return [self._mean(one) for one in self.engine.scored(candidates, SPLIT, start, stop, self.bar)]
 
     def influence(self, candidate: Candidate) -> Array | None:
         """See ``Lab``."""

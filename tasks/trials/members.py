@@ -68,8 +68,8 @@ def choose_members(
     """
     candidates = [one.candidate for one in listed]
     with progress.bar("choosing on selection", len(listed), "candidates") as bar:
-        looked_at = engine.score(candidates, "selection", bar=bar)
-    searched = engine.score(candidates, "search")
+        looked_at = engine.scored(candidates, "selection", bar=bar)
+    searched = engine.scored(candidates, "search")
     sound = [i for i in range(len(listed)) if not (looked_at[i].failed or searched[i].failed)]
     items = [{name: (*searched[i].items[name], *values) for name, values in looked_at[i].items.items()} for i in sound]
     depths = [candidates[i].depth / engine.layers for i in sound]
@@ -89,7 +89,7 @@ def standard_error(values: Sequence[float]) -> float:
 
 def score_table(engine: Engine, scale: Scale, listed: Sequence[Listed], split: str) -> Array:
     """Scores ``(N, K)`` on a split in the order of the scale; ``layers`` is T/L."""
-    scored = [one.means() for one in engine.score([one.candidate for one in listed], split)]
+    scored = [one.means() for one in engine.scored([one.candidate for one in listed], split)]
     return columns(scale, scored, [one.candidate.depth / engine.layers for one in listed])
 
 

@@ -209,7 +209,7 @@ def on_selection(
 ) -> list[Member]:
     """The candidates as they would be members, scored on `search` and `selection`; those that fail are left out."""
     with progress.bar(f"choosing on {SPLIT}", len(candidates), "candidates") as bar:
-        scored = engine.score(candidates, SPLIT, bar=bar)
+        scored = engine.scored(candidates, SPLIT, bar=bar)
     serves = {name: round(float(one), 4) for name, one in zip(front.objectives, wish.weights, strict=True)}
     result = []
     for one in scored:

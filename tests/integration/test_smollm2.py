@@ -39,7 +39,7 @@ def test_each_expert_foresees_answers_of_its_own_task_best(monkeypatch, tmp_path
         pool.add(name, source)
     objectives = Objectives(workspace, "test", sources["base"].tokenizer, stop=4)
     candidates = {name: Candidate.identity(name, pool.layers) for name in sources}
-    scored = objectives.score(pool, list(candidates.values()), 0, 4)
+    scored = objectives.item_scores(pool, list(candidates.values()), 0, 4)
     means = {
         name: {task: sum(values) / len(values) for task, values in one.items.items()}
         for name, one in zip(candidates, scored, strict=True)

@@ -69,7 +69,7 @@ class FormulaLab:
         self.strengths[name] = total - 0.4 * np.maximum(total - 0.8, 0) ** 2
         return Candidate.identity(name, self.layers)
 
-    def score(self, candidate, start=0, stop=FULL):
+    def scores(self, candidate, start=0, stop=FULL):
         """Over all items by default. NaN for a task without items between."""
         weight = self.weight
         if (start, stop) != (0, FULL):
@@ -93,7 +93,7 @@ class FormulaLab:
             if self.fails and len(self.calls) % self.fails[0] == 0:
                 found.append(None if self.fails[1] is None else (float("nan"),) * 3)
             else:
-                found.append(tuple(self.score(one, start, stop)))
+                found.append(tuple(self.scores(one, start, stop)))
         return found
 
     def influence(self, candidate):
@@ -115,7 +115,7 @@ class FormulaLab:
         space = PathSpace(("best",), self.layers, PathRules(repeats=1))
         paths = [space.decode(row) for row in every_path(space)]
         self.strengths["best"] = np.full((3, self.layers), BEST_SUM - 0.4 * (BEST_SUM - 0.8) ** 2)
-        scores = np.array([self.score(path) for path in paths])
+        scores = np.array([self.scores(path) for path in paths])
         del self.strengths["best"]
         return scores, np.array([path.depth for path in paths])
 
@@ -142,7 +142,7 @@ def new_trial(candidates=120, depth=True, **changes):
     lab = FormulaLab(**changes)
     sources = [Candidate.identity(name, lab.layers) for name in ("base", *EXPERTS)]
     kinds = ("base", *["expert"] * 3)
-    entries = [Entry(one, kind, 0, FULL, tuple(lab.score(one))) for one, kind in zip(sources, kinds, strict=True)]
+    entries = [Entry(one, kind, 0, FULL, tuple(lab.scores(one))) for one, kind in zip(sources, kinds, strict=True)]
     scores = np.array([one.scores for one in entries])
     names, ideal, nadir = ("x", "y", "z"), tuple(scores.max(0)), tuple(scores.min(0))
     scale = Scale((*names, "layers"), (*ideal, 0.5), (*nadir, 1.0)) if depth else Scale(names, ideal, nadir)

@@ -138,7 +138,7 @@ def of_lm_eval(folder, workspace, names):
 def test_scores_equal_those_of_lm_eval(objectives, pool, name, candidate, exported, workspace, monkeypatch):
     monkeypatch.chdir(workspace.root)
     theirs = of_lm_eval(exported, workspace, ["one", "two"])
-    (ours,) = objectives.score(pool, [candidate], 0, 12)
+    (ours,) = objectives.item_scores(pool, [candidate], 0, 12)
     means = {task: np.mean(values) for task, values in ours.items.items()}
     assert means == {task: pytest.approx(theirs[task]["acc,none"], abs=1e-12) for task in ("one", "two")}
     if name != "base":
@@ -150,7 +150,7 @@ def test_perplexity_equals_that_of_lm_eval(pool, candidate, exported, workspace,
     write_profile(root, [{"name": "two", "task": "two", "metric": "perplexity", "items": COUNTS}])
     monkeypatch.chdir(root)
     theirs = of_lm_eval(exported, workspace, ["two"])["two"]["perplexity,none"]
-    (ours,) = Objectives(open_workspace("p", root), "test", family["base"]).score(pool, [candidate], 0, 12)
+    (ours,) = Objectives(open_workspace("p", root), "test", family["base"]).item_scores(pool, [candidate], 0, 12)
     assert math.exp(-np.mean(ours.items["two"])) == pytest.approx(theirs, rel=1e-5)
 
 
@@ -168,9 +168,9 @@ def test_generated_metrics_equal_those_of_lm_eval(objectives, pool, name, candid
 
 
 def test_generation_leaves_the_pool_as_it_was(objectives, pool, candidate):
-    before = objectives.score(pool, [candidate], 0, 12)
+    before = objectives.item_scores(pool, [candidate], 0, 12)
     objectives.reported.evaluate(pool, candidate)
-    assert objectives.score(pool, [candidate], 0, 12) == before
+    assert objectives.item_scores(pool, [candidate], 0, 12) == before
     assert all(pool.block("a", layer).self_attn.layer_idx == layer for layer in range(3))
 
 
@@ -191,7 +191,7 @@ def test_scores_equal_those_of_the_lm_eval_command(objectives, pool, exports, wo
     assert done.returncode == 0, done.stderr[-3000:]
     (result,) = (tmp_path / "out").rglob("results_*.json")
     theirs = json.loads(result.read_text())["results"]
-    (ours,) = objectives.score(pool, [candidate], 0, 12)
+    (ours,) = objectives.item_scores(pool, [candidate], 0, 12)
     for name in ("one", "two"):
         assert np.mean(ours.items[name]) == pytest.approx(theirs[name]["acc,none"], abs=1e-12)
     generated = objectives.reported.evaluate(pool, candidate)

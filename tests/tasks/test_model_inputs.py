@@ -64,7 +64,7 @@ def name_experts(workspace, **experts):
 
 
 def scores(engine, *names):
-    return [one.items for one in engine.score([Candidate.identity(name, 3) for name in names], "search")]
+    return [one.items for one in engine.scored([Candidate.identity(name, 3) for name in names], "search")]
 
 
 def test_the_models_of_a_pool_share_one_vocabulary(workspace):
@@ -92,7 +92,7 @@ def test_an_adapter_scores_as_the_model_that_it_makes(workspace, tmp_path):
 def test_a_merge_in_the_pool_scores_as_the_folder_that_the_recipe_makes(workspace, tmp_path):
     engine = Engine(workspace)
     added = engine.add(parse_recipes(RECIPE, "x")[0])
-    (scored,) = engine.score([added], "search")
+    (scored,) = engine.scored([added], "search")
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     merge_recipe(tmp_path / "recipe.yaml", tmp_path / "out", [workspace.root], "cpu", None, Progress())
     for target in ("recipe.yaml", "out"):

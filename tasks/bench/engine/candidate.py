@@ -111,7 +111,7 @@ def recipes(engine: Engine, count: int, rng: np.random.Generator) -> list[Recipe
 def of_engine(engine: Engine, chosen: Sequence[Recipe], stop: int) -> Scores:
     """Scores as the stages get them."""
     added = [engine.add(recipe) for recipe in chosen]
-    scored = engine.score(added, SPLIT, stop=stop)
+    scored = engine.scored(added, SPLIT, stop=stop)
     for one in added:
         engine.pool.discard(one.host)
     return [one.means() for one in scored]

@@ -19,7 +19,7 @@ from models.errors import Failed
 from models.merge.recipe import Recipe
 from models.merge.source import MergedSource
 from models.paths.pool import Pool
-from models.paths.prefix import Requests, score_paths
+from models.paths.prefix import Requests, path_likelihoods
 from models.search.environment import PathSpace
 from models.sources.checkpoint import Source, open_checkpoint
 from tasks.bench.engine.families import SMALL, Sizes, random_pairs, write_family
@@ -116,7 +116,7 @@ def grow(job: Job) -> Iterator[Look]:
         space = PathSpace(tuple(names), pool.layers)
         paths = [Candidate.identity(name, pool.layers) for name in names]
         paths += [space.random_path(rng) for _ in names]
-        likelihoods, _ = score_paths(pool, paths, requests)[0]
+        likelihoods, _ = path_likelihoods(pool, paths, requests)[0]
         first = likelihoods if first is None else first
         right = right and torch.equal(first, likelihoods) and pool.held_bytes <= pool.max_bytes
         gc.collect()

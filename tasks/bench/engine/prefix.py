@@ -1,4 +1,4 @@
-"""The trie of `score_paths` against scoring the same different paths one by one."""
+"""The trie of `path_likelihoods` against scoring the same different paths one by one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from models.agent.networks import Agent, load_agent
 from models.agent.rollouts import beam, roll_out
 from models.candidate import Candidate
 from models.paths.pool import Pool
-from models.paths.prefix import Node, Requests, score_paths, trie
+from models.paths.prefix import Node, Requests, path_likelihoods, trie
 from models.preferences import preferences
 from models.search.environment import PathSpace
 from tasks import dataset, sample, train
@@ -86,7 +86,7 @@ class Family:
 def prefix(bench: Bench, todo: Todo) -> Iterator[Sequence[Row]]:
     """Score three sets of paths, new ones in every repetition, over trained families of different depth."""
     families: dict[int, Family] = {}
-    by_depth = "by_depth" in inspect.signature(score_paths).parameters
+    by_depth = "by_depth" in inspect.signature(path_likelihoods).parameters
     for case, repetition in todo:
         name, depth = case.split(", L = ")
         if int(depth) not in families:
@@ -94,7 +94,7 @@ def prefix(bench: Bench, todo: Todo) -> Iterator[Sequence[Row]]:
         family = families[int(depth)]
         rng = np.random.default_rng([bench.seed, SETS.index(name), int(depth), repetition])
         chosen = paths_of(name, family, 8 if bench.small else PATHS, rng)
-        together, ours = timed(score_paths, family.pool, chosen, family.requests)
+        together, ours = timed(path_likelihoods, family.pool, chosen, family.requests)
         alone, theirs = timed(one_by_one, family, chosen)
         same, note = identical(together, alone), f"{len(chosen)} paths"
         rows = [
@@ -104,7 +104,7 @@ def prefix(bench: Bench, todo: Todo) -> Iterator[Sequence[Row]]:
         ]
         if by_depth:
             batch: dict[str, Any] = {"by_depth": True}
-            batched, wide = timed(score_paths, family.pool, chosen, family.requests, **batch)
+            batched, wide = timed(path_likelihoods, family.pool, chosen, family.requests, **batch)
             apart = greatest_difference(batched, alone)
             close, far = apart <= BATCHED, f"greatest difference {apart:.1e}"
             rows.append(Row(case, repetition, "wall by depth", "s", wide.wall, theirs.wall, None, close, far))
@@ -141,7 +141,7 @@ def make_family(bench: Bench, layers: int) -> Family:
         ],
         engine.pool.max_length,
     )
-    score_paths(engine.pool, [space.identity(model) for model in space.models], requests)  # builds every block
+    path_likelihoods(engine.pool, [space.identity(model) for model in space.models], requests)  # builds every block
     known = pd.read_parquet(workspace.run / "offline.parquet")
     known = known[known["failed"].isna()]
     best = known.assign(mean=known[anchors.objectives].mean(axis=1)).sort_values("mean", ascending=False, kind="stable")
@@ -184,7 +184,7 @@ def draws(name: str, family: Family, count: int, rng: np.random.Generator) -> It
 
 def one_by_one(family: Family, chosen: Sequence[Candidate]) -> Scores:
     """Each path as if there were no other."""
-    return [score for one in chosen for score in score_paths(family.pool, [one], family.requests)]
+    return [score for one in chosen for score in path_likelihoods(family.pool, [one], family.requests)]
 
 
 def edges(chosen: Sequence[Candidate]) -> int:

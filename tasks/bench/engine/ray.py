@@ -94,9 +94,9 @@ def measured(
     try:
         alone = Engine(workspace, bench.folder / f"inline-{workers}-{repetition}")
         chosen = random_paths(alone, 2 * count, rng)
-        alone.score(chosen[count:], "search")
+        alone.scored(chosen[count:], "search")
         began = time.perf_counter()
-        wanted = alone.score(chosen[:count], "search")
+        wanted = alone.scored(chosen[:count], "search")
         theirs = time.perf_counter() - began
     finally:
         torch.set_num_threads(threads)
@@ -141,10 +141,10 @@ def on_workers(
         fleet = pool.fleet
         sharing = time.perf_counter() - began
         fleet.wait(workers)
-        engine.score(chosen[count:], "search")
+        engine.scored(chosen[count:], "search")
         before = len(list(journal.glob("*.jsonl")))
         began, cpu = time.perf_counter(), time.process_time()
-        found = engine.score(chosen[:count], "search")
+        found = engine.scored(chosen[:count], "search")
         wall, cpu = time.perf_counter() - began, time.process_time() - cpu
         chunks = len(list(journal.glob("*.jsonl"))) - before
     finally:

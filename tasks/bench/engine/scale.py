@@ -12,7 +12,7 @@ import torch
 
 from models.candidate import Candidate
 from models.paths.pool import Pool
-from models.paths.prefix import Requests, score_paths
+from models.paths.prefix import Requests, path_likelihoods
 from models.sources.checkpoint import Checkpoint, open_checkpoint
 from tasks.bench.engine.families import Sizes, random_pairs, write_family
 from tasks.bench.engine.memory import anchor, model_bytes
@@ -94,7 +94,7 @@ def time_candidates(sources: dict[str, Checkpoint], problem: Problem, seed: int)
 
     def merge_and_score() -> torch.Tensor:
         pool.add("merged", anchor(sources, rng))
-        (likelihoods, _) = score_paths(pool, [Candidate.identity("merged", pool.layers)], requests)[0]
+        (likelihoods, _) = path_likelihoods(pool, [Candidate.identity("merged", pool.layers)], requests)[0]
         pool.discard("merged")
         return likelihoods
 

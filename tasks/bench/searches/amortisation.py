@@ -117,7 +117,7 @@ class Finder:
 
     def utilities(self, candidates: Sequence[Candidate], wanted: Array, reward: Reward, split: str) -> Array:
         """(N,) of candidates on a split; the least there is where one failed."""
-        scored = self.ground.engine.score(candidates, split)
+        scored = self.ground.engine.scored(candidates, split)
         tasks = np.array([one.mean() if not one.failed else np.full(reward.tasks, np.nan) for one in scored])
         depths = np.array([one.depth for one in candidates])
         u = reward.utility(reward.costs(tasks, depths), depths, wanted)

@@ -25,7 +25,7 @@ Rows = Sequence[Mapping[str, Any]]
 """What an arm tells of its own course, a row an episode: numbers by name, ``evaluations`` among them."""
 
 Run = Callable[[Trial, RecipeSpace, PathRules, np.random.Generator], Rows | None]
-"""Spends the trial's budget through ``Trial.score``; the same generator gives the same archive."""
+"""Spends the trial's budget through ``Trial.spend_on``; the same generator gives the same archive."""
 
 BATCH = 16
 """Recipes that random search scores at once."""
@@ -53,7 +53,7 @@ def random_recipes(trial: Trial, space: RecipeSpace, rules: PathRules, rng: np.r
         if not new:
             return
         known |= set(new)
-        trial.score([trial.add(recipe) for recipe in new.values()][: trial.left // trial.whole], "recipe")
+        trial.spend_on([trial.add(recipe) for recipe in new.values()][: trial.left // trial.whole], "recipe")
 
 
 def masked_paper(trial: Trial, space: RecipeSpace, rules: PathRules, rng: np.random.Generator) -> Rows:

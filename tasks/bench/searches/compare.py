@@ -238,9 +238,9 @@ def plan(ground: Ground, runs: int, finished: int, budget: int) -> Plan:
     points = ground.space.sample(3, np.random.default_rng(0))
     candidates = [engine.add(ground.space.recipe(point)) for point in points]
     stop = min(TIMED_ITEMS, engine.items("search"))
-    score = engine.objectives("search").score
-    score(engine.pool, ground.sources[:1], 0, stop)  # what is built once
-    _, usage = timed(score, engine.pool, candidates, 0, stop)
+    item_scores = engine.objectives("search").item_scores
+    item_scores(engine.pool, ground.sources[:1], 0, stop)  # what is built once
+    _, usage = timed(item_scores, engine.pool, candidates, 0, stop)
     without(ground, [one.host for one in candidates])
     items = len(candidates) * engine.cost("search", 0, stop)
     scored = budget // engine.cost("search")

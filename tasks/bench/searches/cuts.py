@@ -34,7 +34,7 @@ def cuts(ground: Ground, archive: pd.DataFrame) -> pd.DataFrame:
     lost = losses(scores, scores[balanced])
     by_depth = (np.flatnonzero(depths == depth) for depth in range(engine.layers))
     best = [int(same[lost[same].argmin()]) for same in by_depth if len(same)]
-    whole_model, *tested = engine.score([found[balanced], *(found[i] for i in best)], "test")
+    whole_model, *tested = engine.scored([found[balanced], *(found[i] for i in best)], "test")
     if whole_model.failed:
         return pd.DataFrame()
     sound = [(i, one.mean()) for i, one in zip(best, tested, strict=True) if not one.failed]

@@ -76,7 +76,7 @@ class Ground:
     @cached_property
     def tasks(self) -> Scale:
         """Ideal and nadir of the task objectives, over base and experts on the search split."""
-        scores = np.array([one.mean() for one in self.engine.score(self.sources, "search")])
+        scores = np.array([one.mean() for one in self.engine.scored(self.sources, "search")])
         names = self.engine.objectives("search").names
         return Scale(names, tuple(map(float, scores.max(axis=0))), tuple(map(float, scores.min(axis=0))))
 

@@ -83,7 +83,7 @@ def members_of(ground: Ground, scale: Scale, archive: pd.DataFrame) -> list[List
     references = [Listed(one, "base" if one.host == "base" else "expert", one.host) for one in ground.sources]
     listed = [*references, *shortlist(archive, scale, engine, references, params.rescored)]
     members = choose_members(engine, scale, listed, params.members, Progress())
-    tested = engine.score([one.candidate for one in members], "test")
+    tested = engine.scored([one.candidate for one in members], "test")
     return [one for one, result in zip(members, tested, strict=True) if result.failed is None]
 
 

@@ -195,7 +195,7 @@ def source_entries(ground: Ground) -> list[Entry]:
         Entry(
             one.candidate, "base" if one.candidate.host == "base" else "expert", 0, full, tuple(map(float, one.mean()))
         )
-        for one in ground.engine.score(ground.sources, "search")
+        for one in ground.engine.scored(ground.sources, "search")
     ]
 
 

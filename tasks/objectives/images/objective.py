@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from models.candidate import Candidate
-from models.paths.jobs import PathScores
+from models.paths.jobs import PathLikelihoods
 from models.paths.pool import Pool
 from models.paths.prefix import Requests
 from models.paths.vision import ImageItems, image_requests
@@ -73,9 +73,9 @@ class ImageKind:
 
     def __init__(self, parts: Sequence[ImageObjective]) -> None:
         self.parts: Sequence[Any] = parts
-        self._jobs: dict[tuple[tuple[Span, ...], str, torch.dtype], PathScores] = {}
+        self._jobs: dict[tuple[tuple[Span, ...], str, torch.dtype], PathLikelihoods] = {}
 
-    def score(
+    def part_values(
         self, pool: Pool, candidates: Sequence[Candidate], spans: Sequence[Span], on_scored: OnScored
     ) -> list[list[list[float]] | Failure]:
         """For each candidate and part the values of the items in the part's span, higher is better."""
@@ -92,11 +92,11 @@ class ImageKind:
         """The images of those items in batches."""
         return self._job(pool, spans).requests
 
-    def _job(self, pool: Pool, spans: Sequence[Span]) -> PathScores:
+    def _job(self, pool: Pool, spans: Sequence[Span]) -> PathLikelihoods:
         key = tuple(spans), pool.device.type, pool.dtype
         if key not in self._jobs:
             asked = [part.span(*span) for part, span in zip(self.parts, spans, strict=True)]
-            self._jobs[key] = PathScores(image_requests(pool, asked))
+            self._jobs[key] = PathLikelihoods(image_requests(pool, asked))
         return self._jobs[key]
 
     def _values(

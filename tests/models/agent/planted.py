@@ -23,14 +23,14 @@ class Planted:
     space: PathSpace
     trial: Trial
 
-    def score(self, paths):
+    def scores(self, paths):
         """(N, 3) over all items, free of charge."""
-        return np.array([self.trial.lab.score(path) for path in paths])
+        return np.array([self.trial.lab.scores(path) for path in paths])
 
     def utility(self, paths, preferences):
         """(N,) or (N, M), under one preference or several."""
         depths = np.array([path.depth for path in paths])
-        costs = self.trial.reward.costs(self.score(paths), depths)
+        costs = self.trial.reward.costs(self.scores(paths), depths)
         if preferences.ndim == 1:
             return self.trial.reward.utility(costs, depths, preferences)
         return self.trial.reward.utility(costs[:, None], depths[:, None], preferences)
@@ -53,7 +53,7 @@ class Planted:
 
     def data(self, count=120, seed=0):
         paths = self.random_paths(count, seed)
-        return OfflineData(tuple(paths), self.score(paths))
+        return OfflineData(tuple(paths), self.scores(paths))
 
     def trajectories(self, count):
         data = self.data(count)

@@ -62,7 +62,7 @@ def test_no_candidate_is_there_twice_and_no_item_is_scored_twice(done):
 def test_scores_are_means_over_the_items_that_the_archive_says(done):
     trial, *_ = done
     for entry in trial.archive.entries:
-        assert entry.scores == pytest.approx(trial.lab.score(entry.candidate, 0, entry.items))
+        assert entry.scores == pytest.approx(trial.lab.scores(entry.candidate, 0, entry.items))
 
 
 def test_candidates_are_scored_fully_or_up_to_a_rung_and_every_kind_has_a_share(done):

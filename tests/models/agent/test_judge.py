@@ -104,10 +104,10 @@ def test_greedy_comes_near_the_best_batch():
 def judged():
     """A trial that has scored recipes and paths, some on a part of the items and some that failed, and its judge."""
     trial, space, rng = new_trial(60, uneven=True, fails=(4, "nan")), recipe_space(), np.random.default_rng(0)
-    trial.score([trial.add(space.recipe(point)) for point in space.sample(12, rng)], "recipe")
+    trial.spend_on([trial.add(space.recipe(point)) for point in space.sample(12, rng)], "recipe")
     paths = PathSpace((*EXPERTS, *trial.recipes), 6)
     some = list(dict.fromkeys(paths.random_path(rng) for _ in range(30)))
-    trial.score(some, "random", 10)
+    trial.spend_on(some, "random", 10)
     judge = new_judge(trial, space)
     judge.learn(trial.archive, rng)
     return trial, judge, paths

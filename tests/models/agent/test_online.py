@@ -23,10 +23,10 @@ BY_VARIATION = replace(SEARCH, kinds=("recipe", "layered", "edit"))
 def begun(candidates=60, settings=BY_VARIATION, wanted=WANTED, pool=EXPERTS, agent=False, **changes):
     """A search whose trial has scored a few recipes, and some paths on a part of the items."""
     trial, space, rng = new_trial(candidates, uneven=True, **changes), recipe_space(), np.random.default_rng(0)
-    trial.score([trial.add(space.recipe(point)) for point in space.sample(6, rng)], "recipe")
+    trial.spend_on([trial.add(space.recipe(point)) for point in space.sample(6, rng)], "recipe")
     paths = PathSpace(pool, trial.lab.layers)
     some = list(dict.fromkeys(paths.random_path(rng) for _ in range(20)))
-    trial.score([one for one in some if one not in trial.archive], "random", 10)
+    trial.spend_on([one for one in some if one not in trial.archive], "random", 10)
     networks = None
     if agent:
         networks = new_agent(trial, paths, trial.lab.statistics(pool), AgentSettings(hidden=16), 0)
@@ -147,8 +147,8 @@ def test_the_credit_of_a_round_is_what_it_cost_and_added_by_kind():
     known = run.judge.costs([entries[i].candidate for i in whole])
     offers = run.offers(WANTED[:3])
     recipe, *edits = (run.proposer.enter(one) for one in (offers["recipe"][0], *offers["edit"][:2]))
-    run.trial.score([recipe], "recipe")
-    run.trial.score(edits, "edit", 10)
+    run.trial.spend_on([recipe], "recipe")
+    run.trial.spend_on(edits, "edit", 10)
     run.credit(before)
     assert run.shares.cost == {"recipe": 60, "layered": 0, "edit": 60}
     grown = np.concatenate([known, run.judge.costs([recipe])])
@@ -191,7 +191,7 @@ def test_a_search_over_a_space_that_is_exhausted_ends():
     trial, space = new_trial(500, layers=2), recipe_space()
     paths = PathSpace(("a", "b"), 2)
     every = [path for row in every_path(paths) if (path := paths.decode(row)) not in trial.archive]
-    trial.score(every[3:], "random")
+    trial.spend_on(every[3:], "random")
     settings = replace(SearchSettings(), kinds=("edit",), rungs=(), offers=96, parents=20)
     rows = search(trial, new_judge(trial, space), space, paths, WANTED, settings, np.random.default_rng(0))
     assert trial.left > trial.whole

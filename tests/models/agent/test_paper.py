@@ -128,9 +128,9 @@ def test_what_failed_has_the_worst_reward_and_breaks_nothing():
 def test_the_reward_weighs_scores_and_charges_layers():
     trial = new_trial(60)
     expert, short = Candidate.identity("a", 6), Candidate("b", (("b", 1), ("a", 3)))
-    trial.score([short], "policy")
+    trial.spend_on([short], "policy")
     found = rewards(trial, [expert, short], np.array([0.5, 0.25, 0.25]), 0.01)
-    scores = [trial.lab.score(one) for one in (expert, short)]
+    scores = [trial.lab.scores(one) for one in (expert, short)]
     wanted = [x / 2 + y / 4 + z / 4 - 0.01 * depth for (x, y, z), depth in zip(scores, (6, 2), strict=True)]
     np.testing.assert_allclose(found, wanted)
 
@@ -147,7 +147,7 @@ def test_the_merge_has_the_preference_as_weights():
 def test_of_several_tasks_that_no_expert_is_named_for_each_counts_for_the_expert_that_does_best():
     trial = new_trial(60)
     trial.lab.strengths["a"][1] = 2.0
-    entries = [replace(one, scores=tuple(trial.lab.score(one.candidate))) for one in trial.archive.entries]
+    entries = [replace(one, scores=tuple(trial.lab.scores(one.candidate))) for one in trial.archive.entries]
     trial.archive.entries[:] = entries
     recipe = merged(trial, recipe_space(), np.array([0.2, 0.5, 0.3]), 0.4)
     assert [one.parameters["weight"] for one in recipe.models] == [0.7, 0.0, 0.3]
@@ -286,7 +286,7 @@ def test_with_one_preference_and_a_generous_budget_it_learns_to_beat_random_path
         space = PathSpace((*EXPERTS, merge), 4, loose(RULES))
         for into, draw in ((uniform, uniform_path), (forward, PathSpace.random_path)):
             paths = [draw(space, rng) for _ in range(250)]
-            scores = np.array([trial.lab.score(one) for one in paths])
+            scores = np.array([trial.lab.scores(one) for one in paths])
             into.append((scores @ preference - 0.02 / 4 * np.array([one.depth for one in paths])).mean())
     assert np.median(learned) > np.median(before) + 0.1
     assert np.median(learned) > np.median(uniform) + 0.1

@@ -75,7 +75,7 @@ def test_anchors_are_the_merges_that_serve_the_preferences_best_together():
     merges = [entry.candidate for entry in trial.archive.entries[4:]]
     assert found == [merges[i].host for i in choose_anchors(trial.costs(merges), WANTED, 3)]
     path = PathSpace((found[0],), 6).edits(Candidate.identity(found[0], 6), np.random.default_rng(0), 1)
-    trial.score(path, "edit")
+    trial.spend_on(path, "edit")
     assert anchors(trial, WANTED, 3) == found
 
 
@@ -133,7 +133,7 @@ def trained(seed=0):
     paths = PathSpace((*EXPERTS, *anchors(trial, WANTED, 2)), 6)
     found = offline_paths(paths, DatasetSettings(edits=25), rng, 3)
     new = [path for path in found if path not in trial.archive]
-    trial.score(new, [found[path] for path in new], 10)
+    trial.spend_on(new, [found[path] for path in new], 10)
     agent = new_agent(trial, paths, trial.lab.statistics(paths.models), AgentSettings(hidden=16), seed)
     judge = new_judge(trial, recipe_space())
     told = []

@@ -21,7 +21,7 @@ def started(settings=SETTINGS, count=60):
     """A player and a judge that knows paths of the planted family."""
     world = planted()
     trial, rng = world.trial, np.random.default_rng(0)
-    trial.score([path for path in world.random_paths(count) if path not in trial.archive], "random")
+    trial.spend_on([path for path in world.random_paths(count) if path not in trial.archive], "random")
     judge = new_judge(trial, recipe_space())
     judge.learn(trial.archive, rng)
     return world, Player(world.agent(), trial, settings, rng), judge
@@ -75,9 +75,9 @@ def test_it_learns_from_sound_paths_over_its_pool_and_from_nothing_else():
         trial = world.trial
         if extra:
             space = recipe_space()
-            trial.score([trial.add(recipe) for recipe in space.plain_merges().values()], "recipe")
+            trial.spend_on([trial.add(recipe) for recipe in space.plain_merges().values()], "recipe")
             trial.lab.fails = (1, "nan")
-            trial.score([path for path in world.random_paths(90) if path not in trial.archive], "random")
+            trial.spend_on([path for path in world.random_paths(90) if path not in trial.archive], "random")
             assert any(entry.scores is None for entry in trial.archive.entries)
         before = weights(player.agent)
         player.learn()

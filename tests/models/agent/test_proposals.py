@@ -21,10 +21,10 @@ def proposer():
 def new_proposer(depth):
     """Over what a trial has scored of a small family."""
     trial, space, rng = new_trial(depth=depth, uneven=True), recipe_space(), np.random.default_rng(0)
-    trial.score([trial.add(space.recipe(point)) for point in space.sample(5, rng)], "recipe")
+    trial.spend_on([trial.add(space.recipe(point)) for point in space.sample(5, rng)], "recipe")
     paths = PathSpace((*EXPERTS, *list(trial.recipes)[:2]), 6)
     some = list(dict.fromkeys(paths.random_path(rng) for _ in range(12)))
-    trial.score([one for one in some if one not in trial.archive], "random", 10)
+    trial.spend_on([one for one in some if one not in trial.archive], "random", 10)
     judge = new_judge(trial, space)
     judge.learn(trial.archive, rng)
     return Proposer(trial, judge, space, paths, 3)
@@ -72,7 +72,7 @@ def test_what_is_on_offer_can_be_varied_too(proposer, kind):
         assert fresh <= made if kind == "edit" else fresh - made
     entered = [proposer.enter(one) for one in found]
     proposer.forget()
-    assert all(np.isfinite(proposer.trial.lab.score(one)).all() for one in entered)
+    assert all(np.isfinite(proposer.trial.lab.scores(one)).all() for one in entered)
 
 
 def test_offers_are_parents_where_they_are_expected_to_serve_better(proposer):
@@ -91,7 +91,7 @@ def test_a_recipe_takes_part_once_it_is_chosen_and_only_then(proposer):
     (one,) = proposer.propose("recipe", WANTED, proposer.parents(WANTED, 1), 1, np.random.default_rng(0))
     new = next(model for model in one.models if model in proposer.made)
     with pytest.raises(KeyError):
-        proposer.trial.lab.score(one)
+        proposer.trial.lab.scores(one)
     known = set(proposer.trial.recipes)
     entered = proposer.enter(one)
     assert new not in entered.models
@@ -99,7 +99,7 @@ def test_a_recipe_takes_part_once_it_is_chosen_and_only_then(proposer):
     made_as, point = proposer.made[new]
     recipe = proposer.spaces[made_as].recipe(point)
     assert added == recipe_name(recipe) and added in entered.models
-    assert np.isfinite(proposer.trial.lab.score(entered)).all()
+    assert np.isfinite(proposer.trial.lab.scores(entered)).all()
     before = dict(proposer.trial.recipes)
     proposer.enter(one)
     assert proposer.trial.recipes == before

@@ -151,7 +151,7 @@ def test_it_explains_recipes_and_paths_of_the_formula_far_better_than_the_mean()
     candidates = list(dict.fromkeys(candidates + [path for one in candidates for path in paths.edits(one, rng, 12)]))
     order = rng.permutation(len(candidates))
     known, unseen = order[:150], order[150:]
-    described, scores = describer(candidates), np.array([lab.score(one) for one in candidates])
+    described, scores = describer(candidates), np.array([lab.scores(one) for one in candidates])
     surrogate = Surrogate(describer.groups)
     surrogate.fit(described[known], scores[known], np.full(len(known), 60), 80, rng)
     mean, deviation = surrogate.predict(described[unseen])

@@ -17,7 +17,7 @@ def started(candidates=400, **changes):
     trial = new_trial(candidates, **changes)
     recipe = recipe_space().plain_merges()["task arithmetic"]
     start = trial.add(recipe)
-    trial.score([start], "recipe")
+    trial.spend_on([start], "recipe")
     return trial, start
 
 
@@ -26,7 +26,7 @@ def brute_force(trial, start, preference):
     here, found = start, []
     while here.depth > 1:
         children = [without(here, step) for step in here.path]
-        scores = np.array([trial.lab.score(one) for one in children])
+        scores = np.array([trial.lab.scores(one) for one in children])
         costs = trial.reward.scale.relative(trial.reward.scores(scores, [one.depth for one in children]))[:, :3]
         weighted = costs * preference
         u = -weighted.max(axis=1) - trial.reward.rho * weighted.sum(axis=1)
@@ -55,7 +55,7 @@ def test_what_is_seen_of_one_recipe_saves_trials_with_the_next():
     increases = task_costs(trial, removed) - task_costs(trial, [start])
     np.testing.assert_allclose([known[frozenset(), layer] for layer in range(12)], increases)
     other = trial.add(recipe_space().make("task_arithmetic", {name: {"weight": 0.5} for name in "abc"}))
-    trial.score([other], "recipe")
+    trial.spend_on([other], "recipe")
     trial.lab.calls.clear()
     found = delete_greedily(trial, other, PREFERENCE, known)
     assert found == brute_force(trial, other, PREFERENCE)
@@ -97,10 +97,10 @@ def test_measuring_influence_is_charged_as_a_candidate():
 def test_depth_does_not_hide_what_a_deletion_costs():
     trial, start = started(layers=6)
     children = [without(start, step) for step in start.path]
-    trial.score(children, "deletion")
+    trial.spend_on(children, "deletion")
     costs = task_costs(trial, children)
     assert costs.shape == (6, 3)
-    scores = np.array([(*trial.lab.score(one), 5 / 6) for one in children])
+    scores = np.array([(*trial.lab.scores(one), 5 / 6) for one in children])
     np.testing.assert_allclose(costs, trial.reward.scale.relative(scores)[:, :3])
 
 

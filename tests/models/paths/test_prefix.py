@@ -7,7 +7,7 @@ import torch
 from models.candidate import Candidate
 from models.errors import BadInput
 from models.paths.path import path_model
-from models.paths.prefix import Answer, Requests, score_paths, trie
+from models.paths.prefix import Answer, Requests, path_likelihoods, trie
 
 
 def random_pairs(count, seed=0, vocabulary=61):
@@ -47,9 +47,9 @@ def requests():
 
 def test_scores_equal_those_of_scoring_one_by_one_bit_for_bit(pool, requests):
     candidates = edited_paths(20)
-    together = score_paths(pool, candidates, requests)
+    together = path_likelihoods(pool, candidates, requests)
     for candidate, (likelihoods, greedy) in zip(candidates, together, strict=True):
-        ((alone, alone_greedy),) = score_paths(pool, [candidate], requests)
+        ((alone, alone_greedy),) = path_likelihoods(pool, [candidate], requests)
         assert torch.equal(likelihoods, alone)
         assert torch.equal(greedy, alone_greedy)
         assert likelihoods.dtype == torch.float64
@@ -59,17 +59,17 @@ def test_models_that_do_not_fit_together_are_scored_in_turn_and_each_is_built_on
     candidates = [*edited_paths(8), *(Candidate.identity(model, 4) for model in "abc")]
     roomy, narrow = make_pool(), make_pool()
     plain = [Candidate.identity(model, 4) for model in "abc"]
-    expected = score_paths(roomy, candidates, requests)
-    score_paths(roomy, plain, requests)
+    expected = path_likelihoods(roomy, candidates, requests)
+    path_likelihoods(roomy, plain, requests)
     narrow.max_bytes = roomy.held_bytes // 2  # two of the three models don't fit
     assert narrow.fitting(plain) == [[0], [1], [2]]
     built, filled = [], narrow._filled
     monkeypatch.setattr(narrow, "_filled", lambda *arguments: built.append(arguments) or filled(*arguments))
-    score_paths(narrow, plain, requests)
+    path_likelihoods(narrow, plain, requests)
     assert len(requests.batches) > 1
     assert len(built) == 3 * (4 + 1)
     for (likelihoods, greedy), (others, other_greedy) in zip(
-        expected, score_paths(narrow, candidates, requests), strict=True
+        expected, path_likelihoods(narrow, candidates, requests), strict=True
     ):
         assert torch.equal(likelihoods, others)
         assert torch.equal(greedy, other_greedy)
@@ -81,7 +81,7 @@ def test_scores_do_not_depend_on_the_number_of_threads(pool, requests):
         found = []
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            found.append(torch.stack([likelihoods for likelihoods, _ in score_paths(pool, candidates, requests)]))
+            found.append(torch.stack([likelihoods for likelihoods, _ in path_likelihoods(pool, candidates, requests)]))
             assert torch.get_num_threads() == count
     finally:
         torch.set_num_threads(threads)
@@ -102,7 +102,7 @@ def test_scores_are_those_of_the_whole_model_on_each_request_alone(make_pool, ki
     }
     pool, pairs = make_pool(kind, **changes[kind]), random_pairs(17, seed=1)
     candidates = edited_paths(5, seed=2)
-    found = score_paths(pool, candidates, Requests.from_pairs(pairs, max_length=128, tokens=64))
+    found = path_likelihoods(pool, candidates, Requests.from_pairs(pairs, max_length=128, tokens=64))
     for candidate, (likelihoods, greedy) in zip(candidates, found, strict=True):
         model = path_model(pool, candidate)
         for index, (context, continuation) in enumerate(pairs):
@@ -122,7 +122,9 @@ def test_a_continuation_that_greedy_decoding_gives_is_found(make_pool):
     )
     answer = whole[0, 3:].tolist()
     wrong = [*answer[:-1], (answer[-1] + 1) % 61]
-    ((_, greedy),) = score_paths(pool, [candidate], Requests.from_pairs([(context, answer), (context, wrong)], 128))
+    ((_, greedy),) = path_likelihoods(
+        pool, [candidate], Requests.from_pairs([(context, answer), (context, wrong)], 128)
+    )
     assert greedy.tolist() == [True, False]
 
 
@@ -132,7 +134,7 @@ def test_each_shared_prefix_is_computed_once(make_pool, requests):
     for model in "abc":
         for layer in range(4):
             pool.block(model, layer).register_forward_hook(lambda *_: calls.append(1))
-    score_paths(pool, candidates, requests)
+    path_likelihoods(pool, candidates, requests)
     assert len(calls) == edges(candidates) * len(requests.batches)
     assert len(calls) < sum(one.depth for one in candidates) * len(requests.batches)
 
@@ -178,7 +180,7 @@ def test_hidden_states_are_held_for_the_branches_above_alone(make_pool):
 
     for step in steps:
         pool._kept[step] = Watched(pool.block(*step))
-    score_paths(pool, candidates, Requests.from_pairs(random_pairs(4), 128))
+    path_likelihoods(pool, candidates, Requests.from_pairs(random_pairs(4), 128))
     assert most <= 4
 
 
@@ -186,15 +188,15 @@ def test_hidden_states_are_held_for_the_branches_above_alone(make_pool):
 def test_hidden_states_stay_within_their_bound_and_the_scores_as_they_are(make_pool, requests, states):
     """What had to make room is computed again."""
     pool, candidates = make_pool(), edited_paths(25)
-    roomy = score_paths(pool, candidates, requests)
+    roomy = path_likelihoods(pool, candidates, requests)
     calls = []
     for model in "abc":
         for layer in range(4):
             pool.block(model, layer).register_forward_hook(lambda *_: calls.append(1))
-    score_paths(pool, candidates, requests)
+    path_likelihoods(pool, candidates, requests)
     once = len(calls)
     largest = max(batch.ids.numel() for batch in requests.batches) * 32 * 4
-    tight = score_paths(pool, candidates, requests, hidden_bytes=states * largest * torch.get_num_threads())
+    tight = path_likelihoods(pool, candidates, requests, hidden_bytes=states * largest * torch.get_num_threads())
     assert len(calls) > 2 * once
     for (one, one_greedy), (other, other_greedy) in zip(roomy, tight, strict=True):
         assert torch.equal(one, other)
@@ -204,8 +206,8 @@ def test_hidden_states_stay_within_their_bound_and_the_scores_as_they_are(make_p
 @pytest.mark.parametrize("hidden_bytes", [2**30, 1])
 def test_running_the_states_of_a_depth_as_a_batch_gives_the_same_scores(pool, requests, hidden_bytes):
     candidates = edited_paths(25)
-    one_by_one = score_paths(pool, candidates, requests)
-    by_depth = score_paths(pool, candidates, requests, hidden_bytes=hidden_bytes, by_depth=True)
+    one_by_one = path_likelihoods(pool, candidates, requests)
+    by_depth = path_likelihoods(pool, candidates, requests, hidden_bytes=hidden_bytes, by_depth=True)
     for (one, one_greedy), (other, other_greedy) in zip(one_by_one, by_depth, strict=True):
         assert (one - other).abs().max() <= 1e-4
         assert torch.equal(one_greedy, other_greedy)
@@ -217,14 +219,14 @@ def test_by_depth_a_layer_is_called_once_for_all_states_that_take_it(make_pool, 
         for layer in range(4):
             pool.block(model, layer).register_forward_hook(lambda *_: calls.append(1))
     candidates = [Candidate("a", ((first, 0), (second, 1), ("a", 2))) for first in "abc" for second in "abc"]
-    score_paths(pool, candidates, requests, by_depth=True)
+    path_likelihoods(pool, candidates, requests, by_depth=True)
     assert len(calls) == 7 * len(requests.batches)
 
 
 def test_results_are_independent_of_how_requests_are_batched(pool):
     pairs, candidates = random_pairs(31, seed=3), edited_paths(4)
-    coarse = score_paths(pool, candidates, Requests.from_pairs(pairs, 128, tokens=10**6))
-    fine = score_paths(pool, candidates, Requests.from_pairs(pairs, 128, tokens=1))
+    coarse = path_likelihoods(pool, candidates, Requests.from_pairs(pairs, 128, tokens=10**6))
+    fine = path_likelihoods(pool, candidates, Requests.from_pairs(pairs, 128, tokens=1))
     for (one, one_greedy), (other, other_greedy) in zip(coarse, fine, strict=True):
         assert torch.allclose(one, other, atol=2e-4)
         assert torch.equal(one_greedy, other_greedy)
@@ -256,52 +258,54 @@ def test_a_model_that_yields_nan_is_marked_and_does_not_spoil_the_others(make_po
     broken = torch.full_like(pool.block("b", 1).mlp.down_proj.weight, torch.nan)
     pool.block("b", 1).mlp.down_proj.weight = torch.nn.Parameter(broken, requires_grad=False)
     sound, bad = Candidate.identity("a", 4), Candidate("a", (("a", 0), ("b", 1)))
-    (good, _), (values, greedy) = score_paths(pool, [sound, bad], requests)
+    (good, _), (values, greedy) = path_likelihoods(pool, [sound, bad], requests)
     assert values.isnan().all()
     assert not greedy.any()
-    assert torch.equal(good, score_paths(pool, [sound], requests)[0][0])
+    assert torch.equal(good, path_likelihoods(pool, [sound], requests)[0][0])
 
 
 def test_progress_counts_each_candidate_once(pool, requests):
     told = []
     candidates = edited_paths(9)
-    score_paths(pool, candidates, requests, told.append)
+    path_likelihoods(pool, candidates, requests, told.append)
     assert sum(told) == len(candidates)
     assert all(one > 0 for one in told)
 
 
 def test_a_pool_that_is_too_small_for_the_paths_gives_the_same_scores(make_pool, requests):
     pool, candidates = make_pool(), edited_paths(10)
-    roomy = score_paths(pool, candidates, requests)
+    roomy = path_likelihoods(pool, candidates, requests)
     pool.max_bytes = 1
-    for (one, _), (other, _) in zip(roomy, score_paths(pool, candidates, requests), strict=True):
+    for (one, _), (other, _) in zip(roomy, path_likelihoods(pool, candidates, requests), strict=True):
         assert torch.equal(one, other)
 
 
 def test_what_scoring_builds_can_be_used_outside_of_it(make_pool, requests):
     pool = make_pool(dtype=torch.bfloat16)
-    score_paths(pool, [Candidate.identity("a", 4)], requests)
+    path_likelihoods(pool, [Candidate.identity("a", 4)], requests)
     assert not any(one.is_inference() for module in pool._kept.values() for one in module.parameters())
 
 
 def test_an_unknown_layer_is_refused_before_anything_is_computed(pool, requests):
     told = []
     with pytest.raises(BadInput, match="has no layer 7"):
-        score_paths(pool, [Candidate.identity("a", 4), Candidate("a", (("b", 7),))], requests, told.append)
+        path_likelihoods(pool, [Candidate.identity("a", 4), Candidate("a", (("b", 7),))], requests, told.append)
     assert told == []
 
 
 def test_nothing_to_score_gives_nothing(pool, requests):
-    assert score_paths(pool, [], requests) == []
-    ((likelihoods, greedy),) = score_paths(pool, [Candidate.identity("a", 4)], Requests.from_pairs([], 128))
+    assert path_likelihoods(pool, [], requests) == []
+    ((likelihoods, greedy),) = path_likelihoods(pool, [Candidate.identity("a", 4)], Requests.from_pairs([], 128))
     assert likelihoods.shape == greedy.shape == (0,)
 
 
 def test_the_share_of_right_tokens_is_that_of_the_logits_of_the_whole_model(pool):
     pairs = random_pairs(6)
     candidate = edited_paths(4)[-3]
-    ((likelihoods, shares),) = score_paths(pool, [candidate], Requests.from_pairs(pairs, max_length=128), shares=True)
-    ((plain, greedy),) = score_paths(pool, [candidate], Requests.from_pairs(pairs, max_length=128))
+    ((likelihoods, shares),) = path_likelihoods(
+        pool, [candidate], Requests.from_pairs(pairs, max_length=128), shares=True
+    )
+    ((plain, greedy),) = path_likelihoods(pool, [candidate], Requests.from_pairs(pairs, max_length=128))
     assert torch.equal(likelihoods, plain) and torch.equal(greedy, shares == 1)
     model = path_model(pool, candidate)
     for (context, continuation), share in zip(pairs, shares.tolist(), strict=True):

@@ -13,7 +13,7 @@ from models.merge.recipe import Recipe
 from models.merge.source import MergedSource
 from models.merge.write import merge_to_disk
 from models.paths.pool import Pool
-from models.paths.prefix import score_paths
+from models.paths.prefix import path_likelihoods
 from models.paths.vision import ImageItems, image_requests
 from models.sources.checkpoint import open_checkpoint
 from models.sources.heads import Head, heads_bytes, own_head, read_head, share_heads
@@ -98,9 +98,9 @@ def test_sharing_prefixes_changes_no_score(family, by_depth):
     folders, tasks = family
     pool = pool_of(folders)
     requests = image_requests(pool, tasks)
-    alone = [score_paths(pool, [one], requests)[0] for one in PATHS]
+    alone = [path_likelihoods(pool, [one], requests)[0] for one in PATHS]
     for held in (2**30, 1):  # all states kept, or none but the last
-        together = score_paths(pool, PATHS, requests, hidden_bytes=held, by_depth=by_depth)
+        together = path_likelihoods(pool, PATHS, requests, hidden_bytes=held, by_depth=by_depth)
         for (ours, right), (theirs, also) in zip(together, alone, strict=True):
             if by_depth:
                 assert (ours - theirs).abs().max() <= 1e-4
@@ -115,7 +115,7 @@ def test_a_shared_layer_runs_once_a_batch(vit, monkeypatch):
     requests = image_requests(pool, tasks)
     seen = []
     monkeypatch.setattr(pool, "block", lambda *step, block=pool.block: seen.append(step) or block(*step))
-    score_paths(pool, PATHS, requests)
+    path_likelihoods(pool, PATHS, requests)
     edges = {(*one.path[: depth + 1], one.host) for one in PATHS for depth in range(one.depth)}
     assert len(seen) == len(edges) * len(requests.batches)
 
@@ -130,7 +130,7 @@ def test_batches_hold_images_of_several_tasks_each_with_its_head(vit):
 def test_a_path_scores_as_the_classifier_that_is_exported_from_it(vit, tmp_path):
     folders, tasks = vit
     pool = pool_of(folders)
-    found = score_paths(pool, PATHS, image_requests(pool, tasks))
+    found = path_likelihoods(pool, PATHS, image_requests(pool, tasks))
     for number, (candidate, (likelihoods, right)) in enumerate(zip(PATHS, found, strict=True)):
         recipes = path_recipe(candidate, {}, lambda name: str(folders[name]), LAYERS)
         merge_to_disk(recipes, tmp_path / str(number), lambda name: tmp_path / name)
@@ -162,7 +162,7 @@ def test_zero_shot_scores_are_those_of_transformers_clip(clip):
         head = Head(out.text_embeds.clone(), None, float(whole.logit_scale.detach().exp()))
         labels = out.logits_per_image.argmax(-1)
         requests = image_requests(pool, [ImageItems(tasks[0].pixels, labels, head)])
-        ((likelihoods, right),) = score_paths(pool, [Candidate.identity(name, LAYERS)], requests)
+        ((likelihoods, right),) = path_likelihoods(pool, [Candidate.identity(name, LAYERS)], requests)
         expected = out.logits_per_image.log_softmax(-1).max(-1).values
         assert (likelihoods - expected).abs().max() <= 1e-4
         assert right.all()
@@ -175,7 +175,7 @@ def test_scores_don_t_depend_on_the_number_of_threads(vit):
     try:
         for count in (1, 2):
             torch.set_num_threads(count)
-            found.append(score_paths(pool, PATHS[:2], requests))
+            found.append(path_likelihoods(pool, PATHS[:2], requests))
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(one[0], other[0]) for one, other in zip(*found, strict=True))
@@ -186,7 +186,7 @@ def test_an_image_that_gives_no_number_is_never_right(vit):
     pool = pool_of(folders)
     tasks = [ImageItems(tasks[0].pixels.clone(), tasks[0].labels, tasks[0].head)]
     tasks[0].pixels[3] = torch.nan
-    ((likelihoods, right),) = score_paths(pool, PATHS[:1], image_requests(pool, tasks))
+    ((likelihoods, right),) = path_likelihoods(pool, PATHS[:1], image_requests(pool, tasks))
     assert likelihoods.isnan().tolist() == [number == 3 for number in range(37)]
     assert not right[3]
 
@@ -194,8 +194,8 @@ def test_an_image_that_gives_no_number_is_never_right(vit):
 def test_bfloat16_scores_are_close(vit):
     folders, tasks = vit
     exact, coarse = pool_of(folders), pool_of(folders, dtype=torch.bfloat16)
-    ((ours, _),) = score_paths(exact, PATHS[2:3], image_requests(exact, tasks))
-    ((theirs, _),) = score_paths(coarse, PATHS[2:3], image_requests(coarse, tasks))
+    ((ours, _),) = path_likelihoods(exact, PATHS[2:3], image_requests(exact, tasks))
+    ((theirs, _),) = path_likelihoods(coarse, PATHS[2:3], image_requests(coarse, tasks))
     assert (ours - theirs).abs().mean() <= 0.3
 
 

@@ -31,21 +31,21 @@ def test_base_and_experts_are_free():
 def test_a_candidate_is_charged_for_the_items_that_each_task_has():
     trial = new_trial(3)
     one = fresh(1)
-    assert trial.score(one, "edit", 15) == 1
+    assert trial.spend_on(one, "edit", 15) == 1
     assert (trial.spent, trial.archive[one[0]].charged, trial.archive[one[0]].at) == (15 + 15 + 10, 40, 40)
-    assert trial.score(one, "edit") == 1
+    assert trial.spend_on(one, "edit") == 1
     assert (trial.spent, trial.archive[one[0]].charged) == (60, 60)
     assert trial.lab.spans == [(one[0], 0, 15), (one[0], 15, FULL)]
-    assert trial.archive[one[0]].scores == pytest.approx(trial.lab.score(one[0]))
+    assert trial.archive[one[0]].scores == pytest.approx(trial.lab.scores(one[0]))
 
 
 def test_what_is_scored_already_costs_nothing():
     trial = new_trial(3)
     some = fresh(2)
-    trial.score(some, "edit")
+    trial.spend_on(some, "edit")
     told = []
     trial.on_spent = told.append
-    assert trial.score(some, "edit", 10) == 2
+    assert trial.spend_on(some, "edit", 10) == 2
     assert (trial.spent, told, len(trial.lab.calls)) == (120, [], 2)
 
 
@@ -53,7 +53,7 @@ def test_what_is_scored_already_costs_nothing():
 def test_it_scores_as_many_as_the_budget_allows_from_the_first(budget):
     trial = new_trial(budget)
     some = fresh(6)
-    assert trial.score(some, "random") == budget
+    assert trial.spend_on(some, "random") == budget
     assert [entry.candidate for entry in trial.archive.entries[4:]] == some[:budget]
     assert trial.spent == budget * 60 <= trial.budget
     assert [entry.at for entry in trial.archive.entries[4:]] == [60 * (i + 1) for i in range(budget)]
@@ -62,10 +62,10 @@ def test_it_scores_as_many_as_the_budget_allows_from_the_first(budget):
 def test_candidates_keep_their_kind_and_round_whatever_they_lack():
     trial = new_trial(9)
     some = fresh(4)
-    trial.score(some[1:3], ["edit", "beam"], 10, number=2)
+    trial.spend_on(some[1:3], ["edit", "beam"], 10, number=2)
     told = []
     trial.on_spent = told.append
-    trial.score(some, ["policy"] * 4, number=3)
+    trial.spend_on(some, ["policy"] * 4, number=3)
     assert {one: (trial.archive[one].kind, trial.archive[one].round) for one in some} == {
         some[0]: ("policy", 3),
         some[1]: ("edit", 2),
@@ -79,7 +79,7 @@ def test_candidates_keep_their_kind_and_round_whatever_they_lack():
 def test_a_failure_is_charged_and_has_the_worst_costs_there_are():
     trial = new_trial(3, fails=(2, None))
     some = fresh(2)
-    trial.score(some, "edit")
+    trial.spend_on(some, "edit")
     assert trial.spent == 120
     costs = trial.costs(some)
     assert np.isfinite(costs).all()

@@ -17,7 +17,7 @@ from models.merge.source import MergedSource
 from models.merge.write import merge_to_disk
 from models.paths.path import path_model
 from models.paths.pool import Pool
-from models.paths.prefix import Requests, score_paths
+from models.paths.prefix import Requests, path_likelihoods
 from models.sources.architecture import ARCHITECTURES, architecture_of, keeps_lists, with_layers
 from models.sources.checkpoint import open_checkpoint
 
@@ -122,7 +122,7 @@ def test_scores_are_those_of_the_path_s_model(pool, by_depth):
     ids = random_ids(6, 11).tolist()
     pairs = [(row[: 3 + number], row[3 + number :]) for number, row in enumerate(ids)]
     candidates = [Candidate("b", PATH), Candidate("a", PATH[:3]), Candidate.identity("a", LAYERS)]
-    found = score_paths(pool, candidates, Requests.from_pairs(pairs, 128, tokens=40), by_depth=by_depth)
+    found = path_likelihoods(pool, candidates, Requests.from_pairs(pairs, 128, tokens=40), by_depth=by_depth)
     for candidate, (likelihoods, _) in zip(candidates, found, strict=True):
         model = path_model(pool, candidate)
         for number, (context, continuation) in enumerate(pairs):

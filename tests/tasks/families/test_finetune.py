@@ -121,7 +121,8 @@ def test_an_expert_foresees_held_out_answers_of_its_own_task_better_than_the_bas
     candidates = [Candidate.identity(name, pool.layers) for name in ("base", "one", "two")]
     stop = max(objectives.count(name) for name in objectives.names)
     base, one, two = (
-        {k: sum(v) / len(v) for k, v in scored.items.items()} for scored in objectives.score(pool, candidates, 0, stop)
+        {k: sum(v) / len(v) for k, v in scored.items.items()}
+        for scored in objectives.item_scores(pool, candidates, 0, stop)
     )
     assert one["one"] > base["one"] + 0.1 and two["two"] > base["two"] + 0.1
     reported = objectives.reported.evaluate(pool, candidates[1])

@@ -56,7 +56,7 @@ def test_tasks_of_one_objective_take_turns_by_weight(root, family, pool):
     tasks = [{"task": "one", "weight": 3}, {"task": "two", "weight": 1}]
     write_profile(root, [{"name": "both", "tasks": tasks, "items": COUNTS | {"search": 12}}])
     objectives = opened(root, family)
-    found = objectives.score(pool, [A, B], 0, 99)
+    found = objectives.item_scores(pool, [A, B], 0, 99)
     order = objectives.composed["both"].order
     assert (order.count(0), order.count(1)) == (9, 3)
     for name, scored in (("one", found[0]), ("two", found[1])):
@@ -75,7 +75,7 @@ def test_a_group_is_its_tasks_with_equal_shares(root, family, pool):
     one, two = objectives.composed["both"].parts
     assert (one.count, two.count) == (4, 4)
     assert [item[0].arguments[0][:2] for item in two.built.requests] == ["Q "] * 4
-    assert objectives.score(pool, [A], 0, 8)[0].items["both"][0::2] == answered(root, "one")[:4]
+    assert objectives.item_scores(pool, [A], 0, 8)[0].items["both"][0::2] == answered(root, "one")[:4]
 
 
 def test_greedy_generation_answers_what_a_model_answers_and_increments_add_up(root, family, pool):
@@ -85,11 +85,11 @@ def test_greedy_generation_answers_what_a_model_answers_and_increments_add_up(ro
     write_profile(root, [objective, {"name": "one", "task": "one", "items": COUNTS}], generation_batch=3)
     objectives = opened(root, family)
     told = []
-    whole = objectives.score(pool, [A, MIXED], 0, 14, told.append)
+    whole = objectives.item_scores(pool, [A, MIXED], 0, 14, told.append)
     assert whole[0].items["both"][0::2] == answered(root, "one")[:7] == whole[0].items["one"][:7]
     assert sum(told) == pytest.approx(2)
     assert len(told) > 10
-    parts = [objectives.score(pool, [A, MIXED], *span) for span in ((0, 3), (3, 4), (4, 14))]
+    parts = [objectives.item_scores(pool, [A, MIXED], *span) for span in ((0, 3), (3, 4), (4, 14))]
     for number, one in enumerate(whole):
         for name in ("both", "one"):
             assert one.items[name] == [value for part in parts for value in part[number].items[name]]
@@ -104,7 +104,7 @@ def test_a_candidate_whose_logits_are_not_finite_fails_in_generation(root, famil
     pool.block("base", 1).mlp.up_proj.weight = torch.nn.Parameter(torch.full_like(weight, torch.nan), False)
     told = []
     broken, sound = Candidate.identity("base", 3), Candidate("base", (("base", 0), ("base", 2)))
-    bad, good = opened(root, family).score(pool, [broken, sound], 0, 14, told.append)
+    bad, good = opened(root, family).item_scores(pool, [broken, sound], 0, 14, told.append)
     assert bad.failed == "one: its logits are not finite"
     assert good.failed is None
     assert sum(told) == pytest.approx(2)
@@ -115,7 +115,7 @@ def test_sampled_answers_are_the_same_in_every_run(root, family, pool):
     write_task(root, "one", **GENERATE | {"generation_kwargs": sampling, "repeats": 3}, **data_files("one"))
     write_profile(root, [{"name": "one", "task": "one", "metric": "chrf", "items": COUNTS}])
     objectives = opened(root, family)
-    first, again = (objectives.score(pool, [A], 0, 14)[0].items["one"] for _ in range(2))
+    first, again = (objectives.item_scores(pool, [A], 0, 14)[0].items["one"] for _ in range(2))
     assert first == again
     (answers,) = objectives.kinds[0].answers(pool, [A], [(0, 14)], lambda _: None)
     assert any(len(set(request)) > 1 for item in answers[0] for request in item)
@@ -127,7 +127,7 @@ def test_an_answer_longer_than_the_model_takes_is_refused(root, family, pool):
     write_task(root, "one", **GENERATE | {"generation_kwargs": options}, **data_files("one"))
     write_profile(root, [{"name": "one", "task": "one", "metric": "chrf", "items": COUNTS}])
     with pytest.raises(BadInput, match=r"objectives.one: Invalid configuration: requested max tokens .*\(500\)"):
-        opened(root, family).score(pool, [A], 0, 1)
+        opened(root, family).item_scores(pool, [A], 0, 1)
 
 
 def test_scale_and_direction_turn_a_metric_into_a_score(root, family, pool):
@@ -135,7 +135,7 @@ def test_scale_and_direction_turn_a_metric_into_a_score(root, family, pool):
     names = {"plain": {}, "small": {"scale": 0.01}, "turned": {"direction": "lower"}}
     chrf = {"task": "said", "metric": "chrf", "items": COUNTS}
     write_profile(root, [{"name": name, **chrf, **changes} for name, changes in names.items()])
-    (found,) = opened(root, family).score(pool, [A], 0, 14)
+    (found,) = opened(root, family).item_scores(pool, [A], 0, 14)
     assert found.items["small"] == pytest.approx([0.01 * one for one in found.items["plain"]])
     assert found.items["turned"] == [-one for one in found.items["plain"]]
     assert max(found.items["plain"]) == pytest.approx(100)
@@ -154,7 +154,7 @@ def test_a_corpus_metric_is_taken_over_each_item(root, family, pool):
     ]
     write_profile(root, asked)
     objectives = opened(root, family)
-    (found,) = objectives.score(pool, [MIXED], 0, 14)
+    (found,) = objectives.item_scores(pool, [MIXED], 0, 14)
     raw = {}
     for kind in objectives.kinds:
         (answers,) = kind.answers(pool, [MIXED], [(0, part.count) for part in kind.parts], lambda _: None)
@@ -189,7 +189,7 @@ def test_other_data_takes_the_place_of_the_task_s_own(root, family, pool):
     write_profile(root, [{"name": "one", "task": "one", "items": COUNTS, "data": {"files": files}}])
     objectives = opened(root, family)
     assert objectives.ids("one") == tuple(one["id"] for one in items)
-    assert objectives.score(pool, [B], 0, 14)[0].items["one"] == answered(root, "two")
+    assert objectives.item_scores(pool, [B], 0, 14)[0].items["one"] == answered(root, "two")
 
 
 def test_examples_are_drawn_where_the_task_says_and_read_only_where_they_are_shown(root, family):
@@ -249,7 +249,7 @@ def test_a_metric_may_value_many_items_in_one_call(root, family, pool):
         file.write("metric_list: [{metric: own, aggregation: !function judge.agree, higher_is_better: true}]\n")
     write_profile(root, [{"name": "one", "task": "one", "metric": "own", "items": COUNTS}])
     objectives = opened(root, family)
-    (found,) = objectives.score(pool, [A], 0, 14)
+    (found,) = objectives.item_scores(pool, [A], 0, 14)
     judge = objectives.composed["one"].parts[0].metric.aggregation
     assert judge.__globals__["CALLS"] == [1, 14]  # the trial, and all items at once
     assert all(value > 0 for value in found.items["one"])
@@ -271,7 +271,7 @@ def test_programs_are_run_in_the_sandbox_with_consent(root, family, pool):
         opened(root, family)
     write_profile(root, [asked], run_code=True)
     objectives = opened(root, family)
-    assert objectives.score(pool, [A], 0, 14)[0].items["code"] == wanted
+    assert objectives.item_scores(pool, [A], 0, 14)[0].items["code"] == wanted
     assert "bubblewrap" in objectives.composed["code"].parts[0].built.text
 
 
@@ -282,7 +282,7 @@ class Coin:
         self.name, self.count, self.ids = objective.name, count, tuple(map(str, range(count)))
         self.definition = ["coin", split]
 
-    def score(self, pool, candidates, start, stop, on_scored):
+    def values(self, pool, candidates, start, stop, on_scored):
         on_scored(len(candidates))
         return [Failure("lost") if one == B else [float(item % 2) for item in range(start, stop)] for one in candidates]
 
@@ -293,7 +293,7 @@ def test_other_kinds_of_objective_score_themselves(root, family, pool, monkeypat
     write_profile(root, [*tasks, {"name": "one", "task": "one", "items": COUNTS}])
     monkeypatch.setattr("tasks.objectives.objectives.check_names", lambda workspace: None)
     objectives, told = opened(root, family), []
-    tossed, lost = objectives.score(pool, [A, B], 1, 5, told.append)
+    tossed, lost = objectives.item_scores(pool, [A, B], 1, 5, told.append)
     assert tossed.items == {"coin": [1.0, 0.0, 1.0, 0.0], "one": answered(root, "one")[1:5]}
     assert lost.failed == "lost"
     assert sum(told) == pytest.approx(2)

@@ -55,7 +55,7 @@ def expected(root, name):
 
 
 def test_scores_tell_the_items_that_a_model_answers(search, pool, finished):
-    scored = dict(zip(CANDIDATES, search.score(pool, CANDIDATES, 0, 99), strict=True))
+    scored = dict(zip(CANDIDATES, search.item_scores(pool, CANDIDATES, 0, 99), strict=True))
     assert scored[CANDIDATES[1]].items["one"] == expected(finished.root, "one")
     assert scored[CANDIDATES[2]].items["two"] == expected(finished.root, "two")
     assert 0 < sum(expected(finished.root, "two")) <= 7
@@ -64,8 +64,8 @@ def test_scores_tell_the_items_that_a_model_answers(search, pool, finished):
 
 
 def test_increments_add_up_to_the_whole(search, pool):
-    whole = search.score(pool, CANDIDATES, 0, 14)
-    parts = [search.score(pool, CANDIDATES, *span) for span in ((0, 3), (3, 9), (9, 14), (14, 20))]
+    whole = search.item_scores(pool, CANDIDATES, 0, 14)
+    parts = [search.item_scores(pool, CANDIDATES, *span) for span in ((0, 3), (3, 9), (9, 14), (14, 20))]
     for number, one in enumerate(whole):
         for name in search.names:
             assert one.items[name] == [value for part in parts for value in part[number].items[name]]
@@ -82,20 +82,20 @@ def test_objectives_may_have_different_numbers_of_items(root, family, pool):
     )
     objectives = Objectives(open_workspace("p", root), "search", family["base"])
     assert (objectives.count("one"), objectives.count("two")) == (14, 4)
-    (found,) = objectives.score(pool, CANDIDATES[1:2], 2, 8)
+    (found,) = objectives.item_scores(pool, CANDIDATES[1:2], 2, 8)
     assert (len(found.items["one"]), len(found.items["two"])) == (6, 2)
 
 
 def test_progress_is_told(search, pool):
     told = []
-    search.score(pool, CANDIDATES, 0, 14, told.append)
+    search.item_scores(pool, CANDIDATES, 0, 14, told.append)
     assert sum(told) == len(CANDIDATES)
 
 
 def test_lower_is_better_is_turned_round(root, family, pool):
     write_task(root, "two", metric_list=[{"metric": "acc", "aggregation": "mean", "higher_is_better": False}])
     objectives = Objectives(open_workspace("p", root), "search", family["base"])
-    (found,) = objectives.score(pool, CANDIDATES[2:3], 0, 14)
+    (found,) = objectives.item_scores(pool, CANDIDATES[2:3], 0, 14)
     assert found.items["two"] == [-value for value in expected(root, "two")]
 
 
@@ -104,7 +104,7 @@ def test_perplexity_is_scored_by_its_log_likelihoods(root, family, pool):
     write_task(root, "two", metric_list=[metric])
     write_profile(root, [{"name": "two", "task": "two", "metric": "perplexity", "items": COUNTS}])
     objectives = Objectives(open_workspace("p", root), "search", family["base"])
-    base, best = objectives.score(pool, [CANDIDATES[0], CANDIDATES[2]], 0, 14)
+    base, best = objectives.item_scores(pool, [CANDIDATES[0], CANDIDATES[2]], 0, 14)
     assert all(value < 0 for value in base.items["two"])
     assert sum(best.items["two"]) > sum(base.items["two"])
 
@@ -115,7 +115,7 @@ def test_a_candidate_without_finite_log_likelihood_has_failed(search, family):
     weight = pool.block("base", 1).mlp.up_proj.weight
     pool.block("base", 1).mlp.up_proj.weight = torch.nn.Parameter(torch.full_like(weight, torch.nan), False)
     skipping = Candidate("base", (("base", 0), ("base", 2)))
-    bad, good = search.score(pool, [CANDIDATES[0], skipping], 0, 14)
+    bad, good = search.item_scores(pool, [CANDIDATES[0], skipping], 0, 14)
     assert bad.items == {}
     assert bad.failed == "one: item item-0: its log-likelihood is not finite"
     assert good.failed is None

@@ -47,20 +47,20 @@ def limited(engine, monkeypatch):
 
 
 def test_a_chunk_that_does_not_fit_is_halved_until_it_does(engine, limited, root, tmp_path):
-    found = engine.score(PATHS, "search")
-    wanted = Engine(open_workspace("p", root), tmp_path / "other").score(PATHS, "search")
+    found = engine.scored(PATHS, "search")
+    wanted = Engine(open_workspace("p", root), tmp_path / "other").scored(PATHS, "search")
     assert limited[0] == min(CHUNK, len(PATHS)) > 3
     for path, ours, theirs in zip(PATHS, found, wanted, strict=True):
         assert (ours == theirs) == (path != HOPELESS)
 
 
 def test_what_never_fits_is_journalled_as_failed_and_not_tried_again(engine, limited):
-    found = engine.score(PATHS, "search")[PATHS.index(HOPELESS)]
+    found = engine.scored(PATHS, "search")[PATHS.index(HOPELESS)]
     assert "can't allocate memory" in found.failed
     again = Journal(engine.journal.folder)
     assert [one.failed for known in map(again.find, again.keys()) for one in known].count(None) == len(PATHS) - 1
     limited.clear()
-    assert engine.score([HOPELESS], "search")[0].failed == found.failed
+    assert engine.scored([HOPELESS], "search")[0].failed == found.failed
     assert limited == []
 
 
@@ -70,5 +70,5 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(engine, monkeypatch):
 
     monkeypatch.setattr(engine.pool, "run", broken)
     with pytest.raises(RuntimeError, match="shapes"):
-        engine.score(PATHS, "search")
+        engine.scored(PATHS, "search")
     assert not len(engine.journal)

@@ -39,7 +39,9 @@ def test_a_checkpoint_has_the_scores_that_the_search_gives_it(workspace):
     base = open_checkpoint(workspace.zoo / "base")
     pool = Pool(base.config)
     pool.add("a", open_checkpoint(workspace.zoo / "a"))
-    one = Objectives(workspace, "selection", workspace.zoo / "base").score(pool, [Candidate.identity("a", 3)], 0, 99)[0]
+    one = Objectives(workspace, "selection", workspace.zoo / "base").item_scores(
+        pool, [Candidate.identity("a", 3)], 0, 99
+    )[0]
     assert found.scores == {name: np.mean(values) for name, values in one.items.items()} | {"layers": 1.0}
     assert found.items == {"one": 8, "two": 8}
     assert found.tasks == {name: {name: {"acc,none": found.scores[name]}} for name in ("one", "two")}

@@ -75,8 +75,8 @@ def candidates(engine):
 
 
 def test_scores_equal_those_of_one_process_bit_for_bit(engine, alone):
-    wanted = alone.score(candidates(alone), "search")
-    assert engine.score(candidates(engine), "search") == wanted
+    wanted = alone.scored(candidates(alone), "search")
+    assert engine.scored(candidates(engine), "search") == wanted
     assert engine.journal.keys() == alone.journal.keys()
     assert len(engine.journal) == len(engine.journal.keys())
 
@@ -105,7 +105,7 @@ def test_scores_are_right_and_single_while_workers_are_killed(engine, alone):
         for second in "ab"
         for third in "ab"
     ]
-    wanted = alone.score(asked, "search")
+    wanted = alone.scored(asked, "search")
     stop, killed = threading.Event(), []
 
     def kill():
@@ -117,7 +117,7 @@ def test_scores_are_right_and_single_while_workers_are_killed(engine, alone):
     killer = threading.Thread(target=kill)
     killer.start()
     try:
-        found = [one for first in range(0, len(asked), 4) for one in engine.score(asked[first : first + 4], "search")]
+        found = [one for first in range(0, len(asked), 4) for one in engine.scored(asked[first : first + 4], "search")]
     finally:
         stop.set()
         killer.join()

@@ -46,7 +46,7 @@ def lab(project):
 def test_scores_are_the_engines_means(lab):
     candidates = [Candidate.identity("a", 3), Candidate("b", (("a", 0), ("b", 2)))]
     assert lab.counts == (14, 14, 6)
-    scored = lab.engine.score(candidates, "search", 2, 9)
+    scored = lab.engine.scored(candidates, "search", 2, 9)
     assert lab.evaluate(candidates, 2, 9) == [tuple(one.mean()) for one in scored]
     late = lab.evaluate(candidates, 6, 14)[0]
     assert np.isfinite(late[:2]).all()

@@ -27,10 +27,10 @@ class DrawnEngine:
     def objectives(self, split):
         return SimpleNamespace(names=("x", "y"))
 
-    def score(self, candidates, split, bar=None):
-        return [self.scored(one, split) for one in candidates]
+    def scored(self, candidates, split, bar=None):
+        return [self.drawn(one, split) for one in candidates]
 
-    def scored(self, candidate, split):
+    def drawn(self, candidate, split):
         rng = np.random.default_rng([*candidate.id.encode(), *split.encode()])
         if candidate.path[0][1] == 1:
             return Scored(candidate, {}, "NaN")
@@ -62,7 +62,7 @@ def listed():
 
 def pooled(engine, listed):
     """Costs and their standard errors by the items of both splits."""
-    scored = [engine.score([one.candidate for one in listed], split) for split in ITEMS]
+    scored = [engine.scored([one.candidate for one in listed], split) for split in ITEMS]
     values = [[np.array([*a.items[name], *b.items[name]]) for name in a.items] for a, b in zip(*scored, strict=True)]
     depths = np.array([[one.candidate.depth / LAYERS] for one in listed])
     means = np.array([[task.mean() for task in row] for row in values])
@@ -91,7 +91,7 @@ def test_what_lies_beyond_the_reference_point_is_no_member_but_a_reference_may_b
 def test_the_shortlist_holds_whole_and_sound_candidates_inside_the_reference_point(engine, listed):
     rows = [
         {"candidate": one.candidate.to_json(), "kind": "edit", "items": 20, "failed": None} | one.means()
-        for one in engine.score([one.candidate for one in listed[:-1]], "search")
+        for one in engine.scored([one.candidate for one in listed[:-1]], "search")
     ]
     rows[5]["items"], rows[6]["failed"] = 19, "failed"
     archive = pd.DataFrame(rows).astype({"failed": "string"})

@@ -45,12 +45,12 @@ def halving(trial, space, rules, rng):
     """Recipes on half of the items, the better half of them on all; then paths that lack a layer of the best."""
     half = trial.archive.full // 2
     added = [trial.add(space.recipe(point)) for point in space.sample(12, rng)]
-    trial.score(added, "recipe", half)
+    trial.spend_on(added, "recipe", half)
     order = np.argsort(trial.costs(added).sum(axis=1), kind="stable")
-    trial.score([added[i] for i in order[:6]], "recipe", number=1)
+    trial.spend_on([added[i] for i in order[:6]], "recipe", number=1)
     best = added[order[0]]
     paths = [Candidate(best.host, best.path[:cut] + best.path[cut + 1 :]) for cut in range(best.depth)]
-    trial.score(paths, "edit", number=2)
+    trial.spend_on(paths, "edit", number=2)
     return [{"evaluations": trial.spent, "reward": -float(trial.costs(paths).sum(axis=1).min())}]
 
 
@@ -292,7 +292,7 @@ def test_an_interrupted_benchmark_gives_the_same_rows_and_scores_nothing_twice(c
 
     def killed(trial, space, rules, rng):
         if len(calls) == 1:
-            trial.score([trial.add(space.recipe(point)) for point in space.sample(12, rng)], "recipe", 7)
+            trial.spend_on([trial.add(space.recipe(point)) for point in space.sample(12, rng)], "recipe", 7)
             raise KeyboardInterrupt
         calls.append(trial)
         return halving(trial, space, rules, rng)
@@ -371,7 +371,7 @@ def test_cuts_are_the_best_of_their_depth_on_search_and_held_on_test(ground, fin
     loss = ((balanced[names] - shorter[names]) / balanced[names].abs()).astype(float).max(axis=1)
     assert (row["left"], row["loss_search"]) == (2, pytest.approx(loss.min()))
     pair = [Candidate.from_json(one) for one in (balanced["candidate"], shorter.loc[loss.idxmin(), "candidate"])]
-    before, after = (one.mean() for one in ground.engine.score(pair, "test"))
+    before, after = (one.mean() for one in ground.engine.scored(pair, "test"))
     assert row["loss_test"] == pytest.approx(((before - after) / np.maximum(np.abs(before), 1e-9)).max())
 
 

@@ -102,7 +102,7 @@ def test_the_family_loads_with_transformers_alone_and_shares_one_classifier(made
 def test_the_gates_saw_what_the_engine_scores(made):
     engine = Engine(made)
     gates = json.loads((made.zoo / "family.json").read_text())["gates"]
-    for scored in engine.score([Candidate.identity(name, 2) for name in ("base", *TASKS)], "selection"):
+    for scored in engine.scored([Candidate.identity(name, 2) for name in ("base", *TASKS)], "selection"):
         assert scored.means() == pytest.approx(gates["scores"][scored.candidate.host])
 
 

@@ -14,7 +14,7 @@ from transformers import AutoImageProcessor, CLIPModel, ViTForImageClassificatio
 from models.candidate import Candidate
 from models.errors import BadInput
 from models.paths.pool import Pool
-from models.paths.prefix import score_paths
+from models.paths.prefix import path_likelihoods
 from models.paths.vision import ImageItems, image_requests
 from models.sources.checkpoint import open_checkpoint
 from models.sources.heads import read_head
@@ -75,7 +75,7 @@ def test_splits_of_a_data_set_that_has_ours_are_taken_as_they_are(project, tmp_p
 
 def test_scores_are_those_of_transformers_on_an_exported_checkpoint(project, tmp_path):
     engine = Engine(project)
-    scored = engine.score([Candidate.identity(name, LAYERS) for name in ("base", *CLASSES)], "test")
+    scored = engine.scored([Candidate.identity(name, LAYERS) for name in ("base", *CLASSES)], "test")
     processor = open_processor(project.root / "models" / "base")
     whole = not (project.root / "models" / "one" / "preprocessor_config.json").is_file()
     for name, one in zip(("base", *CLASSES), scored, strict=True):
@@ -194,7 +194,7 @@ def test_a_pipeline_of_a_toy_family_finds_a_front(finished):
     engine = Engine(finished)
     for reference in front["references"]:
         if reference["name"] in CLASSES:
-            (scored,) = engine.score([Candidate.identity(reference["name"], LAYERS)], "test")
+            (scored,) = engine.scored([Candidate.identity(reference["name"], LAYERS)], "test")
             assert scored.means() == pytest.approx({name: reference["scores"]["test"][name] for name in CLASSES})
 
 
@@ -251,7 +251,7 @@ def test_a_registered_member_answers_images_with_a_class_for_each_task(finished,
     for task, classes in CLASSES.items():
         head = read_head(out / "heads.safetensors", task, len(classes), "p")
         guesses = torch.tensor([classes.index(one) for one in answers[task]])
-        ((_, right),) = score_paths(
+        ((_, right),) = path_likelihoods(
             pool, [Candidate.identity("m", pool.layers)], image_requests(pool, [ImageItems(pixels, guesses, head)])
         )
         assert right.all()
