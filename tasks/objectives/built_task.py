@@ -19,7 +19,7 @@ from tasks.objectives.code_metrics import CONSENT, code_eval_from, confine, sand
 from tasks.objectives.items import SPLITS, chosen, digest, last_distinct
 from tasks.objectives.task_files import TaskFile, located
 from tasks.project.workspace import Workspace
-from tasks.schema.params import Data, Measured
+from tasks.schema.params import Measured
 
 FEWSHOT_SEED = 1234
 """What lm-eval's own command draws few-shot examples with."""
@@ -115,32 +115,27 @@ class BuiltTask:
 
 
 @dataclass(frozen=True)
-class Prompts:
-    """How prompts are put into a chat template, if they are."""
+class Wanted:
+    """What is wanted of an lm-eval task."""
 
-    chat: Callable[..., str] | None = None
-    """lm-eval's ``apply_chat_template`` for the models' tokenizer."""
+    file: TaskFile
+    measured: Measured
+    """Other data and number of shots, as the profile asks for them."""
+    split: str
+    """``search``, ``selection`` or ``test``."""
+    count: int
+    """Items."""
+    label: str
+    """How errors name it."""
 
-    def options(self) -> dict[str, Any]:
-        """What ``build_all_requests`` takes, as lm-eval's command gives it with ``--apply_chat_template``."""
-        if self.chat is None:
-            return {}
-        return {"apply_chat_template": True, "fewshot_as_multiturn": True, "chat_template": self.chat}
 
-
-def build(
-    workspace: Workspace, file: TaskFile, measured: Measured, split: str, count: int, label: str, prompts: Prompts
-) -> BuiltTask:
-    """A task with the requests of the first ``count`` items of a split.
+def build(workspace: Workspace, wanted: Wanted, chat: Callable[..., str] | None) -> BuiltTask:
+    """A task with the requests of the first items of a split, of one at least.
 
     Args:
         workspace: project and profile.
-        file: the task.
-        measured: other data and number of shots, as the profile asks for them.
-        split: ``search``, ``selection`` or ``test``.
-        count: items, at least one.
-        label: how errors name it.
-        prompts: how prompts are put into a chat template.
+        wanted: the task and its items.
+        chat: lm-eval's ``apply_chat_template`` for the models' tokenizer, if prompts are put into one.
 
     Raises:
         BadInput: its data can't be read, or it has too few items.
@@ -150,6 +145,7 @@ def build(
     from lm_eval.tasks import TaskManager
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    file, measured, label, count = wanted.file, wanted.measured, wanted.label, max(1, wanted.count)
     where = label if label.endswith(f": {file.name}") else f"{label}: task {file.name}"
     foreign = DatasetGenerationError, TemplateError, YAMLError, AssertionError
     try:
@@ -160,7 +156,7 @@ def build(
         with code_eval_from(sandbox) if unsafe else contextlib.nullcontext():
             config = file.config()
         shots = config.get("num_fewshot") if measured.shots is None else measured.shots
-        by_file = fit_data(config, measured.data, workspace, split, bool(shots), f"{label}: {file.name}")
+        by_file = fit_data(config, wanted, workspace, bool(shots))
         # a manager without folders, because the whole configuration is given
         task = TaskManager(include_defaults=False).load([config])["tasks"][file.name]
         if unsafe:
@@ -170,11 +166,12 @@ def build(
         if measured.shots is not None or task.config.num_fewshot is None:
             task.set_config(key="num_fewshot", value=measured.shots or 0)
         task.set_fewshot_seed(seed=FEWSHOT_SEED)
-        available = take_items(task, split, workspace, by_file)
+        available = take_items(task, wanted.split, workspace, by_file)
         if available < count:
-            raise BadInput(f"{label}: items.{split}: {count}, but {file.name} has {available}; ask for no more")
+            raise BadInput(f"{label}: items.{wanted.split}: {count}, but {file.name} has {available}; ask for no more")
         with contextlib.redirect_stderr(io.StringIO()):  # lm-eval's own bar
-            task.build_all_requests(limit=count, **prompts.options())
+            as_command = {"apply_chat_template": True, "fewshot_as_multiturn": True, "chat_template": chat}
+            task.build_all_requests(limit=count, **(as_command if chat else {}))
     except BadInput:
         raise
     except (ConnectionError, DatasetNotFoundError) as error:
@@ -196,18 +193,14 @@ def build(
     return BuiltTask(task, file.name, docs, requests, tuple(map(item_id, docs)), available, text, label)
 
 
-def fit_data(
-    config: dict[str, Any], data: Data | None, workspace: Workspace, split: str, shots: bool, label: str
-) -> bool:
+def fit_data(config: dict[str, Any], wanted: Wanted, workspace: Workspace, shots: bool) -> bool:
     """Let a task's configuration read the files of one split, or all of its items where no files are named for ours.
 
     Args:
         config: lm-eval's configuration of the task, changed in place.
-        data: data that the profile names in place of the task's own.
+        wanted: the task, its split, and data that the profile names in place of the task's own.
         workspace: project and profile.
-        split: ``search``, ``selection`` or ``test``.
         shots: whether prompts have examples, which may come from the search split.
-        label: how errors name it.
 
     Returns:
         Whether the data has files for our splits.
@@ -215,6 +208,7 @@ def fit_data(
     Raises:
         BadInput: files are named for some of our splits and not for others, or are missing or empty.
     """
+    data, split, label = wanted.measured.data, wanted.split, f"{wanted.label}: {wanted.file.name}"
     if data is not None:
         if "class" in config:
             raise BadInput(f"{label}: data: the task is written in Python and brings its own; leave `data` out")

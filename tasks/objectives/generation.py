@@ -20,10 +20,10 @@ from models.paths.pool import Pool
 from models.paths.prefix import CPU_TOKENS, GPU_TOKENS, Requests
 from tasks.objectives.built_task import BuiltTask
 from tasks.objectives.metrics import repeats
-from tasks.objectives.parts import Answers, Failure, OnScored, Span, TaskPart, judged
+from tasks.objectives.parts import Answers, Failure, OnScored, Span, TaskKind, TaskPart
 
-OUTPUTS = ("generate_until",)
-"""lm-eval's output types."""
+OUTPUT = "generate_until"
+"""lm-eval's output type."""
 
 SEED = 1234
 """What lm-eval's own command seeds torch with; set anew for each candidate, where answers are sampled."""
@@ -121,7 +121,7 @@ class Writing:
         return answers
 
 
-class Generation:
+class Generation(TaskKind):
     """Scores parts whose answers are texts."""
 
     def __init__(self, parts: Sequence[TaskPart], tokenizer: Any, batch: int) -> None:
@@ -136,12 +136,6 @@ class Generation:
         self.tokenizer = tokenizer
         self.batch = batch
         self._jobs: dict[tuple[Span, ...], Writing] = {}
-
-    def part_values(
-        self, pool: Pool, candidates: Sequence[Candidate], spans: Sequence[Span], on_scored: OnScored
-    ) -> list[list[list[float]] | Failure]:
-        """For each candidate and part the values of the items in the part's span, higher is better."""
-        return judged(self.parts, spans, self.answers(pool, candidates, spans, on_scored))
 
     def answers(
         self, pool: Pool, candidates: Sequence[Candidate], spans: Sequence[Span], on_scored: OnScored

@@ -3,120 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
-from models.candidate import Candidate
 from models.errors import BadInput
-from models.paths.pool import Pool
-from models.paths.prefix import Requests
 from tasks.objectives import generation, likelihood
-from tasks.objectives.built_task import BuiltTask, Prompts, build
-from tasks.objectives.images.objective import image_objective
+from tasks.objectives.built_task import BuiltTask, Wanted, build
+from tasks.objectives.images.objective import ImageKind, ImageObjective
 from tasks.objectives.metrics import Metric
-from tasks.objectives.parts import Failure, Kind, OnScored, Part, Span, TaskPart
-from tasks.objectives.task_files import TaskFile
+from tasks.objectives.parts import Kind, Part, TaskKind, TaskPart
 from tasks.objectives.tokens import chat_template
 from tasks.project.workspace import Workspace
-from tasks.schema.params import Measured, Objective
-
-OTHER_KINDS: dict[str, Callable[[Workspace, Objective, str, int], Any]] = {"images": image_objective}
-"""Objectives that are no lm-eval tasks: field of the profile's objective → what makes the one part of it.
-
-It is called with project and profile, the objective, the split and the number of items, and gives a ``Part`` that
-scores itself: ``values(pool, candidates, start, stop, on_scored)`` is for each candidate a list of values or a
-``Failure``; if it also has ``requests(pool, start, stop)``, what the models read counts for block influence. A class of
-parts that are scored together has ``kind(parts)`` instead, which gives their ``Kind``.
-"""
-
-Asked = TypeVar("Asked", bound=Measured)
-
-
-class OneByOne:
-    """The kind of a part that scores itself."""
-
-    def __init__(self, part: Any) -> None:
-        self.parts: Sequence[Any] = [part]
-
-    def part_values(
-        self, pool: Pool, candidates: Sequence[Candidate], spans: Sequence[Span], on_scored: OnScored
-    ) -> list[list[list[float]] | Failure]:
-        """For each candidate the values of the items in the span, higher is better."""
-        scored = self.parts[0].values(pool, candidates, *spans[0], on_scored)
-        return [one if isinstance(one, Failure) else [one] for one in scored]
-
-    def requests(self, pool: Pool, spans: Sequence[Span]) -> Requests:
-        """What the models read of the items in the span, if the part says it."""
-        made: Requests = getattr(self.parts[0], "requests", _nothing_read)(pool, *spans[0])
-        return made
-
-
-def _nothing_read(pool: Pool, start: int, stop: int) -> Requests:
-    return Requests(0, ())
 
 
 def task_part(
-    workspace: Workspace,
-    objective: str,
-    file: TaskFile,
-    asked: Asked,
-    split: str,
-    count: int,
-    label: str,
-    tokenizer: Any,
-    metric: Callable[[BuiltTask, Asked], Metric],
+    workspace: Workspace, objective: str, wanted: Wanted, metric: Callable[[BuiltTask], Metric], tokenizer: Any
 ) -> TaskPart:
     """The part of an objective that is an lm-eval task.
 
     Args:
         workspace: project and profile.
         objective: its name.
-        file: the task.
-        asked: what the profile wants of it.
-        split: ``search``, ``selection`` or ``test``.
-        count: items.
-        label: how errors name it.
-        tokenizer: of the models.
+        wanted: the task and its items.
         metric: makes the metric of the task.
+        tokenizer: of the models.
 
     Raises:
         BadInput: it has too few items, or its metric is missing or can't be computed.
     """
-    prompts = Prompts()
-    if workspace.profile.chat_template:
-        prompts = Prompts(chat_template(tokenizer, f"profiles/{workspace.name}.yaml"))
-    built = build(workspace, file, asked, split, max(1, count), label, prompts)
-    kinds = dict.fromkeys(one.request_type for item in built.requests for one in item)
-    if len(kinds) > 1:
+    chat = chat_template(tokenizer, f"profiles/{workspace.name}.yaml") if workspace.profile.chat_template else None
+    built = build(workspace, wanted, chat)
+    types = dict.fromkeys(one.request_type for item in built.requests for one in item)
+    if len(types) > 1:
         raise BadInput(
-            f"{label}: task {file.name}: asks for {' and '.join(kinds)} at once; take a task that asks for one"
+            f"{wanted.label}: task {built.name}: asks for {' and '.join(types)} at once; take a task that asks for one"
         )
-    module = module_of(built.task.OUTPUT_TYPE)
-    return TaskPart(objective, built, metric(built, asked), count, module.tokens_of(tokenizer, built))
+    tokens_of = generation.tokens_of if is_generated(built) else likelihood.tokens_of
+    return TaskPart(objective, built, metric(built), wanted.count, tokens_of(tokenizer, built))
 
 
 def kinds_of(parts: Sequence[Part], tokenizer: Callable[[], Any], batch: int) -> list[Kind]:
-    """What scores the parts: those of one kind together, one that scores itself by itself.
+    """What scores the parts, those of one kind together.
 
     Args:
         parts: of all objectives.
         tokenizer: opens that of the models.
         batch: prompts that are answered at once.
     """
-    kinds: list[Kind] = []
-    tasks = [part for part in parts if isinstance(part, TaskPart)]
-    likelihoods = [part for part in tasks if module_of(part.built.task.OUTPUT_TYPE) is likelihood]
-    generations = [part for part in tasks if module_of(part.built.task.OUTPUT_TYPE) is generation]
+    kinds: list[Kind] = [*task_kinds([part for part in parts if isinstance(part, TaskPart)], tokenizer, batch)]
+    images = [part for part in parts if isinstance(part, ImageObjective)]
+    return [*kinds, ImageKind(images)] if images else kinds
+
+
+def task_kinds(parts: Sequence[TaskPart], tokenizer: Callable[[], Any], batch: int) -> list[TaskKind]:
+    """The same for lm-eval tasks alone."""
+    kinds: list[TaskKind] = []
+    likelihoods = [part for part in parts if not is_generated(part.built)]
+    generations = [part for part in parts if is_generated(part.built)]
     if likelihoods:
         kinds.append(likelihood.Likelihood(likelihoods, tokenizer()))
     if generations:
         kinds.append(generation.Generation(generations, tokenizer(), batch))
-    others: list[Any] = [part for part in parts if not isinstance(part, TaskPart)]
-    for together in dict.fromkeys(type(part) for part in others if hasattr(part, "kind")):
-        kinds.append(together.kind([part for part in others if type(part) is together]))
-    kinds += [OneByOne(part) for part in others if not hasattr(part, "kind")]
     return kinds
 
 
-def module_of(output_type: str) -> Any:
-    """The module that scores an output type of lm-eval."""
-    return generation if output_type in generation.OUTPUTS else likelihood
+def is_generated(built: BuiltTask) -> bool:
+    """Whether a task's answers are texts that the model writes."""
+    return bool(built.task.OUTPUT_TYPE == generation.OUTPUT)

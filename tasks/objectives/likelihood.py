@@ -15,11 +15,8 @@ from models.paths.jobs import PathLikelihoods
 from models.paths.pool import Pool
 from models.paths.prefix import CPU_TOKENS, GPU_TOKENS, Answer, Pair, Requests
 from tasks.objectives.built_task import BuiltTask
-from tasks.objectives.parts import Answers, Failure, OnScored, Span, TaskPart, judged
+from tasks.objectives.parts import Answers, Failure, OnScored, Span, TaskKind, TaskPart
 from tasks.objectives.tokens import encode, windows
-
-OUTPUTS = ("loglikelihood", "multiple_choice", "loglikelihood_rolling")
-"""lm-eval's output types."""
 
 ROLLING = "loglikelihood_rolling"
 
@@ -51,19 +48,13 @@ def tokens_of(tokenizer: Any, built: BuiltTask) -> tuple[tuple[tuple[Pair, ...],
     return items
 
 
-class Likelihood:
+class Likelihood(TaskKind):
     """Scores parts whose answers are log-likelihoods."""
 
     def __init__(self, parts: Sequence[TaskPart], tokenizer: Any) -> None:
         self.parts = parts
         self.tokenizer = tokenizer
         self._jobs: dict[tuple[tuple[Span, ...], int, int], tuple[PathLikelihoods, list[Shape]]] = {}
-
-    def part_values(
-        self, pool: Pool, candidates: Sequence[Candidate], spans: Sequence[Span], on_scored: OnScored
-    ) -> list[list[list[float]] | Failure]:
-        """For each candidate and part the values of the items in the part's span, higher is better."""
-        return judged(self.parts, spans, self.answers(pool, candidates, spans, on_scored))
 
     def answers(
         self, pool: Pool, candidates: Sequence[Candidate], spans: Sequence[Span], on_scored: OnScored

@@ -12,6 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ from models.candidate import Candidate
 from models.errors import BadInput
 from models.paths.pool import Pool
 from models.paths.prefix import Requests
+from tasks.objectives.built_task import Wanted
+from tasks.objectives.images.objective import image_objective
 from tasks.objectives.items import interleaved
-from tasks.objectives.kinds import OTHER_KINDS, kinds_of, task_part
+from tasks.objectives.kinds import kinds_of, task_part
 from tasks.objectives.metrics import metric_of
-from tasks.objectives.parts import Failure, Kind, OnScored, Span, TaskPart, judged
+from tasks.objectives.parts import Failure, Kind, OnScored, Part, Span, TaskKind, TaskPart
 from tasks.objectives.reported import Reported
 from tasks.objectives.task_files import check_names, find, task_label
 from tasks.objectives.tokens import open_tokenizer
@@ -53,7 +56,7 @@ class ItemScores:
 class Composed:
     """An objective: its parts, and which of them each item comes from."""
 
-    parts: tuple[Any, ...]
+    parts: tuple[Part, ...]
     order: tuple[int, ...]
 
     def spans(self, start: int, stop: int) -> list[Span]:
@@ -145,11 +148,11 @@ class Objectives:
         results: TaskResults = {}
         stop = max(map(self.count, self.names))
         for kind, spans, told in self._work(0, stop, on_scored or _nothing):
-            if not hasattr(kind, "answers"):
+            if not isinstance(kind, TaskKind):
                 (scored,) = kind.part_values(pool, [candidate], spans, told)
             else:
                 (answered,) = kind.answers(pool, [candidate], spans, told)
-                (scored,) = judged(kind.parts, spans, [answered])
+                scored = kind.worth(answered, spans)
                 if not isinstance(answered, Failure):
                     for part, answers in zip(kind.parts, answered, strict=True):
                         results.setdefault(part.name, {})[part.built.name] = part.built.aggregated(answers)
@@ -161,7 +164,7 @@ class Objectives:
         stop = max(map(self.count, self.names))
         return [kind.requests(pool, spans) for kind, spans, _ in self._work(0, stop, _nothing)]
 
-    def _work(self, start: int, stop: int, on_scored: OnScored) -> Iterator[tuple[Any, list[Span], OnScored]]:
+    def _work(self, start: int, stop: int, on_scored: OnScored) -> Iterator[tuple[Kind, list[Span], OnScored]]:
         """Each kind of scoring, the items of its parts among ``[start, stop)``, and what it tells."""
         spans: dict[int, Span] = {}
         for one in self.composed.values():
@@ -174,9 +177,8 @@ class Objectives:
     def _composed(self, objective: Objective) -> Composed:
         asked: int = getattr(objective.items, self.split)
         count = asked if self.stop is None else min(asked, self.stop)
-        for name, make in OTHER_KINDS.items():
-            if getattr(objective, name, None) is not None:
-                return Composed((make(self.workspace, objective, self.split, count),), (0,) * count)
+        if objective.images is not None:
+            return Composed((image_objective(self.workspace, objective, self.split, count),), (0,) * count)
         label = task_label(self.workspace, objective.name)
         files = [(task, file) for task in objective.parts for file in find(self.workspace, task.task, label)]
         sizes = Counter(id(task) for task, _ in files)  # the tasks of a group share its weight
@@ -187,8 +189,8 @@ class Objectives:
         parts = []
         for number, (task, file) in enumerate(files):
             place = f"{label}: {file.name}" if len(files) > 1 else label
-            known = self.workspace, objective.name, file, task, self.split, counts[number], place, self.tokenizer()
-            parts.append(task_part(*known, metric_of))
+            wanted, metric = Wanted(file, task, self.split, counts[number], place), partial(metric_of, scored=task)
+            parts.append(task_part(self.workspace, objective.name, wanted, metric, self.tokenizer()))
         return Composed(tuple(parts), order)
 
     def _by_objective(self, found: Found, start: int, stop: int) -> ItemScores:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from models.candidate import Candidate
 from models.paths.pool import Pool
@@ -97,22 +97,31 @@ class TaskPart:
         return values
 
 
-def judged(
-    parts: Sequence[TaskPart], spans: Sequence[Span], answered: Sequence[list[Answers] | Failure]
-) -> list[list[list[float]] | Failure]:
-    """What each candidate's answers are worth.
+@runtime_checkable
+class TaskKind(Kind, Protocol):
+    """Scores lm-eval tasks: models answer, and the tasks' metrics say what the answers are worth."""
 
-    Args:
-        parts: lm-eval tasks.
-        spans: items of each part.
-        answered: of each candidate the answers to each part, or why there are none.
-    """
-    scored: list[list[list[float]] | Failure] = []
-    for one in answered:
-        if isinstance(one, Failure):
-            scored.append(one)
-            continue
-        found = [part.values(mine, start) for part, (start, _), mine in zip(parts, spans, one, strict=True)]
-        failed = [values for values in found if isinstance(values, Failure)]
-        scored.append(failed[0] if failed else [values for values in found if not isinstance(values, Failure)])
-    return scored
+    parts: Sequence[TaskPart]
+
+    def answers(
+        self, pool: Pool, candidates: Sequence[Candidate], spans: Sequence[Span], on_scored: OnScored
+    ) -> list[list[Answers] | Failure]:
+        """For each candidate and part what lm-eval's model would answer to the items in the part's span."""
+
+    def part_values(
+        self, pool: Pool, candidates: Sequence[Candidate], spans: Sequence[Span], on_scored: OnScored
+    ) -> list[list[list[float]] | Failure]:
+        """See ``Kind``."""
+        return [self.worth(one, spans) for one in self.answers(pool, candidates, spans, on_scored)]
+
+    def worth(self, answered: list[Answers] | Failure, spans: Sequence[Span]) -> list[list[float]] | Failure:
+        """Values of one candidate's answers to each part, or why there are none."""
+        if isinstance(answered, Failure):
+            return answered
+        values: list[list[float]] = []
+        for part, (start, _), mine in zip(self.parts, spans, answered, strict=True):
+            found = part.values(mine, start)
+            if isinstance(found, Failure):
+                return found
+            values.append(found)
+        return values

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from models.candidate import Candidate
 from models.errors import BadInput
 from models.paths.pool import Pool
-from tasks.objectives.kinds import kinds_of, task_part
+from tasks.objectives.built_task import Wanted
+from tasks.objectives.kinds import task_kinds, task_part
 from tasks.objectives.metrics import Metric, reported_metric
 from tasks.objectives.parts import Failure, TaskPart
 from tasks.objectives.task_files import find, task_label
@@ -58,7 +60,7 @@ class Reported:
         answered: dict[int, Any] = {}
         for name, part, metric in self.metrics():
             if id(part) not in answered:
-                kind: Any = kinds_of([part], self.tokenizer, self.workspace.profile.generation_batch)[0]
+                (kind,) = task_kinds([part], self.tokenizer, self.workspace.profile.generation_batch)
                 (answered[id(part)],) = kind.answers(pool, [candidate], [(0, part.count)], _nothing)
             answers = answered[id(part)]
             if not isinstance(answers, Failure):
@@ -73,17 +75,9 @@ class Reported:
             files = find(self.workspace, reported.task, label)
             if len(files) > 1:
                 raise BadInput(f"{label}: reported: task {reported.task!r}: is a group; name one of its tasks")
-            self._parts[key] = task_part(
-                self.workspace,
-                objective.name,
-                files[0],
-                reported,
-                self.split,
-                count,
-                label,
-                self.tokenizer(),
-                reported_metric,
-            )
+            wanted = Wanted(files[0], reported, self.split, count, label)
+            metric = partial(reported_metric, measured=reported)
+            self._parts[key] = task_part(self.workspace, objective.name, wanted, metric, self.tokenizer())
         return self._parts[key]
 
 

@@ -62,11 +62,6 @@ class ImageObjective:
         """Some of the items."""
         return ImageItems(self.items.pixels[start:stop], self.items.labels[start:stop], self.items.head)
 
-    @classmethod
-    def kind(cls, parts: Sequence[ImageObjective]) -> ImageKind:
-        """What scores all of a profile's."""
-        return ImageKind(parts)
-
 
 class ImageKind:
     """Scores images of several objectives in the same batches. Implements :class:`tasks.objectives.parts.Kind`."""

@@ -11,9 +11,7 @@ from models.errors import BadInput
 from models.paths.pool import Pool
 from models.sources.checkpoint import open_checkpoint
 from tasks.objectives.items import SPLITS, digest
-from tasks.objectives.kinds import OTHER_KINDS
 from tasks.objectives.objectives import Objectives
-from tasks.objectives.parts import Failure
 from tasks.project.workspace import open_workspace
 from tests.bubblewrap import require_bubblewrap
 from tests.small_tasks import COUNTS, write_items, write_profile, write_task
@@ -108,6 +106,11 @@ def test_a_candidate_whose_logits_are_not_finite_fails_in_generation(root, famil
     assert bad.failed == "one: its logits are not finite"
     assert good.failed is None
     assert sum(told) == pytest.approx(2)
+    tasks = [{"name": "one", "task": "one", "metric": "exact_match"}, {"name": "two", "task": "two"}]
+    write_profile(root, [task | {"items": COUNTS} for task in tasks])
+    bad, good = opened(root, family).item_scores(pool, [broken, sound], 0, 14)
+    assert bad.failed.endswith("its log-likelihood is not finite")  # the kind that is scored first
+    assert good.failed is None and len(good.items["one"]) == len(good.items["two"]) == 14
 
 
 def test_sampled_answers_are_the_same_in_every_run(root, family, pool):
@@ -273,28 +276,3 @@ def test_programs_are_run_in_the_sandbox_with_consent(root, family, pool):
     objectives = opened(root, family)
     assert objectives.item_scores(pool, [A], 0, 14)[0].items["code"] == wanted
     assert "bubblewrap" in objectives.composed["code"].parts[0].built.text
-
-
-class Coin:
-    """A part that scores itself, as an objective of images does."""
-
-    def __init__(self, workspace, objective, split, count):
-        self.name, self.count, self.ids = objective.name, count, tuple(map(str, range(count)))
-        self.definition = ["coin", split]
-
-    def values(self, pool, candidates, start, stop, on_scored):
-        on_scored(len(candidates))
-        return [Failure("lost") if one == B else [float(item % 2) for item in range(start, stop)] for one in candidates]
-
-
-def test_other_kinds_of_objective_score_themselves(root, family, pool, monkeypatch):
-    monkeypatch.setitem(OTHER_KINDS, "expert", Coin)
-    tasks = [{"name": "coin", "task": "none", "expert": "a", "items": COUNTS}]
-    write_profile(root, [*tasks, {"name": "one", "task": "one", "items": COUNTS}])
-    monkeypatch.setattr("tasks.objectives.objectives.check_names", lambda workspace: None)
-    objectives, told = opened(root, family), []
-    tossed, lost = objectives.item_scores(pool, [A, B], 1, 5, told.append)
-    assert tossed.items == {"coin": [1.0, 0.0, 1.0, 0.0], "one": answered(root, "one")[1:5]}
-    assert lost.failed == "lost"
-    assert sum(told) == pytest.approx(2)
-    assert objectives.evaluate(pool, A)[0].items["coin"] == [float(item % 2) for item in range(14)]
