@@ -256,6 +256,10 @@ class Pool:
         self.held_bytes -= parameter_bytes(self._kept.pop(key))
 
 
+def unwatched(_: float) -> None:
+    """What is told how far a job is, where nobody watches."""
+
+
 def _skeleton(config: dict[str, Any], device: torch.device) -> PreTrainedModel:
     """The family's model with its buffers, and without memory for its parameters."""
     made: PreTrainedConfig = CONFIG_MAPPING[config["model_type"]].from_dict(config)

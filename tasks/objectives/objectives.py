@@ -19,7 +19,7 @@ from typing import Any
 
 from models.candidate import Candidate
 from models.errors import BadInput
-from models.paths.pool import Pool
+from models.paths.pool import Pool, unwatched
 from models.paths.prefix import Requests
 from tasks.objectives.built_task import Wanted
 from tasks.objectives.images.objective import image_objective
@@ -117,7 +117,7 @@ class Objectives:
         candidates: Sequence[Candidate],
         start: int,
         stop: int,
-        on_scored: OnScored | None = None,
+        on_scored: OnScored = unwatched,
     ) -> list[ItemScores]:
         """Scores of the items ``[start, stop)`` of every objective; one with fewer items gives what it has.
 
@@ -129,13 +129,13 @@ class Objectives:
             on_scored: told how many more candidates are done, in parts of them where several kinds of scoring are.
         """
         found: list[Found] = [{} for _ in candidates]
-        for kind, spans, told in self._work(start, stop, on_scored or _nothing):
+        for kind, spans, told in self._work(start, stop, on_scored):
             scored = kind.part_values(pool, candidates, spans, told)
             found = [_joined(known, kind, one) for known, one in zip(found, scored, strict=True)]
         return [self._by_objective(one, start, stop) for one in found]
 
     def evaluate(
-        self, pool: Pool, candidate: Candidate, on_scored: OnScored | None = None
+        self, pool: Pool, candidate: Candidate, on_scored: OnScored = unwatched
     ) -> tuple[ItemScores, TaskResults]:
         """Scores of all items, and of each lm-eval task every metric by its own aggregation: what its command prints.
 
@@ -147,7 +147,7 @@ class Objectives:
         found: Found = {}
         results: TaskResults = {}
         stop = max(map(self.count, self.names))
-        for kind, spans, told in self._work(0, stop, on_scored or _nothing):
+        for kind, spans, told in self._work(0, stop, on_scored):
             if not isinstance(kind, TaskKind):
                 (scored,) = kind.part_values(pool, [candidate], spans, told)
             else:
@@ -162,7 +162,7 @@ class Objectives:
     def requests(self, pool: Pool) -> list[Requests]:
         """What the models read of all items, by kind of scoring; right answers included where they are forced."""
         stop = max(map(self.count, self.names))
-        return [kind.requests(pool, spans) for kind, spans, _ in self._work(0, stop, _nothing)]
+        return [kind.requests(pool, spans) for kind, spans, _ in self._work(0, stop, unwatched)]
 
     def _work(self, start: int, stop: int, on_scored: OnScored) -> Iterator[tuple[Kind, list[Span], OnScored]]:
         """Each kind of scoring, the items of its parts among ``[start, stop)``, and what it tells."""
@@ -243,7 +243,3 @@ def _joined(known: Found, kind: Kind, scored: Sequence[list[float]] | Failure) -
 def _share(on_scored: OnScored, share: float) -> OnScored:
     """One kind's part in what is told."""
     return lambda done: on_scored(share * done)
-
-
-def _nothing(_: float) -> None:
-    """Nobody watches."""

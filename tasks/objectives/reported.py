@@ -8,7 +8,7 @@ from typing import Any
 
 from models.candidate import Candidate
 from models.errors import BadInput
-from models.paths.pool import Pool
+from models.paths.pool import Pool, unwatched
 from tasks.objectives.built_task import Wanted
 from tasks.objectives.kinds import task_kinds, task_part
 from tasks.objectives.metrics import Metric, reported_metric
@@ -61,7 +61,7 @@ class Reported:
         for name, part, metric in self.metrics():
             if id(part) not in answered:
                 (kind,) = task_kinds([part], self.tokenizer, self.workspace.profile.generation_batch)
-                (answered[id(part)],) = kind.answers(pool, [candidate], [(0, part.count)], _nothing)
+                (answered[id(part)],) = kind.answers(pool, [candidate], [(0, part.count)], unwatched)
             answers = answered[id(part)]
             if not isinstance(answers, Failure):
                 results[name] = part.built.aggregated(answers[0])[",".join(metric.key)]
@@ -79,7 +79,3 @@ class Reported:
             metric = partial(reported_metric, measured=reported)
             self._parts[key] = task_part(self.workspace, objective.name, wanted, metric, self.tokenizer())
         return self._parts[key]
-
-
-def _nothing(_: float) -> None:
-    """Nobody watches."""

@@ -23,7 +23,7 @@ from models.candidate import Candidate
 from models.errors import Lost, one_line
 from models.merge.recipe import Recipe, recipe_name
 from models.merge.source import MergedSource
-from models.paths.pool import Pool
+from models.paths.pool import Pool, unwatched
 from models.sources.checkpoint import Source
 from models.sources.lora import open_model
 from models.sources.vocabulary_source import share_vocabulary
@@ -174,7 +174,7 @@ class Engine:
         objectives = self.objectives(split)
         stop = self.items(split) if stop is None else stop
         keys = [self._key(candidate, objectives.definition, split) for candidate in candidates]
-        advance = bar.advance if bar else _nothing
+        advance = bar.advance if bar else unwatched
         work: dict[tuple[int, int], dict[str, Candidate]] = {}
         for candidate, key in zip(candidates, keys, strict=True):
             for span in missing(self.journal.find(key), start, stop):
@@ -293,7 +293,3 @@ def open_pool(config: dict[str, Any], profile: Profile) -> Pool:
 
         return RayPool(config, profile, address, _log.warning)
     return Pool(config, profile.device, getattr(torch, profile.dtype), profile.pool_bytes)
-
-
-def _nothing(_: float) -> None:
-    """Nobody watches."""

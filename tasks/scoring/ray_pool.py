@@ -26,7 +26,7 @@ from models.candidate import Candidate
 from models.errors import Failed, one_line
 from models.merge.recipe import Recipe
 from models.merge.source import MergedSource
-from models.paths.pool import Job, Pool
+from models.paths.pool import Job, Pool, unwatched
 from models.sources.checkpoint import Source
 from tasks.schema.params import Profile
 from tasks.scoring.fleet import Fleet, Need
@@ -135,7 +135,7 @@ class Worker:
             while len(self._jobs) > JOBS:
                 self._jobs.popitem(last=False)
         self._jobs.move_to_end(reference)
-        return self._pool.run(self._jobs[reference], candidates, _nothing)
+        return self._pool.run(self._jobs[reference], candidates, unwatched)
 
     def _resolver(self, models: Mapping[str, str]) -> Callable[[str], Source]:
         return lambda name: self._sources[models[name]]
@@ -282,7 +282,3 @@ def join(address: str) -> None:
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = "a cluster on this machine" if address == LOCAL else address
         raise Failed(f"ray: {where} does not answer: {one_line(error, 300)}") from None
-
-
-def _nothing(_: float) -> None:
-    """Nobody watches."""

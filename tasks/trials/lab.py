@@ -10,6 +10,7 @@ from models.candidate import Candidate
 from models.front import Array
 from models.merge.recipe import Recipe
 from models.paths.jobs import Influence
+from models.paths.pool import unwatched
 from models.search.features import layer_statistics
 from models.sources.architecture import architecture_of
 from tasks.project.progress import Bar
@@ -53,7 +54,7 @@ class EngineLab:
         """See ``Lab``."""
         pool = self.engine.pool
         asked = Influence(tuple(self.engine.objectives(SPLIT).requests(pool)))
-        found: Array = pool.run(asked, [candidate], _nothing)[0]
+        found: Array = pool.run(asked, [candidate], unwatched)[0]
         return found if np.isfinite(found).all() else None
 
     def statistics(self, models: Sequence[str], on_tensor: Callable[[], None] | None = None) -> Array:
@@ -68,7 +69,3 @@ class EngineLab:
             self.failures[one.candidate] = one.failed
             return None
         return tuple(float(np.mean(values)) if values else np.nan for values in one.items.values())
-
-
-def _nothing(_: float) -> None:
-    """Nobody watches."""
