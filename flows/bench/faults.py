@@ -27,6 +27,7 @@ from flows.servers.local import environment
 from models.errors import BadInput, Failed, one_line
 from tasks.bench.engine.families import OPEN_GATES
 from tasks.bench.engine.rows import describe_setup
+from tasks.project.git import demand
 from tasks.project.progress import Progress
 from tasks.project.records import write_table, write_text
 from tasks.project.workspace import Workspace, open_workspace
@@ -114,13 +115,8 @@ def prepare(workspace: Workspace, folder: Path) -> Reference:
         Failed: the undisturbed run fails.
     """
     root = folder / "template"
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=workspace.root,
-        check=True,
-        capture_output=True,
-    ).stdout
-    for name in filter(None, listed.decode().split("\0")):
+    listed = demand(workspace.root, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    for name in filter(None, listed.split("\0")):
         if not name.startswith(("docs/", "tests/", "infra/")) and (workspace.root / name).is_file():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(workspace.root / name, root / name)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,8 @@ from typing import Any
 import yaml
 
 from flows.servers.local import environment, last_line, run_logged
-from models.errors import BadInput, Failed, one_line
+from models.errors import BadInput, Failed
+from tasks.project.git import demand, git
 from tasks.project.workspace import Workspace, open_workspace, read_yaml, state_folder, validate
 from tasks.schema.params import Params
 
@@ -119,11 +119,11 @@ def make_tree(workspace: Workspace, tree: Path, changed: dict[str, Any], log: Pa
     if git(root, "rev-parse", "--verify", "--quiet", "HEAD").returncode != 0:
         raise BadInput(f"{root.name}/: an experiment starts from a git commit and there is none; commit the project")
     tree.parent.mkdir(parents=True, exist_ok=True)
-    demand(git(root, "worktree", "add", "--force", "--detach", str(tree), "HEAD"))
+    demand(root, "worktree", "add", "--force", "--detach", str(tree), "HEAD")
     git(root, "update-index", "-q", "--refresh")  # or `stash create` fails where a file was touched and not changed
-    uncommitted = demand(git(root, "stash", "create")).stdout.strip()
+    uncommitted = demand(root, "stash", "create").strip()
     if uncommitted:
-        demand(git(tree, "read-tree", "-u", "--reset", uncommitted))
+        demand(tree, "read-tree", "-u", "--reset", uncommitted)
     if (root / "dvc.lock").is_file():  # it may not be in git yet
         shutil.copy(root / "dvc.lock", tree)
     with Repo(str(root)) as repo:
@@ -169,7 +169,7 @@ def place(data: dict[str, Any], key: str, value: Any) -> None:
 
 def link_untracked(root: Path, tree: Path) -> None:
     """Let the tree see what git does not know of, such as folders of models and profiles that are not added yet."""
-    listed = demand(git(root, "ls-files", "-z", "--others", "--directory", "--no-empty-directory")).stdout
+    listed = demand(root, "ls-files", "-z", "--others", "--directory", "--no-empty-directory")
     for name in filter(None, listed.split("\0")):
         path = Path(name)
         if path.parts[0] in OWN or path.name in OWN or (tree / path).exists() or root / path in tree.parents:
@@ -184,18 +184,6 @@ def remove_tree(root: Path, tree: Path) -> None:
     shutil.rmtree(tree, ignore_errors=True)
     git(root, "worktree", "prune")
     git(root, "update-ref", "-d", "refs/exps/exec/EXEC_HEAD")
-
-
-def git(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    """A git command in a folder."""
-    return subprocess.run(["git", "-C", str(folder), *command], capture_output=True, text=True, check=False)
-
-
-def demand(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
-    """The result of a git command that had to succeed; raises Failed if it did not."""
-    if done.returncode != 0:
-        raise Failed(f"git {done.args[3]}: {one_line(done.stderr) or 'failed'}")
-    return done
 
 
 def dvc(tree: Path, log: Path, *command: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -211,6 +212,18 @@ def _says_what_mergekit_knows(recipe: Recipe) -> bool:
         if parameter is not None
         for value in scalars(setting)
     )
+
+
+def read_recipes(path: Path) -> list[Recipe]:
+    """The recipes of a file.
+
+    Raises:
+        BadInput: it is missing, no text, or no recipe.
+    """
+    try:
+        return parse_recipes(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: not readable: {error}") from None
 
 
 def _parse(document: Any, place: str) -> Recipe:

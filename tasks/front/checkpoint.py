@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.errors import BadInput
-from models.merge.recipe import Dtype, Recipe, parse_recipes
+from models.merge.recipe import Dtype, Recipe, read_recipes
 from models.merge.write import merge_to_disk
 from models.sources.heads import Heads
 from tasks.project.progress import Progress
@@ -16,18 +15,6 @@ from tasks.project.workspace import Workspace, state_folder
 
 if TYPE_CHECKING:  # merging a recipe needs no front, and what computes one takes a while to import
     from tasks.front.front import Member
-
-
-def read_recipes(path: Path) -> list[Recipe]:
-    """The recipes of a file.
-
-    Raises:
-        BadInput: it is missing, no text, or no recipe.
-    """
-    try:
-        return parse_recipes(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: not readable: {error}") from None
 
 
 def merge_recipe(

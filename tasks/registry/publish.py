@@ -21,6 +21,7 @@ from models.errors import BadInput
 from tasks.front.composition import Composition, recipe_text
 from tasks.front.front import Front, Member
 from tasks.project.family import load_family
+from tasks.project.git import git_tags
 from tasks.project.progress import Progress
 from tasks.project.workspace import Workspace
 from tasks.registry.package import packed
@@ -29,7 +30,6 @@ from tasks.tracking.messages import allowed, log
 from tasks.tracking.mlflow import connect, open_experiment
 from tasks.tracking.record import flatten
 from tasks.tracking.spool import spool_of
-from tasks.tracking.tracker import git_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

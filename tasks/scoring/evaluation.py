@@ -16,14 +16,13 @@ from rich.text import Text
 
 from models.candidate import Candidate
 from models.errors import BadInput, Failed
-from models.merge.recipe import Recipe
+from models.merge.recipe import Recipe, read_recipes
 from models.merge.source import open_recipes
 from models.merge.write import tokenizer_model
 from models.paths.pool import Pool
 from models.sources.checkpoint import Model, Source
 from models.sources.heads import share_heads
 from models.sources.lora import open_model
-from tasks.front.checkpoint import read_recipes
 from tasks.front.front import Front
 from tasks.objectives.objectives import Objectives, TaskResults
 from tasks.project.family import load_family

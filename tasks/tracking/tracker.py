@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import getpass
 import json
-import subprocess
 import tempfile
 import threading
 import time
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from models.errors import BadInput
 from tasks.front.front import Front
 from tasks.front.table import markdown
+from tasks.project.git import git_tags
 from tasks.project.records import write_text
 from tasks.project.workspace import Workspace
 from tasks.report.figures import of_front, of_stage
@@ -50,19 +50,6 @@ SYSTEM_METRICS_SECONDS = 5.0
 
 PARENT_METRICS = ("search", "pareto")
 """Stages whose metrics the pipeline's run carries as well, so that pipeline runs can be compared with each other."""
-
-
-def git_tags(root: Path) -> dict[str, str]:
-    """The commit that is checked out, and whether files differ from it; nothing outside a repository."""
-
-    def git(*command: str) -> str | None:
-        done = subprocess.run(["git", "-C", str(root), *command], capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    commit = git("rev-parse", "HEAD")
-    if commit is None:
-        return {}
-    return {"mlflow.source.git.commit": commit, "git.dirty": str(bool(git("status", "--porcelain"))).lower()}
 
 
 class Tracker:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,6 +13,7 @@ import pandas as pd
 import torch
 
 from models.errors import BadInput, one_line
+from tasks.project.git import git
 from tasks.project.records import write_table
 
 
@@ -134,15 +134,8 @@ def _version(package: str) -> str:
 
 def _commit(root: Path) -> str:
     """Short hash of the project's commit, empty outside of git."""
-
-    def git(*command: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(["git", "-C", str(root), *command], capture_output=True, text=True, check=False)
-
-    try:
-        commit = git("rev-parse", "--short", "HEAD").stdout.strip()
-        changed = commit and git("diff", "--quiet", "HEAD", "--", "models", "tasks", "flows").returncode
-    except OSError:
-        return ""
+    commit = git(root, "rev-parse", "--short", "HEAD").stdout.strip()
+    changed = commit and git(root, "diff", "--quiet", "HEAD", "--", "models", "tasks", "flows").returncode
     return f"{commit}+" if changed else commit
 
 
