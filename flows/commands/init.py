@@ -38,7 +38,7 @@ def init(
     --task math=gsm8k:exact_match,flexible-extract --task code=mbpp`
     """
     from flows.stage import settle
-    from tasks.families import profile as write
+    from tasks.families import profile
     from tasks.project.workspace import find_root, profiles, read_yaml, state_folder, validate
     from tasks.schema.params import Params
 
@@ -47,28 +47,28 @@ def init(
     if base is None and not expert and not task:
         if name not in profiles(root):
             raise BadInput(f"profile {name!r}: unknown; give --base, --expert and --task to write it")
-        write.list_profile(root, name)
+        profile.list_profile(root, name)
     else:
         if base is None or not expert or not task:
             missing = next(
                 option for option, given in (("--base", base), ("--expert", expert), ("--task", task)) if not given
             )
             raise BadInput(f"{missing}: missing; a profile needs a base, an expert and a task at least")
-        write.require_free(root, name)
+        profile.require_free(root, name)
         validate(Params, read_yaml(root / "params.yaml"), "params.yaml")
-        experts = write.pairs("--expert", expert)
+        experts = profile.pairs("--expert", expert)
         state = state_folder(root)
         settle(root, state, 1, hub=True)
         content = {
-            "description": write.described(experts, base),
-            "base": write.reference(root, here, base),
-            "experts": {one: write.reference(root, here, model) for one, model in experts.items()},
-            "objectives": write.objectives(write.pairs("--task", task), state),
+            "description": profile.described(experts, base),
+            "base": profile.reference(root, here, base),
+            "experts": {one: profile.reference(root, here, model) for one, model in experts.items()},
+            "objectives": profile.objectives(profile.pairs("--task", task), state),
             "dtype": dtype,
             "device": device,
             "hub": True,
         }
-        written = write.write_profile(root, name, content).relative_to(root).as_posix()
+        written = profile.write_profile(root, name, content).relative_to(root).as_posix()
     from flows.commands.doctor import look
 
     diagnosis = look(name, root)

@@ -89,15 +89,15 @@ def send(workspace: Workspace, *, as_json: bool, alias: str | None, **given: str
 
 def show_history(workspace: Workspace, *, as_json: bool) -> None:
     """The audit trail, and what it doesn't know of."""
-    from tasks.registry import trail as audit
+    from tasks.registry import trail
     from tasks.registry.promotion import history
 
     name, moves, notes = history(workspace)
     if as_json:
-        emit({"name": name, "moves": audit.as_data(moves), "notes": notes})
+        emit({"name": name, "moves": trail.as_data(moves), "notes": notes})
         return
     if moves:
-        output().print(audit.history_table(name, moves))
+        output().print(trail.history_table(name, moves))
     else:
         output().print(f"{name}: nothing was promoted yet", highlight=False)
     for note in notes:

@@ -41,11 +41,11 @@ def zoo(
     --prompt 'Question: {question}\\nAnswer:' --completion ' {answer}'`
     """
     from flows.stage import settle
-    from tasks.families import profile as init
+    from tasks.families import profile
     from tasks.project.workspace import find_root, read_yaml, state_folder, validate
 
     root, here = find_root(), Path.cwd()
-    files = {one: here / path for one, path in init.pairs("--data", data).items()}
+    files = {one: here / path for one, path in profile.pairs("--data", data).items()}
     state = state_folder(root)
     settle(root, state, threads, hub=base.startswith("hub:"))
     from tasks.families.experts import make_experts
@@ -55,7 +55,7 @@ def zoo(
 
     settings = Settings(steps, rate or (1e-5 if full else 2e-3), batch_tokens, longest, rank, full, seed, held_out)
     templates = prompt.replace("\\n", "\n"), completion.replace("\\n", "\n")
-    reference, find = init.reference(root, here, base), model_finder(state, root)
+    reference, find = profile.reference(root, here, base), model_finder(state, root)
     params = validate(Params, read_yaml(root / "params.yaml"), "params.yaml")
     with progress_of_command() as progress:
         made = make_experts(root, name, reference, find, files, templates, settings, params, progress)

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from models.errors import BadInput
-from tasks.families import profile as init
+from tasks.families import profile
 from tasks.families.finetune import Row, Settings, Trained, divided, read_rows, train_expert
 from tasks.project.progress import Progress
 from tasks.schema.params import Params
@@ -70,7 +70,7 @@ def make_experts(
     from models.sources.checkpoint import open_checkpoint
     from tasks.objectives.tokens import open_tokenizer
 
-    init.require_free(root, name)
+    profile.require_free(root, name)
     if "+" in base:
         raise BadInput(f"--base {base}: an adapter can't be trained on; `hm3 merge` makes one model of them")
     folder, parts = find(base), {}
@@ -90,9 +90,9 @@ def make_experts(
             write_rows(zoo / "data" / f"{one}.{which}.jsonl", rows)
     items = {one: {which: len(rows) for which, rows in splits.items()} for one, (_, splits) in parts.items()}
     place = f"zoo/{name}/{{}}" if settings.full else f"{base}+zoo/{name}/{{}}"
-    own = init.fitting(params, min(counts["search"] for counts in items.values()))
+    own = profile.fitting(params, min(counts["search"] for counts in items.values()))
     content = {
-        "description": init.described(data, base),
+        "description": profile.described(data, base),
         "base": base,
         "experts": {one: place.format(one) for one in data},
         "objectives": [
@@ -109,7 +109,7 @@ def make_experts(
     }
     files = {f"{task_name(name, one)}.yaml": task_file(name, one, end) for one in data}
     metrics = (Path(__file__).parents[1] / "templates" / METRICS).read_text(encoding="utf-8")
-    init.write_profile(root, name, content, {**files, METRICS: metrics})
+    profile.write_profile(root, name, content, {**files, METRICS: metrics})
     return Made(name, trained, items)
 
 

@@ -14,7 +14,7 @@ from tasks.front.found import kept
 from tasks.front.front import Front, Member
 from tasks.front.table import by_member
 from tasks.project.workspace import Workspace
-from tasks.registry import trail as audit
+from tasks.registry import trail
 from tasks.registry.versions import Registered, answering, has_registry, open_registry
 
 
@@ -70,7 +70,7 @@ def named(workspace: Workspace, front: Front, key: str) -> Member:
 def compare(registered: Registered, front: Front) -> Aliases:
     """Aliases in the registry; where this front is not there yet, its own aliases are those that it will get."""
     own = {alias: member.id for alias, member in front.aliases().items()}
-    moves, present, versions = audit.read(registered), registered.aliases(), registered.versions
+    moves, present, versions = trail.read(registered), registered.aliases(), registered.versions
     published = {one.member for one in versions.values() if one.front_id == front.digest}
     notes, found = [], {}
     if not published:
@@ -89,6 +89,6 @@ def compare(registered: Registered, front: Front) -> Aliases:
             what = "was deleted" if version is None else f"is member {version.member or 'unknown'} of another front"
             notes.append(f"{alias} is version {number}, which {what}")
     audited = dict.fromkeys([*(one.alias for one in moves), *(alias for alias in present if alias not in own)])
-    by_hand = [audit.by_hand(moves, alias, present.get(alias)) for alias in audited]
+    by_hand = [trail.by_hand(moves, alias, present.get(alias)) for alias in audited]
     of = {one.id: [alias for alias, member in found.items() if member == one.id] for one in front.members}
     return Aliases(of, "registry", (*(one for one in by_hand if one), *notes))

@@ -20,7 +20,7 @@ from tasks.front.choice import SPLIT, choose_member
 from tasks.front.front import Front
 from tasks.project.progress import Progress
 from tasks.project.workspace import Workspace
-from tasks.registry import trail as audit
+from tasks.registry import trail
 from tasks.registry.gates import KEPT, REPRODUCED, Check, as_data, failures, kept, sound
 from tasks.registry.reload import Reload
 from tasks.registry.trail import Kind, Move
@@ -164,7 +164,7 @@ def rollback(workspace: Workspace, alias: str, reason: str = "") -> Move:
         present = registered.aliases().get(alias)
         if present is None:
             raise BadInput(f"--rollback: {registered.name} has no alias {alias}; `hm3 promote --history` shows all")
-        places = audit.places(audit.read(registered), alias, present)
+        places = trail.places(trail.read(registered), alias, present)
         if len(places) < 2:
             raise BadInput(
                 f"--rollback: nothing to roll back to: {alias} is version {present}, and the trail has none before"
@@ -186,9 +186,9 @@ def history(workspace: Workspace) -> tuple[str, list[Move], list[str]]:
     """
     registered = open_registry(workspace)
     with answering(workspace.root):
-        moves, aliases = audit.read(registered), registered.aliases()
+        moves, aliases = trail.read(registered), registered.aliases()
     known = list(dict.fromkeys([*(one.alias for one in moves), *([CHAMPION] if CHAMPION in aliases else [])]))
-    notes = [audit.by_hand(moves, alias, aliases.get(alias)) for alias in known]
+    notes = [trail.by_hand(moves, alias, aliases.get(alias)) for alias in known]
     return registered.name, moves, [one for one in notes if one]
 
 
@@ -276,8 +276,8 @@ def carry_out(
             raise Failed(f"{decision.alias} was {was} and is {now} meanwhile; nothing was moved: look, then try again")
         against = [] if decision.passed else failures(decision.checks)
         move = Move(
-            when=audit.now(),
-            who=audit.user(),
+            when=trail.now(),
+            who=trail.user(),
             alias=decision.alias,
             kind=kind,
             before=decision.before,
@@ -289,7 +289,7 @@ def carry_out(
             overruled=[one[:200] for one in against[:10]],
         )
         registered.client.set_registered_model_alias(registered.name, move.alias, str(move.to))
-        audit.record(registered, move)
+        trail.record(registered, move)
     return move
 
 

@@ -1,7 +1,7 @@
 """Programs that a model wrote, run where they can harm nobody: in bubblewrap, by many limits, many a process start.
 
 A sandbox is an interpreter in namespaces of its own (user, network, processes, mounts, IPC, host name). It sees the
-standard library, read-only, and an empty folder in memory. ``sandbox_child`` runs in there: it forks for each program,
+standard library, read-only, and an empty folder in memory. ``child`` runs in there: it forks for each program,
 and the fork gives up its descriptors, its memory and time beyond limits, and most system calls (``system_calls``). When
 a program has touched the folder or brings the sandbox down, those behind it get a new one.
 
@@ -29,13 +29,12 @@ from pathlib import Path
 from typing import IO, Literal, cast
 
 from models.errors import BadInput, Failed
-from tasks.sandbox import child as sandbox_child
-from tasks.sandbox import system_calls
+from tasks.sandbox import child, system_calls
 from tasks.sandbox.bubblewrap import binaries, confined_command, python_command
 
 Kind = Literal["bubblewrap", "none"]
 
-CHILD, SYSTEM_CALLS = Path(sandbox_child.__file__).resolve(), Path(system_calls.__file__).resolve()
+CHILD, SYSTEM_CALLS = Path(child.__file__).resolve(), Path(system_calls.__file__).resolve()
 """All of this project that is to be seen inside."""
 
 START_SECONDS = 60.0

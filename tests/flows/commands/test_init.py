@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from models.errors import BadInput
-from tasks.families import profile as init
+from tasks.families import profile
 from tasks.project.workspace import open_workspace
 from tests.flows.project import hm3
 from tests.small_tasks import COUNTS, make_family_project
@@ -91,17 +91,17 @@ def test_a_task_is_known_by_its_name_and_its_first_metric(tmp_path):
         ("gsm8k", "exact_match,strict-match"),
         ("gsm8k:exact_match,flexible-extract", "exact_match,flexible-extract"),
     ):
-        (found,) = init.objectives({"math": given}, tmp_path)
+        (found,) = profile.objectives({"math": given}, tmp_path)
         assert found == {"name": "math", "task": "gsm8k", "metric": metric}
     with pytest.raises(BadInput, match=r"--task gsm9k: unknown to lm-eval; there are gsm8k"):
-        init.first_metric("gsm9k", tmp_path)
+        profile.first_metric("gsm9k", tmp_path)
     with pytest.raises(BadInput, match=r"--task glue: is a group of tasks; say which metric"):
-        init.first_metric("glue", tmp_path)
+        profile.first_metric("glue", tmp_path)
 
 
 def test_models_in_the_project_are_named_from_its_folder(tmp_path):
     root, here = tmp_path / "p", tmp_path / "p" / "models"
-    assert init.reference(root, here, "base+../adapters/math") == "models/base+adapters/math"
-    assert init.reference(root, here, "hub:a/b@c+math") == "hub:a/b@c+models/math"
-    assert init.reference(root, here, "../../q/base") == str(tmp_path / "q" / "base")
-    assert init.reference(root, here, "${X}/base") == "${X}/base"
+    assert profile.reference(root, here, "base+../adapters/math") == "models/base+adapters/math"
+    assert profile.reference(root, here, "hub:a/b@c+math") == "hub:a/b@c+models/math"
+    assert profile.reference(root, here, "../../q/base") == str(tmp_path / "q" / "base")
+    assert profile.reference(root, here, "${X}/base") == "${X}/base"

@@ -17,7 +17,7 @@ from tasks.front.front import Front
 from tasks.front.table import summary
 from tasks.project.progress import Progress
 from tasks.project.workspace import open_workspace, validate
-from tasks.registry import trail as audit
+from tasks.registry import trail
 from tasks.registry.aliases import aliases_now, named
 from tasks.registry.gates import KEPT, REGISTERED, REPRODUCED, Check, gate_markdown, gate_table, kept, reproduced
 from tasks.registry.package import SUMS
@@ -109,7 +109,7 @@ def test_each_move_is_written_down_where_mlflow_shows_it(published, monkeypatch)
 
 def test_one_that_falls_below_the_present_holder_is_refused_and_the_table_says_where(published):
     ask(published, "b", "holds")
-    before = audit.read(open_registry(published))
+    before = trail.read(open_registry(published))
     result = ask(published, "a", "holds")
     assert result.refused
     assert [one.what for one in by_gate(result)[KEPT] if not one.passed] == ["two"]
@@ -117,7 +117,7 @@ def test_one_that_falls_below_the_present_holder_is_refused_and_the_table_says_w
         r"holds stays at version \d+: .*two 0\.0000, bound ≥ 0\.4800 \(now 0\.5000\); `--force", str(result)
     )
     assert alias_of(published, "holds") == number(published, "b")
-    assert audit.read(open_registry(published)) == before
+    assert trail.read(open_registry(published)) == before
 
 
 def test_more_layers_are_a_loss_too(published):

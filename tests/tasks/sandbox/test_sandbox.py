@@ -425,7 +425,7 @@ def test_a_thread_that_ends_takes_no_sandbox_with_it(confined):
 def started_by(process):
     """Processes below another that run programs."""
     below = psutil.Process(process).children(recursive=True)
-    return [one for one in below if any("sandbox_child.py" in part for part in command_line(one))]
+    return [one for one in below if any("sandbox/child.py" in part for part in command_line(one))]
 
 
 def gone(processes):
@@ -530,13 +530,13 @@ def test_an_interpreter_that_does_not_start_is_an_error_and_no_verdict(monkeypat
 @pytest.fixture
 def unknown_machine(tmp_path, monkeypatch):
     """The code inside knows no machine's system calls, as on one that isn't listed."""
-    folder = tmp_path / "tasks"
-    folder.mkdir()
-    (folder / "sandbox_child.py").write_text(module.CHILD.read_text())
+    folder = tmp_path / "tasks" / "sandbox"
+    folder.mkdir(parents=True)
+    (folder / "child.py").write_text(module.CHILD.read_text())
     text = module.SYSTEM_CALLS.read_text()
     assert "    if machine not in MACHINES:\n" in text
     (folder / "system_calls.py").write_text(text.replace("    if machine not in MACHINES:\n", "    if True:\n"))
-    monkeypatch.setattr(module, "CHILD", folder / "sandbox_child.py")
+    monkeypatch.setattr(module, "CHILD", folder / "child.py")
     monkeypatch.setattr(module, "SYSTEM_CALLS", folder / "system_calls.py")
 
 

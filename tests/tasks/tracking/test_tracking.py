@@ -13,7 +13,6 @@ import pytest
 import yaml
 
 from flows.servers.local import free_port
-from tasks.tracking import tracker as tracking
 from tasks.tracking.messages import log_data
 from tasks.tracking.mlflow import connect, local_store, tracking_uri
 from tasks.tracking.record import flatten, parameters, stage_points
@@ -156,7 +155,7 @@ def test_a_failed_stage_is_shown_as_failed_though_it_wrote_nothing(project, clie
 
 
 def test_system_metrics_are_sampled_while_a_stage_runs(project, client, monkeypatch):
-    monkeypatch.setattr(tracking, "SYSTEM_METRICS_SECONDS", 0.1)
+    monkeypatch.setattr("tasks.tracking.tracker.SYSTEM_METRICS_SECONDS", 0.1)
     tracker = Tracker(project, refuse)
     tracker.start()
     tracker.begin_stage("zoo")
