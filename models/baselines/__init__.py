@@ -1,4 +1,7 @@
-"""What HM3 is compared with: searches that spend the same budget through the same trial (method.md, section 5)."""
+"""What HM3 is compared with: searches that spend the same budget through the same trial (method.md, section 5).
+
+HM3's own search is in ``models/agent``; comparisons run in ``tasks/bench/searches``.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,4 @@
-"""Merge methods, recipes, and merged models as sources of tensors."""
+"""Merge methods, recipes in mergekit's YAML, and merged models as sources of tensors.
+
+Models that are read are in ``models/sources``; which recipes are tried is decided by a search.
+"""

@@ -1,1 +1,4 @@
-"""Benchmarks of the engine: each compares two sides in one run, on one machine."""
+"""The lab: what is measured of the engine, and searches compared with each other.
+
+Its commands are in ``flows/bench``; no stage imports it.
+"""

@@ -1,1 +1,4 @@
-"""`hm3 bench front`: searches side by side, on one evaluator, one accounting and the same seeds."""
+"""Searches side by side, on one evaluator, one accounting and the same seeds; HM3's own ablations too.
+
+The searches themselves are in ``models/agent`` and ``models/baselines``.
+"""

@@ -1,1 +1,4 @@
-"""The made family `tiny`: its items, its tokenizer, and how its models are trained."""
+"""The made family `tiny`: its items, its tokenizer, and how its models are trained.
+
+Fine-tuning of a user's own base is in ``tasks/families/finetune.py``.
+"""
