@@ -107,110 +107,71 @@ def task_arithmetic(
     normalize=True,
     elects=True,
 )
-def ties(base: Tensor, experts: Sequence[Tensor], *, density: Sequence[float], rescale: Rescale, **how: Any) -> Tensor:
+def ties(base: Tensor, experts: Sequence[Tensor], **how: Any) -> Tensor:
     """Θ₀ + λ Σ w_k δ̂_k ÷ Σ w_k over the trimmed δ̂_k of the elected sign (Yadav et al. 2023, algorithm 1)."""
-    return combine(base, experts, thin(trim, base, experts, rescale, density), **how)
+    return combine_thinned(trim, ("density",), base, experts, **how)
 
 
 @family_method("dare_linear", "DARE linear", DARE, (WEIGHT, DENSITY), rescale=True, random=True)
-def dare_linear(
-    base: Tensor,
-    experts: Sequence[Tensor],
-    *,
-    density: Sequence[float],
-    rescale: Rescale,
-    generators: Sequence[torch.Generator],
-    **how: Any,
-) -> Tensor:
+def dare_linear(base: Tensor, experts: Sequence[Tensor], **how: Any) -> Tensor:
     """Θ₀ + λ Σ w_k δ̂_k where chance drops entries of δ̂_k and the others are rescaled (Yu et al. 2024, §3.2)."""
-    return combine(base, experts, thin(drop, base, experts, rescale, density, generators), **how)
+    return combine_thinned(drop, ("density", "generators"), base, experts, **how)
 
 
 @family_method("dare_ties", "DARE-TIES", DARE, (WEIGHT, DENSITY), rescale=True, random=True, elects=True)
-def dare_ties(
-    base: Tensor,
-    experts: Sequence[Tensor],
-    *,
-    density: Sequence[float],
-    rescale: Rescale,
-    generators: Sequence[torch.Generator],
-    **how: Any,
-) -> Tensor:
+def dare_ties(base: Tensor, experts: Sequence[Tensor], **how: Any) -> Tensor:
     """Θ₀ + λ Σ w_k δ̂_k over the δ̂_k of the elected sign: DARE's dropping in the place of TIES' trimming."""
-    return combine(base, experts, thin(drop, base, experts, rescale, density, generators), **how)
+    return combine_thinned(drop, ("density", "generators"), base, experts, **how)
 
 
 @family_method("breadcrumbs", "Model breadcrumbs", BREADCRUMBS, BREADCRUMBS_SEARCH, GAMMA)
-def breadcrumbs(
-    base: Tensor,
-    experts: Sequence[Tensor],
-    *,
-    density: Sequence[float],
-    gamma: Sequence[float],
-    rescale: Rescale,
-    **how: Any,
-) -> Tensor:
+def breadcrumbs(base: Tensor, experts: Sequence[Tensor], **how: Any) -> Tensor:
     """Θ₀ + λ Σ w_k δ̂_k where δ̂_k lost its smallest and its largest entries (Davari & Belilovsky 2024, §3)."""
-    return combine(base, experts, thin(trim_outliers, base, experts, rescale, density, gamma), **how)
+    return combine_thinned(trim_outliers, ("density", "gamma"), base, experts, **how)
 
 
 @family_method("breadcrumbs_ties", "Model breadcrumbs with TIES", BREADCRUMBS, BREADCRUMBS_SEARCH, GAMMA, elects=True)
-def breadcrumbs_ties(
-    base: Tensor,
-    experts: Sequence[Tensor],
-    *,
-    density: Sequence[float],
-    gamma: Sequence[float],
-    rescale: Rescale,
-    **how: Any,
-) -> Tensor:
+def breadcrumbs_ties(base: Tensor, experts: Sequence[Tensor], **how: Any) -> Tensor:
     """Θ₀ + λ Σ w_k δ̂_k over the δ̂_k of the elected sign: breadcrumbs' masks in the place of TIES' trimming."""
-    return combine(base, experts, thin(trim_outliers, base, experts, rescale, density, gamma), **how)
+    return combine_thinned(trim_outliers, ("density", "gamma"), base, experts, **how)
 
 
 @family_method("della_linear", "DELLA linear", DELLA, DELLA_SEARCH, EPSILON, rescale=True, random=True)
-def della_linear(
-    base: Tensor,
-    experts: Sequence[Tensor],
-    *,
-    density: Sequence[float],
-    epsilon: Sequence[float],
-    rescale: Rescale,
-    generators: Sequence[torch.Generator],
-    **how: Any,
-) -> Tensor:
+def della_linear(base: Tensor, experts: Sequence[Tensor], **how: Any) -> Tensor:
     """Θ₀ + λ Σ w_k δ̂_k where chance drops small entries of a row more often than large (Deep et al. 2024)."""
-    return combine(base, experts, thin(drop_by_magnitude, base, experts, rescale, density, epsilon, generators), **how)
+    return combine_thinned(drop_by_magnitude, ("density", "epsilon", "generators"), base, experts, **how)
 
 
 @family_method("della", "DELLA", DELLA, DELLA_SEARCH, EPSILON, normalize=True, rescale=True, random=True, elects=True)
-def della(
+def della(base: Tensor, experts: Sequence[Tensor], **how: Any) -> Tensor:
+    """Θ₀ + λ Σ w_k δ̂_k ÷ Σ w_k over the δ̂_k of the elected sign, dropped as in della_linear (Deep et al. 2024)."""
+    return combine_thinned(drop_by_magnitude, ("density", "epsilon", "generators"), base, experts, **how)
+
+
+def combine_thinned(
+    thinner: Callable[..., Thinning],
+    takes: Sequence[str],
     base: Tensor,
     experts: Sequence[Tensor],
     *,
-    density: Sequence[float],
-    epsilon: Sequence[float],
     rescale: Rescale,
-    generators: Sequence[torch.Generator],
     **how: Any,
 ) -> Tensor:
-    """Θ₀ + λ Σ w_k δ̂_k ÷ Σ w_k over the δ̂_k of the elected sign, dropped as in della_linear (Deep et al. 2024)."""
-    return combine(base, experts, thin(drop_by_magnitude, base, experts, rescale, density, epsilon, generators), **how)
-
-
-def thin(
-    how: Callable[..., Thinning], base: Tensor, experts: Sequence[Tensor], rescale: Rescale, *values: Sequence[Any]
-) -> list[Thinning]:
-    """The thinning of each task vector, in the order of the experts.
+    """:func:`combine` with task vectors that are thinned before.
 
     Args:
-        how: takes the magnitudes of a task vector, the values for it, and ``rescale``.
+        thinner: takes the magnitudes of a task vector, values for it, and ``rescale``.
+        takes: names of these values, of which there is one an expert.
         base: Θ₀ ``(…)``.
-        experts: Θ_k ``(…)``.
+        experts: K tensors Θ_k ``(…)``.
         rescale: how what is kept is multiplied.
-        values: for each of the other parameters, one value an expert.
+        how: these values by name, and what :func:`combine` takes.
     """
-    return [how((expert - base).abs_(), *own, rescale=rescale) for expert, *own in zip(experts, *values, strict=True)]
+    values = [how.pop(name) for name in takes]
+    thinnings = [
+        thinner((expert - base).abs_(), *own, rescale=rescale) for expert, *own in zip(experts, *values, strict=True)
+    ]
+    return combine(base, experts, thinnings, **how)
 
 
 def combine(
