@@ -29,7 +29,7 @@ class Lab(Protocol):
     def add(self, recipe: Recipe) -> Candidate:
         """Let a recipe take part under the name that follows from its content; its identity path."""
 
-    def evaluate(self, candidates: Sequence[Candidate], start: int, stop: int) -> Sequence[Sequence[float] | None]:
+    def mean_scores(self, candidates: Sequence[Candidate], start: int, stop: int) -> Sequence[Sequence[float] | None]:
         """Mean task scores (K_tasks,) of each over the items [start, stop) of every task; None if it failed."""
 
     def influence(self, candidate: Candidate) -> Array | None:
@@ -91,7 +91,7 @@ class Trial:
         for start in sorted({start for start in starts if start < stop}):
             cost = self.archive.cost(start, stop)
             group = [i for i, first in enumerate(starts) if first == start][: self.left // cost]
-            for i, scores in zip(group, self.lab.evaluate([candidates[i] for i in group], start, stop), strict=True):
+            for i, scores in zip(group, self.lab.mean_scores([candidates[i] for i in group], start, stop), strict=True):
                 self.spent += cost
                 self.archive.record(candidates[i], kinds[i], number, stop, scores, self.spent)
             done += len(group)

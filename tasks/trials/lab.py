@@ -46,7 +46,7 @@ class EngineLab:
         """See ``Lab``."""
         return self.engine.add(recipe)
 
-    def evaluate(self, candidates: Sequence[Candidate], start: int, stop: int) -> list[tuple[float, ...] | None]:
+    def mean_scores(self, candidates: Sequence[Candidate], start: int, stop: int) -> list[tuple[float, ...] | None]:
         """See ``Lab``; a task without items in the range has NaN."""
         return [self._mean(one) for one in self.engine.scored(candidates, SPLIT, start, stop, self.bar)]
 

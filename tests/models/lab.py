@@ -83,7 +83,7 @@ class FormulaLab:
         missing = sum(self.weight[:, layer] for layer in set(range(self.layers)) - seen)
         return found - missing**2
 
-    def evaluate(self, candidates, start, stop):
+    def mean_scores(self, candidates, start, stop):
         assert 0 <= start < stop <= FULL
         assert len(set(candidates)) == len(candidates)
         found = []

@@ -67,11 +67,11 @@ class Meter:
         """See ``Lab``."""
         return self.lab.add(recipe)
 
-    def evaluate(self, candidates: Sequence[Candidate], start: int, stop: int) -> Sequence[Sequence[float] | None]:
+    def mean_scores(self, candidates: Sequence[Candidate], start: int, stop: int) -> Sequence[Sequence[float] | None]:
         """See ``Lab``."""
         journal, cost = self.ground.engine.journal, self.ground.engine.cost("search", start, stop)
         known, at = len(journal), time.perf_counter()
-        scores = self.lab.evaluate(candidates, start, stop)
+        scores = self.lab.mean_scores(candidates, start, stop)
         self.note(candidates, cost, cost * (len(journal) - known), time.perf_counter() - at)
         return scores
 

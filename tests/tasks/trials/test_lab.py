@@ -47,8 +47,8 @@ def test_scores_are_the_engines_means(lab):
     candidates = [Candidate.identity("a", 3), Candidate("b", (("a", 0), ("b", 2)))]
     assert lab.counts == (14, 14, 6)
     scored = lab.engine.scored(candidates, "search", 2, 9)
-    assert lab.evaluate(candidates, 2, 9) == [tuple(one.mean()) for one in scored]
-    late = lab.evaluate(candidates, 6, 14)[0]
+    assert lab.mean_scores(candidates, 2, 9) == [tuple(one.mean()) for one in scored]
+    late = lab.mean_scores(candidates, 6, 14)[0]
     assert np.isfinite(late[:2]).all()
     assert np.isnan(late[2])
 
@@ -56,7 +56,7 @@ def test_scores_are_the_engines_means(lab):
 def test_a_failed_candidate_has_no_scores_but_a_reason(lab):
     endless = {name: {"weight": 1e39} for name in lab.engine.family.experts}
     broken = lab.add(space(lab).make("task_arithmetic", endless))
-    assert lab.evaluate([Candidate.identity("a", 3), broken], 0, 14)[1] is None
+    assert lab.mean_scores([Candidate.identity("a", 3), broken], 0, 14)[1] is None
     assert "finite" in lab.failures[broken]
     assert lab.influence(broken) is None
 
@@ -88,7 +88,7 @@ def test_block_influence_reads_every_item_as_its_task_asks(lab):
 def test_baselines_run_on_real_models(project, name):
     lab = EngineLab(Engine(project))
     sources = [Candidate.identity(name, lab.layers) for name in ("base", "a", "b")]
-    scores = lab.evaluate(sources, 0, 14)
+    scores = lab.mean_scores(sources, 0, 14)
     rows = np.array(scores)
     scale = Scale(("one", "two", "layers"), (*rows.max(0), 0.3), (*rows.min(0), 1.0))
     archive = Archive([Entry(one, "expert", 0, 14, row) for one, row in zip(sources, scores, strict=True)], lab.counts)
@@ -96,5 +96,5 @@ def test_baselines_run_on_real_models(project, name):
     BASELINES[name].run(trial, space(lab), PathRules(), np.random.default_rng(0))
     assert trial.left < trial.whole
     entries = [one for one in trial.archive.entries if one.charged]
-    assert lab.evaluate([one.candidate for one in entries], 0, 14) == [one.scores for one in entries]
+    assert lab.mean_scores([one.candidate for one in entries], 0, 14) == [one.scores for one in entries]
     assert any(one.candidate.depth < lab.layers for one in entries)
