@@ -26,7 +26,7 @@ from tasks.objectives.images.objective import image_objective
 from tasks.objectives.items import interleaved
 from tasks.objectives.kinds import kinds_of, task_part
 from tasks.objectives.metrics import metric_of
-from tasks.objectives.parts import Failure, Kind, OnScored, Part, Span, TaskKind, TaskPart
+from tasks.objectives.parts import Failure, Kind, OnScored, Span, TaskKind, TaskPart
 from tasks.objectives.reported import Reported
 from tasks.objectives.task_files import check_names, find, task_label
 from tasks.objectives.tokens import open_tokenizer
@@ -56,7 +56,7 @@ class ItemScores:
 class Composed:
     """An objective: its parts, and which of them each item comes from."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[Any, ...]
     order: tuple[int, ...]
 
     def spans(self, start: int, stop: int) -> list[Span]:
