@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from models.errors import BadInput
+from models.errors import BadInput, one_line
 from models.sources.architecture import architecture_of, is_tied
 from models.sources.checkpoint import write_checkpoint
 
@@ -45,7 +45,7 @@ def convert(file: Path, out: Path) -> None:
             model = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **place)
             tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **place)
     except (OSError, ValueError, LookupError, TypeError, RuntimeError, AttributeError) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        reason = one_line(f"{type(error).__name__}: {error}", 200)
         raise BadInput(f"{file}: can't be read ({reason}); fetch it again, or take the model's safetensors") from None
     config = {key: value for key, value in model.config.to_diff_dict().items() if key != "quantization_config"}
     config["architectures"] = [type(model).__name__]

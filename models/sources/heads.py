@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn.functional import linear
 
-from models.errors import BadInput
+from models.errors import BadInput, one_line
 from models.sources.architecture import Architecture, architecture_of
 from models.sources.checkpoint import Source
 
@@ -240,7 +240,7 @@ def read_head(path: Path, task: str, classes: int, label: str) -> Head:
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise BadInput(f"{label}: {path.name}: not readable ({' '.join(str(error).split())[:200]})") from None
+        raise BadInput(f"{label}: {path.name}: not readable ({one_line(error, 200)})") from None
     parts = {part: tensors.get(f"{task}.{part}", tensors.get(part)) for part in PARTS}
     weight, bias, scale = (parts[part] for part in PARTS)
     if weight is None or weight.ndim != 2 or len(weight) != classes:

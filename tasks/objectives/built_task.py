@@ -181,7 +181,7 @@ def build(workspace: Workspace, wanted: Wanted, chat: Callable[..., str] | None)
             "go online, or name local files under `data`"
         ) from None
     except (OSError, ValueError, LookupError, TypeError, ImportError, AttributeError, *foreign) as error:
-        reason = " ".join(f"{type(error).__name__}: {error.__cause__ or error}".split())[:300]
+        reason = one_line(f"{type(error).__name__}: {error.__cause__ or error}", 300)
         mend = file.path.name if file.path else file.name
         raise BadInput(f"{where}: its items can't be built ({reason}); mend {mend}") from None
     grouped: dict[int, list[Any]] = {}

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from models.candidate import Candidate
-from models.errors import BadInput
+from models.errors import BadInput, one_line
 from models.paths.path import path_model
 from models.paths.pool import Pool
 from models.paths.prefix import CPU_TOKENS, GPU_TOKENS, Requests
@@ -117,7 +117,7 @@ class Writing:
                 on_done(1 - watch.told)
                 return Failure(f"{self.name}: its logits are not finite")
             except AssertionError as error:
-                raise BadInput(f"{self.label}: {' '.join(str(error).split())}") from None
+                raise BadInput(f"{self.label}: {one_line(error)}") from None
         return answers
 
 

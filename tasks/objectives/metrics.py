@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from models.errors import BadInput
+from models.errors import BadInput, one_line
 from tasks.objectives.built_task import BuiltTask, Key
 from tasks.schema.params import Measured, Scored
 
@@ -116,7 +116,7 @@ def computed(what: str, compute: Callable[[], Computed]) -> Computed:
     try:
         return compute()
     except Exception as error:  # noqa: BLE001 (a task brings functions of its own)
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        reason = one_line(f"{type(error).__name__}: {error}", 200)
         raise BadInput(f"{what}: can't be computed ({reason}); take another, or mend the task") from None
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from yaml import YAMLError
 
-from models.errors import BadInput
+from models.errors import BadInput, one_line
 from tasks.project.references import expand
 from tasks.project.workspace import Workspace
 
@@ -115,7 +115,7 @@ def find(workspace: Workspace, name: str, label: str) -> tuple[TaskFile, ...]:
     except BadInput:
         raise
     except (OSError, ValueError, ImportError, AttributeError, YAMLError) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        reason = one_line(f"{type(error).__name__}: {error}", 300)
         raise BadInput(f"{label}: task {name!r}: its file can't be read ({reason}); mend it") from None
 
 
@@ -166,7 +166,7 @@ def known(workspace: Workspace, name: str, label: str) -> Listed:
     """What a name stands for; the profile's own folder goes before lm-eval's tasks.
 
     Raises:
-        BadInput: nothing.
+        BadInput: it stands for nothing.
     """
     local = local_index(workspace.task_folder)
     if name in local:

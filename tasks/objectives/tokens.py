@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from models.errors import BadInput
+from models.errors import BadInput, one_line
 from models.paths.prefix import Pair
 
 
@@ -24,7 +24,7 @@ def open_tokenizer(folder: Path) -> Any:
     try:
         return configure_pad_token(AutoTokenizer.from_pretrained(str(folder), local_files_only=True))
     except (OSError, ValueError) as error:
-        raise BadInput(f"{folder}: tokenizer: does not load ({' '.join(str(error).split())[:200]})") from None
+        raise BadInput(f"{folder}: tokenizer: does not load ({one_line(error, 200)})") from None
 
 
 def encode(tokenizer: Any, instances: Sequence[Any]) -> tuple[Pair, ...]:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from models.errors import BadInput
+from models.errors import BadInput, one_line
 from models.sources import hub
 from tasks.objectives.items import SPLITS, chosen
 from tasks.project.references import expand
@@ -136,7 +136,7 @@ def _rows(workspace: Workspace, images: Images, split: str, label: str) -> tuple
         ours = set(SPLITS) <= set(names)
         return load_dataset(name=images.config, split=split if ours else images.split, **where, **settings), ours
     except (DatasetNotFoundError, OSError, ValueError) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        reason = one_line(f"{type(error).__name__}: {error}", 200)
         raise BadInput(f"{label}: images: {images.data}: can't be read ({reason})") from None
 
 
@@ -154,7 +154,7 @@ def open_processor(folder: Path) -> Any:
     try:
         return AutoImageProcessor.from_pretrained(str(folder), backend="pil", local_files_only=True)
     except (OSError, ValueError) as error:
-        raise BadInput(f"{folder}: {PROCESSOR}: does not load ({' '.join(str(error).split())[:200]})") from None
+        raise BadInput(f"{folder}: {PROCESSOR}: does not load ({one_line(error, 200)})") from None
 
 
 def write_images(path: Path, pictures: Sequence[Image.Image], labels: Sequence[int], classes: Sequence[str]) -> None:
