@@ -32,7 +32,7 @@ from tasks.project.family import FILE, load_family
 from tasks.project.references import finder, hub_parts, models_of
 from tasks.project.workspace import Workspace
 from tasks.sandbox.sandbox import describe
-from tasks.schema.params import Objective
+from tasks.schema.profile import Objective
 from tasks.scoring.where import engine_name
 
 Status = Literal["good", "later", "bad"]

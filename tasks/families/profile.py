@@ -12,7 +12,8 @@ import yaml
 
 from models.errors import BadInput
 from tasks.project.workspace import validate
-from tasks.schema.params import Params, Profile
+from tasks.schema.params import Params
+from tasks.schema.profile import Profile
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 EXPERT = re.compile(r"[a-z][a-z0-9_]*")

@@ -19,7 +19,7 @@ from tasks.objectives.code_metrics import CONSENT, code_eval_from, confine, sand
 from tasks.objectives.items import SPLITS, chosen, digest, last_distinct
 from tasks.objectives.task_files import TaskFile, located
 from tasks.project.workspace import Workspace
-from tasks.schema.params import Measured
+from tasks.schema.profile import Measured
 
 FEWSHOT_SEED = 1234
 """What lm-eval's own command draws few-shot examples with."""

@@ -27,7 +27,7 @@ from typing import Any
 
 from models.errors import BadInput
 from tasks.sandbox.sandbox import Kind, Sandbox, Verdict
-from tasks.schema.params import Profile
+from tasks.schema.profile import Profile
 
 CONSENT = "runs programs that the model wrote; set `run_code: true` in the profile to allow that"
 

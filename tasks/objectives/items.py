@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from tasks.schema.params import Splits
+from tasks.schema.profile import Splits
 
 SPLITS = ("search", "selection", "test")
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from models.errors import BadInput, one_line
 from tasks.objectives.built_task import BuiltTask, Key
-from tasks.schema.params import Measured, Scored
+from tasks.schema.profile import Measured, Scored
 
 Computed = TypeVar("Computed")
 

@@ -31,7 +31,7 @@ from tasks.objectives.reported import Reported
 from tasks.objectives.task_files import check_names, find, task_label
 from tasks.objectives.tokens import open_tokenizer
 from tasks.project.workspace import Workspace
-from tasks.schema.params import Objective
+from tasks.schema.profile import Objective
 
 SHOWN = 8
 """Tasks of an objective that are described one by one."""

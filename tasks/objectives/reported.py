@@ -15,7 +15,7 @@ from tasks.objectives.metrics import Metric, reported_metric
 from tasks.objectives.parts import Failure, TaskPart
 from tasks.objectives.task_files import find, task_label
 from tasks.project.workspace import Workspace
-from tasks.schema.params import Objective, ReportedMetric
+from tasks.schema.profile import Objective, ReportedMetric
 
 
 class Reported:

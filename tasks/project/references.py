@@ -22,7 +22,7 @@ from models.sources import gguf, hub
 
 if TYPE_CHECKING:
     from tasks.project.workspace import Workspace
-    from tasks.schema.params import Profile
+    from tasks.schema.profile import Profile
 
 PACKAGE = "package:"
 VARIABLE = re.compile(r"\$\{(?P<name>\w+)\}")

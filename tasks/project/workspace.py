@@ -11,7 +11,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from models.errors import BadInput, one_line
-from tasks.schema.params import Params, Profile
+from tasks.schema.params import Params
+from tasks.schema.profile import Profile
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -33,7 +33,7 @@ from tasks.project.family import Family, load_family
 from tasks.project.progress import Bar
 from tasks.project.references import finder
 from tasks.project.workspace import Workspace, remote_state
-from tasks.schema.params import Profile
+from tasks.schema.profile import Profile
 from tasks.scoring.journal import Entry, Journal, key_of, missing
 from tasks.scoring.remote_segments import RemoteSegments
 from tasks.scoring.where import engine_name, settle

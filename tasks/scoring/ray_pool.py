@@ -28,7 +28,7 @@ from models.merge.recipe import Recipe
 from models.merge.source import MergedSource
 from models.paths.pool import Job, Pool, unwatched
 from models.sources.checkpoint import Source
-from tasks.schema.params import Profile
+from tasks.schema.profile import Profile
 from tasks.scoring.fleet import Fleet, Need
 from tasks.scoring.where import LOCAL
 

@@ -9,7 +9,7 @@ from models.merge.recipe import parse_recipes
 from models.search.environment import PathRules, PathSpace
 from tasks.project.records import Anchors
 from tasks.project.workspace import Workspace
-from tasks.schema.params import Profile
+from tasks.schema.profile import Profile
 from tasks.scoring.engine import Engine
 
 

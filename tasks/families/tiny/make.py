@@ -19,7 +19,8 @@ from tasks.families.tiny.tokenizer import train_tokenizer
 from tasks.families.tiny.train import Job
 from tasks.project.progress import Progress
 from tasks.project.workspace import Workspace
-from tasks.schema.params import Items, ZooParams
+from tasks.schema.params import ZooParams
+from tasks.schema.profile import Items
 
 LANES = (("math",), ("translation", "code"))
 """What is trained at the same time: experts of one lane follow each other."""

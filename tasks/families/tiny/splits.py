@@ -10,7 +10,8 @@ import numpy as np
 from models.errors import BadInput
 from tasks.families.tiny import arithmetic, code, translation
 from tasks.families.tiny.examples import Example, divide
-from tasks.schema.params import Items, ZooParams
+from tasks.schema.params import ZooParams
+from tasks.schema.profile import Items
 
 TASKS = {"translation": translation, "math": arithmetic, "code": code}
 SPLITS = ("search", "selection", "test")

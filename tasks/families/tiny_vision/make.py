@@ -22,7 +22,7 @@ from tasks.objectives.images.items import write_images
 from tasks.objectives.items import SPLITS
 from tasks.project.progress import Progress
 from tasks.project.workspace import Workspace
-from tasks.schema.params import Items
+from tasks.schema.profile import Items
 
 LANES = (("letters",), ("photos", "digits"))
 """What is trained at the same time: experts of one lane follow each other."""

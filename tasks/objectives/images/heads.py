@@ -18,7 +18,7 @@ from tasks.objectives.task_files import task_label
 from tasks.project.family import load_family
 from tasks.project.references import expand, finder, models_of
 from tasks.project.workspace import Workspace
-from tasks.schema.params import Objective
+from tasks.schema.profile import Objective
 
 TEXTS = 256
 """Texts that are embedded together."""

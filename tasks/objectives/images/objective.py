@@ -25,7 +25,7 @@ from tasks.objectives.parts import Failure, OnScored, Span
 from tasks.objectives.task_files import task_label
 from tasks.project.references import finder
 from tasks.project.workspace import Workspace
-from tasks.schema.params import Objective
+from tasks.schema.profile import Objective
 
 
 @dataclass(frozen=True)

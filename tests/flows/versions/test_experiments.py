@@ -6,7 +6,8 @@ import yaml
 from flows.versions.experiments import differences, make_tree, with_settings
 from models.errors import BadInput
 from tasks.project.workspace import open_workspace, with_own
-from tasks.schema.params import Objective, Params, Profile, SearchParams
+from tasks.schema.params import Params, SearchParams
+from tasks.schema.profile import Objective, Profile
 from tests.flows.project import dvc, git
 
 

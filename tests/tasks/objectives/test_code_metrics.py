@@ -23,7 +23,7 @@ from models.errors import BadInput
 from tasks.objectives import code_metrics
 from tasks.objectives.code_metrics import CodeEval, code_eval_from, confine, estimate_pass_at_k, pass_at_k, sandbox_of
 from tasks.sandbox.sandbox import Limits, Sandbox
-from tasks.schema.params import Profile
+from tasks.schema.profile import Profile
 from tests.bubblewrap import require_bubblewrap
 
 LM_EVAL = Path(lm_eval.__file__).parent / "tasks"

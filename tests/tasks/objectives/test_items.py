@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from models.errors import BadInput
 from tasks.objectives.items import SPLITS, chosen, digest, interleaved, last_distinct, place, split_of
 from tasks.project.workspace import validate
-from tasks.schema.params import Profile, Splits
+from tasks.schema.profile import Profile, Splits
 
 DOCS = st.lists(
     st.dictionaries(st.sampled_from(["question", "answer", "id", "doc_id"]), st.text(max_size=4), min_size=1),

@@ -12,7 +12,8 @@ from tasks.families.tiny.make import check_disjoint, write_items
 from tasks.families.tiny.splits import SPLITS, TASKS, TaskExamples, make_splits
 from tasks.families.tiny.tokenizer import train_tokenizer
 from tasks.families.tiny.train import tokenize
-from tasks.schema.params import Items, ZooParams
+from tasks.schema.params import ZooParams
+from tasks.schema.profile import Items
 
 FEW = dict.fromkeys(TASKS, Items(search=24, selection=16, test=32))
 SMALL = ZooParams(translation_examples=300, math_examples=300, code_examples=300)

@@ -20,7 +20,7 @@ from tasks.families.tiny_vision.train import Job, accuracies, pixels, rows_of, t
 from tasks.objectives.images.items import open_processor, read_images
 from tasks.project.progress import Progress
 from tasks.project.workspace import open_workspace
-from tasks.schema.params import Items
+from tasks.schema.profile import Items
 from tasks.scoring.engine import Engine
 
 ROOT = Path(__file__).parents[4]
