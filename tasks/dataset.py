@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from models.agent.phases import DatasetSettings, offline_paths
+from models.agent.phases import offline_paths
 from models.search.reward import Reward
 from tasks.project.progress import Progress
 from tasks.project.records import write_table
 from tasks.project.workspace import Workspace
-from tasks.schema.params import DatasetParams
 from tasks.trials.pool import full_scale, open_pool, path_space
+from tasks.trials.settings import dataset_settings
 
 
 def run(workspace: Workspace, progress: Progress) -> None:
@@ -21,7 +21,8 @@ def run(workspace: Workspace, progress: Progress) -> None:
     space = path_space(engine, anchors)
     rng = np.random.default_rng([workspace.params.seed, 2])
     reward = Reward(full_scale(workspace, anchors), engine.layers)
-    chosen = offline_paths(space, settings(params), rng, engine.layers - reward.shortest, anchors.anchors)
+    spare = engine.layers - reward.shortest
+    chosen = offline_paths(space, dataset_settings(params), rng, spare, anchors.anchors)
     identities = [path for path, kind in chosen.items() if kind == "identity"]
     full = engine.items("search")
     items = min(params.items, full)
@@ -48,8 +49,3 @@ def run(workspace: Workspace, progress: Progress) -> None:
     progress.message(
         f"{len(rows)} paths over {len(space.models)} models, {int(table['charged'].sum())} item evaluations"
     )
-
-
-def settings(params: DatasetParams) -> DatasetSettings:
-    """Hyperparameters of the data set."""
-    return DatasetSettings(params.edits, params.random, params.items, params.deletions)

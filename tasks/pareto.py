@@ -12,15 +12,14 @@ import pandas as pd
 from models.candidate import Candidate
 from models.front import Array, Scale, hypervolume, serve
 from models.merge.path_recipe import path_recipe
-from models.merge.recipe import Recipe, dump_recipes, mergekit_level
+from models.merge.recipe import dump_recipes
 from models.preferences import preferences
-from models.sources.architecture import keeps_lists
 from tasks.project.progress import Progress
 from tasks.project.records import Anchors, write_table, write_text
 from tasks.project.workspace import Workspace
 from tasks.scoring.engine import Engine
 from tasks.trials.members import Listed, choose_members, score_table, shortlist, standard_error
-from tasks.trials.pool import add_recipes, full_scale, open_pool
+from tasks.trials.pool import add_recipes, full_scale, open_pool, rebuilt_by_mergekit
 
 SPLITS = ("search", "selection", "test")
 
@@ -115,12 +114,6 @@ def describe(workspace: Workspace, engine: Engine, member: Listed) -> dict[str, 
         "recipe": file,
         "mergekit": rebuilt_by_mergekit(engine, candidate, recipes),
     }
-
-
-def rebuilt_by_mergekit(engine: Engine, candidate: Candidate, recipes: Sequence[Recipe]) -> str:
-    """How well mergekit rebuilds a path from its recipes: ``exact``, ``in-distribution`` or ``no``."""
-    config = engine.pool.skeleton.config.to_dict()
-    return mergekit_level(recipes) if keeps_lists(config, [layer for _, layer in candidate.path]) else "no"
 
 
 def metrics(front: dict[str, Any], scale: Scale, spent: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.agent.phases import SampleSettings, anchors, sample
+from models.agent.phases import anchors, sample
 from models.candidate import Candidate
 from models.front import Scale
 from models.merge.recipe import dump_recipes, recipe_name
@@ -22,9 +22,9 @@ from models.search.trial import Trial
 from tasks.project.progress import Progress
 from tasks.project.records import Anchors, ScoredModel
 from tasks.project.workspace import Workspace
-from tasks.schema.params import SampleParams
 from tasks.scoring.engine import Engine, Scored
 from tasks.trials.lab import EngineLab
+from tasks.trials.settings import sample_settings
 from tasks.trials.trial import recipe_space
 
 FEW_ERRORS = 6.0
@@ -45,7 +45,7 @@ def run(workspace: Workspace, progress: Progress) -> None:
         trial = Trial(lab, Reward(scale, engine.layers), Archive(source_entries(engine, free), lab.counts), 0)
         trial.budget = (len(plain) + params.candidates) * trial.whole
         wanted = preferences(len(scale.names), params.preferences, np.random.default_rng([seed, 1]))
-        sample(trial, space, wanted, settings(params), np.random.default_rng([seed, 6]))
+        sample(trial, space, wanted, sample_settings(params), np.random.default_rng([seed, 6]))
     titles = {recipe_name(recipe): title for title, recipe in plain.items()}
     result = Anchors(
         objectives=list(scale.names),
@@ -59,11 +59,6 @@ def run(workspace: Workspace, progress: Progress) -> None:
     progress.message(f"{len(trial.recipes)} recipes scored; anchors: {', '.join(result.anchors)}")
     for line in faint(engine, free, scale):
         progress.message(line)
-
-
-def settings(params: SampleParams) -> SampleSettings:
-    """Hyperparameters of the recipe search."""
-    return SampleSettings(params.candidates)
 
 
 def source_scores(engine: Engine) -> list[Scored]:

@@ -8,11 +8,8 @@ import numpy as np
 import pandas as pd
 
 from models.agent.networks import load_agent
-from models.agent.online import SearchSettings, search
-from models.agent.paper import paper
+from models.agent.online import search
 from models.agent.phases import new_judge
-from models.agent.player import PlayerSettings
-from models.agent.ppo import PPOSettings
 from models.candidate import Candidate
 from models.errors import BadInput
 from models.merge.recipe import dump_recipes
@@ -24,6 +21,7 @@ from tasks.project.workspace import Workspace
 from tasks.schema.params import SearchParams
 from tasks.trials.lab import EngineLab
 from tasks.trials.pool import open_pool, path_space
+from tasks.trials.settings import search_settings
 from tasks.trials.trial import open_trial, recipe_space
 
 
@@ -42,20 +40,17 @@ def run(workspace: Workspace, progress: Progress) -> None:
         )
     rng = np.random.default_rng([workspace.params.seed, 5])
     wanted = wanted_preferences(params, agent.config.scale.names, rng)
-    paths = path_space(engine, anchors)
+    paths, space = path_space(engine, anchors), recipe_space(engine)
+    judge = new_judge(trial, space)
+    if agent.surrogate is not None:
+        judge.surrogate = agent.surrogate
     with progress.bar("searching", trial.left, "item evaluations") as bar:
         trial.on_spent = bar.advance
 
         def on_round(row: dict[str, float]) -> None:
             bar.advance(0, f"HV {row['hv']:.3f}")
 
-        if params.paper:
-            rows = paper(trial, recipe_space(engine), paths.rules, rng, on_iteration=on_round)
-        else:
-            judge = new_judge(trial, recipe_space(engine))
-            if agent.surrogate is not None:
-                judge.surrogate = agent.surrogate
-            rows = search(trial, judge, recipe_space(engine), paths, wanted, settings(params), rng, agent, on_round)
+        rows = search(trial, judge, space, paths, wanted, search_settings(params), rng, agent, on_round)
     failures = {
         Candidate.from_json(str(row["candidate"])): str(row["failed"])
         for row in offline[offline["failed"].notna()].to_dict("records")
@@ -72,26 +67,12 @@ def wanted_preferences(params: SearchParams, names: Sequence[str], rng: np.rando
     Raises:
         BadInput: the one that is asked for is malformed or names an unknown objective.
     """
-    if params.paper and params.preference:
-        raise BadInput("params.yaml: search.preference: search.paper draws its own; leave one of the two out")
     if not params.preference:
         return preferences(len(names), params.preferences, rng)
     try:
         return parse_preference(params.preference, names)[None]
     except BadInput as error:
         raise BadInput(f"params.yaml: search.{error}") from None
-
-
-def settings(params: SearchParams) -> SearchSettings:
-    """Hyperparameters of the search."""
-    ppo = PPOSettings(rollouts=params.rollouts, epochs=params.ppo_epochs)
-    return SearchSettings(
-        batch=params.batch,
-        rungs=params.rungs,
-        keep=params.keep,
-        stops=params.stops,
-        player=PlayerSettings(beam=params.beam, epsilon=params.epsilon, ppo=ppo),
-    )
 
 
 def archive_table(trial: Trial, anchors: Anchors, failed: dict[Candidate, str]) -> pd.DataFrame:

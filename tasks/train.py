@@ -5,14 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from models.agent.offline import TrainSettings
-from models.agent.phases import AgentSettings, new_agent, new_judge, train
+from models.agent.phases import new_agent, new_judge, train
 from tasks.project.progress import Bar, Progress
 from tasks.project.records import write_table
 from tasks.project.workspace import Workspace
-from tasks.schema.params import TrainParams
 from tasks.trials.lab import EngineLab
 from tasks.trials.pool import open_pool, path_space
+from tasks.trials.settings import train_settings
 from tasks.trials.trial import open_trial, recipe_space
 
 NETWORKS = ("surrogate", "critic", "actor")
@@ -28,12 +27,12 @@ def run(workspace: Workspace, progress: Progress) -> None:
     trial = open_trial(workspace, lab, anchors, offline)
     with progress.bar("layer statistics", len(engine.source("base").names()), "tensors") as bar:
         statistics = lab.statistics(paths.models, bar.advance)
-    chosen = settings(params)
-    agent = new_agent(trial, paths, statistics, chosen, seed)
+    settings = train_settings(params)
+    agent = new_agent(trial, paths, statistics, settings, seed)
     judge = new_judge(trial, recipe_space(engine))
     with progress.bar("training", len(NETWORKS) * params.steps, "steps") as bar:
         rng = np.random.default_rng([seed, 3])
-        rows = train(trial, agent, judge, chosen.training, rng, _Steps(bar, params.steps))
+        rows = train(trial, agent, judge, settings.training, rng, _Steps(bar, params.steps))
     agent.surrogate = judge.surrogate
     agent.save(workspace.run / "agent")
     write_table(workspace.run / "train.csv", pd.DataFrame(rows))
@@ -41,14 +40,6 @@ def run(workspace: Workspace, progress: Progress) -> None:
         f"trained on {len(offline)} paths and {len(trial.recipes)} recipes; "
         f"{agent.parameters / 1e6:.1f} million parameters"
     )
-
-
-def settings(params: TrainParams) -> AgentSettings:
-    """Hyperparameters of networks and training."""
-    training = TrainSettings(
-        params.steps, params.batch, params.learning_rate, params.expectile, params.relabels, params.patience
-    )
-    return AgentSettings(params.hidden, params.dropout, training)
 
 
 class _Steps:

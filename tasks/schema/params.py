@@ -93,11 +93,6 @@ class SearchParams(Strict):
         "",
         description="Search for this preference alone, such as `translation=0.5,math=0.5`; empty: for all.",
     )
-    paper: bool = Field(
-        False,
-        description="Spend what is left of the budget on HM3 as it was published (docs/method.md), to compare with; of "
-        "the other fields only `budget` counts then.",
-    )
     ppo_epochs: Count = Field(2, description="Epochs of PPO a round, on rollouts that the surrogate scores.")
     rollouts: Count = Field(128, description="Rollouts a round for PPO.")
     stops: Count = Field(4, description="Values of a per-layer recipe from the first layer to the last.")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
+from models.candidate import Candidate
 from models.front import Scale
-from models.merge.recipe import parse_recipes
+from models.merge.recipe import Recipe, mergekit_level, parse_recipes
 from models.search.environment import PathRules, PathSpace
+from models.sources.architecture import keeps_lists
 from tasks.project.records import Anchors
 from tasks.project.workspace import Workspace
 from tasks.schema.profile import Profile
@@ -56,3 +60,9 @@ def full_scale(workspace: Workspace, anchors: Anchors) -> Scale:
     if layers is None:
         return tasks
     return Scale((*tasks.names, "layers"), (*tasks.ideal, layers.ideal), (*tasks.nadir, layers.nadir))
+
+
+def rebuilt_by_mergekit(engine: Engine, candidate: Candidate, recipes: Sequence[Recipe]) -> str:
+    """How well mergekit rebuilds a path from its recipes: ``exact``, ``in-distribution`` or ``no``."""
+    config = engine.pool.skeleton.config.to_dict()
+    return mergekit_level(recipes) if keeps_lists(config, [layer for _, layer in candidate.path]) else "no"

@@ -30,14 +30,13 @@ from models.search.trial import Trial
 from tasks.front.choice import SPLIT, Wish, choose_among
 from tasks.front.found import keep
 from tasks.front.front import Front, Member
-from tasks.pareto import rebuilt_by_mergekit
 from tasks.project.progress import Progress
 from tasks.project.workspace import Workspace
 from tasks.scoring.engine import Engine
-from tasks.search import settings
 from tasks.trials.lab import SPLIT as SEARCHED
 from tasks.trials.lab import EngineLab
-from tasks.trials.pool import add_recipes, open_pool, path_space
+from tasks.trials.pool import add_recipes, open_pool, path_space, rebuilt_by_mergekit
+from tasks.trials.settings import search_settings
 from tasks.trials.trial import recipe_space
 
 SHORTLIST = 12
@@ -112,7 +111,7 @@ def search_for(workspace: Workspace, front: Front, wish: Wish, count: int, progr
             space,
             path_space(engine, anchors),
             wish.weights[None],
-            settings(workspace.params.search),
+            search_settings(workspace.params.search),
             rng,
             agent,
             lambda row: bar.advance(0, f"utility {row['utility']:.3f}"),

@@ -16,8 +16,8 @@ from models.merge.recipe import Recipe, recipe_name
 from models.merge.space import RecipeSpace
 from models.search.environment import PathRules
 from models.search.trial import Trial
-from tasks import dataset, sample, search, train
 from tasks.schema.params import Params
+from tasks.trials.settings import dataset_settings, sample_settings, search_settings, train_settings
 
 Group = Literal["hm3", "baseline", "ablation", "paper"]
 
@@ -103,12 +103,12 @@ PARAMETERS, ARCHITECTURE = ("recipe", "layered"), ("edit", "policy", "beam")
 def hm3_settings(params: Params) -> HM3Settings:
     """What the stages take from the parameters."""
     return HM3Settings(
-        params.search.preferences,
-        params.sample.anchors,
-        sample.settings(params.sample),
-        dataset.settings(params.dataset),
-        train.settings(params.train),
-        search.settings(params.search),
+        preferences=params.search.preferences,
+        anchors=params.sample.anchors,
+        sample=sample_settings(params.sample),
+        dataset=dataset_settings(params.dataset),
+        agent=train_settings(params.train),
+        search=search_settings(params.search),
     )
 
 
