@@ -228,15 +228,11 @@ class Agent:
         part = folder.with_name(folder.name + ".part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        for name, network in self.networks().items():
-            save_file(
-                {key: value.contiguous() for key, value in network.state_dict().items()}, part / f"{name}.safetensors"
-            )
+        states = {name: network.state_dict() for name, network in self.networks().items()}
         if self.surrogate is not None:
-            save_file(
-                {key: value.contiguous() for key, value in self.surrogate.state().items()},
-                part / "surrogate.safetensors",
-            )
+            states["surrogate"] = self.surrogate.state()
+        for name, state in states.items():
+            save_file({key: value.contiguous() for key, value in state.items()}, part / f"{name}.safetensors")
         config = {"version": VERSION, "surrogate": self.surrogate is not None, **asdict(self.config)}
         (part / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)

@@ -87,33 +87,31 @@ def search(
     return run.rows
 
 
+@dataclass
 class _Search:
     """A search and what it remembers between rounds."""
 
-    def __init__(
-        self,
-        trial: Trial,
-        judge: Judge,
-        space: RecipeSpace,
-        paths: PathSpace,
-        preferences: Array,
-        settings: SearchSettings,
-        rng: np.random.Generator,
-        agent: Agent | None,
-        on_round: Callable[[dict[str, float]], None] | None,
-    ) -> None:
-        self.trial, self.judge, self.settings, self.rng = trial, judge, settings, rng
-        self.preferences, self.on_round = preferences, on_round
+    trial: Trial
+    judge: Judge
+    space: RecipeSpace
+    paths: PathSpace
+    preferences: Array
+    settings: SearchSettings
+    rng: np.random.Generator
+    agent: Agent | None
+    on_round: Callable[[dict[str, float]], None] | None
+
+    def __post_init__(self) -> None:
+        trial, agent, settings, rng = self.trial, self.agent, self.settings, self.rng
         self.kinds = tuple(kind for kind in settings.kinds if agent or kind not in OF_THE_AGENT)
-        self.player = (
-            Player(agent, trial, settings.player, rng) if agent and set(self.kinds) & set(OF_THE_AGENT) else None
-        )
+        plays = not set(self.kinds).isdisjoint(OF_THE_AGENT)
+        self.player = Player(agent, trial, settings.player, rng) if agent and plays else None
         full = trial.archive.full
         self.rungs = [*(rung for rung in sorted(set(settings.rungs)) if rung < full), full]
-        self.targets = Targets(trial.reward, preferences, settings.directions, rng)
-        self.proposer = Proposer(trial, judge, space, paths, settings.stops)
+        self.targets = Targets(trial.reward, self.preferences, settings.directions, rng)
+        self.proposer = Proposer(trial, self.judge, self.space, self.paths, settings.stops)
         self.shares = Shares(self.kinds)
-        self.cycle = rng.permutation(len(preferences))
+        self.cycle = rng.permutation(len(self.preferences))
         self.number = 0
         self.rows: list[dict[str, float]] = []
 

@@ -10,6 +10,7 @@ from models.candidate import Candidate
 from models.front import Scale
 from models.merge.recipe import Recipe, mergekit_level, parse_recipes
 from models.search.environment import PathRules, PathSpace
+from models.search.reward import LAYERS
 from models.sources.architecture import keeps_lists
 from tasks.project.records import Anchors
 from tasks.project.workspace import Workspace
@@ -48,18 +49,12 @@ def path_rules(profile: Profile, layers: int) -> PathRules:
     return PathRules(**given | {"forward": profile.paths.forward or max(4, layers // 4)})
 
 
-def task_scale(anchors: Anchors) -> Scale:
-    """Ideal and nadir of the task objectives, as they were fixed before the search."""
-    names = tuple(anchors.objectives)
-    return Scale(names, tuple(anchors.ideal[one] for one in names), tuple(anchors.nadir[one] for one in names))
-
-
 def full_scale(workspace: Workspace, anchors: Anchors) -> Scale:
-    """The task objectives, and depth where the profile makes it one."""
-    tasks, layers = task_scale(anchors), workspace.profile.layers
-    if layers is None:
-        return tasks
-    return Scale((*tasks.names, "layers"), (*tasks.ideal, layers.ideal), (*tasks.nadir, layers.nadir))
+    """Ideal and nadir of the task objectives, as they were fixed before the search, and of depth where it is one."""
+    names, ideal, nadir = tuple(anchors.objectives), anchors.ideal, anchors.nadir
+    if (layers := workspace.profile.layers) is not None:
+        names, ideal, nadir = (*names, LAYERS), ideal | {LAYERS: layers.ideal}, nadir | {LAYERS: layers.nadir}
+    return Scale(names, tuple(ideal[name] for name in names), tuple(nadir[name] for name in names))
 
 
 def rebuilt_by_mergekit(engine: Engine, candidate: Candidate, recipes: Sequence[Recipe]) -> str:

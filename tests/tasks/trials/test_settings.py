@@ -1,4 +1,4 @@
-"""What params.yaml leaves alone is what the algorithms take by themselves, and what it sets arrives where it belongs."""
+"""What params.yaml leaves alone is what the algorithms take by themselves, and what it sets arrives where it should."""
 
 from dataclasses import asdict
 
