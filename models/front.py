@@ -7,14 +7,12 @@ ones are; the formula is the same.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import moocore
 import numpy as np
 import numpy.typing as npt
-from pymoo.mcdm.high_tradeoff import HighTradeoffPoints
 from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
 from models.errors import BadInput
@@ -182,18 +180,3 @@ def choose(costs: Array, preference: Array) -> int:
 def balanced(costs: Array) -> int:
     """The member for equal weights."""
     return choose(costs, np.full(costs.shape[1], 1 / costs.shape[1]))
-
-
-def knee(costs: Array) -> int:
-    """The member that would have to give up most for a gain elsewhere (Rachmawati & Srinivasan 2009, pymoo).
-
-    Of several such the balanced one; where trade-offs do not differ there is none, and the balanced member stands in.
-    """
-    if len(np.unique(costs, axis=0)) < 3 or costs.shape[1] < 2:
-        return balanced(costs)
-    with warnings.catch_warnings():  # pymoo divides by zero where a neighbour gains nothing
-        warnings.simplefilter("ignore")
-        found = HighTradeoffPoints().do(costs)
-    if found is None:
-        return balanced(costs)
-    return int(found[balanced(costs[found])])

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pymoo.decomposition.aasf import AASF
 from pymoo.indicators.hv import HV
-from pymoo.mcdm.high_tradeoff import HighTradeoffPoints
 from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
 from models.errors import BadInput
@@ -19,7 +18,6 @@ from models.front import (
     choose,
     contributions,
     hypervolume,
-    knee,
     nondominated,
     own_preference,
     serve,
@@ -179,12 +177,9 @@ def test_each_member_is_said_to_serve_what_it_is_best_at():
     np.testing.assert_array_equal(serve(costs[:1], wanted), wanted[:1])
 
 
-def test_balanced_and_knee():
+def test_the_balanced_one_is_nobodys_extreme():
     costs = np.array([[0.0, 1.0], [0.1, 0.5], [0.2, 0.2], [0.5, 0.1], [1.0, 0.0]])
     assert balanced(costs) == 2
-    assert knee(costs) == 2
-    assert knee(costs[:1]) == 0
-    assert knee(np.repeat(costs, 3, axis=0)) in range(15)
 
 
 @given(COSTS)
@@ -193,13 +188,3 @@ def test_the_choice_has_the_utility_that_pymoo_finds_best(costs):
     for weights in np.random.default_rng(0).dirichlet(np.ones(costs.shape[1]), size=3):
         oracle = AASF(rho=0.05)(costs, weights=1 / weights, ideal_point=np.zeros(costs.shape[1])).ravel()
         assert oracle[choose(costs, weights)] == pytest.approx(oracle.min(), abs=1e-9)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_the_knee_is_among_pymoos_points_of_high_trade_off(seed):
-    costs = np.random.default_rng(seed).dirichlet(np.full(3, 0.7), size=15) ** 2
-    costs = costs[nondominated(costs)]
-    found = HighTradeoffPoints().do(costs)
-    assert found is not None
-    assert knee(costs) in found
-    assert knee(costs) == min(found, key=lambda i: (-utility(costs, np.full(3, 1 / 3))[i], costs[i].sum(), i))
