@@ -32,8 +32,7 @@ from flows.screen.watch import Relay, Screen, duration
 from flows.servers.local import prepare_environment
 from flows.versions import reproduce
 from flows.versions.experiments import experiment
-from flows.versions.reproduce import Plan, Stage
-from models.errors import BadInput
+from flows.versions.reproduce import Stage
 from tasks.project.records import write_text
 from tasks.project.workspace import Workspace, find_root, open_workspace, remote_state, state_folder
 from tasks.scoring.where import EngineName, scoring_on
@@ -133,7 +132,6 @@ def walk(
     experiment_name: str | None,
     fresh: bool = False,
     push: bool = False,
-    first: str | None = None,
     hours: float = STAGE_HOURS,
 ) -> tuple[Front, dict[str, Any]]:
     """All stages of a profile, the report and the registry.
@@ -144,14 +142,13 @@ def walk(
         experiment_name: of the DVC experiment, if it is one.
         fresh: run every stage, and resume nothing.
         push: send the outs to DVC's default remote at the end.
-        first: stage before which nothing may have changed.
         hours: after which a stage is stopped.
 
     Returns:
         The front, and what the run took.
 
     Raises:
-        BadInput: a stage before ``first`` has to run, or a stage finds something that the user can mend.
+        BadInput: a stage finds something that the user can mend.
         Failed: a stage failed or took too long.
     """
     from flows.screen.artifacts import show_front
@@ -168,8 +165,6 @@ def walk(
     threading.Thread(target=tracker.prepare, name="mlflow", daemon=True).start()
     screen.spin("asking DVC what has changed")
     plan = reproduce.plan(workspace.root, workspace.name)
-    if first is not None:
-        demand_unchanged(plan, first)
     if fresh:
         set_aside(workspace)
     screen.spin("connecting to MLflow")
@@ -207,16 +202,6 @@ def walk(
     seconds = time.monotonic() - began
     present(workspace, front, screen, kept[0], tracker.url, seconds, experiment_name)
     return front, {"seconds": round(seconds, 1), "experiment": experiment_name}
-
-
-def demand_unchanged(plan: Plan, first: str) -> None:
-    """Check that no stage before ``first`` has to run; raises BadInput if one has."""
-    for stage in plan.stages:
-        if stage.title == first:
-            return
-        if stage.name in plan.stale:
-            why = next(iter(stage.changes), "a stage before it changed")
-            raise BadInput(f"{stage.name}: {why}; this starts at stage {first}: run the whole pipeline once before")
 
 
 def keep(stage: Stage, screen: Screen, tracker: Tracker) -> None:

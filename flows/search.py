@@ -1,15 +1,20 @@
-"""Search for one preference: stages `search` and `pareto` alone, from the networks that the pipeline has trained."""
+"""`hm3 choose --search N` as a Prefect flow: with the same parameters it finds the same model."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from prefect import flow
+from prefect.logging import get_run_logger
+from rich.console import Console
 
-from flows.form import Pareto, Search, merged, project_params
-from flows.pipeline import STAGE_HOURS, opened, walk
-from flows.versions.experiments import experiment
-from models.errors import BadInput
+from flows.form import project_params
+from flows.screen.artifacts import Gauge
+from flows.screen.watch import Relay, Screen
+from flows.servers.gpu import slot
+from flows.servers.local import prepare_environment
+from flows.targeted import search_on
+from tasks.project.workspace import Workspace, find_root, open_workspace
 from tasks.scoring.where import EngineName, scoring_on
 
 
@@ -17,45 +22,46 @@ from tasks.scoring.where import EngineName, scoring_on
 def hm3_search(
     profile: str = project_params().profiles[0],
     prefer: str = "",
+    require: tuple[str, ...] = (),
+    max_layers: int = 0,
+    search: int = 100,
     engine: EngineName = "inline",
-    stage_hours: float = STAGE_HOURS,
-    search: Search = Search(),  # noqa: B008 (frozen)
-    pareto: Pareto = Pareto(),  # noqa: B008
 ) -> dict[str, Any]:
-    """Spend the budget of the search on one preference, and choose the member for it.
+    """Search on for one preference, from the trained agent and all that is known; the front stays as it is.
 
-    The run is a DVC experiment in a working tree of its own. The stages before `search` are taken as they are.
+    What is found has an id, by which it is exported, evaluated and promoted like a member.
 
     Args:
         profile: The model family, a file in profiles/.
-        prefer: What matters how much, such as `translation=0.5,math=0.3,code=0.2`. Empty: all objectives equally.
-        engine: Where candidates are scored: `inline`, in the stages, or by the workers of a `ray` cluster.
-        stage_hours: Hours after which a stage is stopped; the next run goes on from there.
-        search: Stage search: the online search over paths.
-        pareto: Stage pareto: which candidates become members of the front.
+        prefer: What matters how much, such as `translation=0.5,math=0.3`. Empty: all objectives equally.
+        require: Bounds on scores, such as `math>=0.6`.
+        max_layers: Most layers that a token may pass. 0: any number.
+        search: Fully scored candidates whose cost may be spent.
+        engine: Where candidates are scored: `inline`, in this process, or by the workers of a `ray` cluster.
     """
-    from tasks.front.choice import choose_member
+    workspace = open_workspace(profile, find_root())
+    prepare_environment(workspace.state)
+    from tasks.front.choice import Wish
+    from tasks.front.front import Front
     from tasks.front.table import member_data
 
-    with opened(profile, "hm3-search") as (workspace, screen), scoring_on(engine):
-        preference = normalised(prefer, workspace.profile.objective_names)
-        wanted = search.model_copy(update={"preference": preference})
-        params = merged(workspace.params, workspace.params.seed, wanted, pareto, form=True)
-        with experiment(workspace, params, screen.line) as (tree, name):
-            front, done = walk(tree, screen, experiment_name=name, first="search", hours=stage_hours)
-            member = choose_member(front, preference)
-        screen.line(f"for {preference}: member {member.id} of experiment {name}", "green")
-        return done | {"preference": preference, "chosen": member_data(front, member)}
+    say, progress = get_run_logger().info, Shown(workspace)
+    front = Front.read(workspace.run)
+    wish = Wish.parse(front, prefer.strip() or None, require, max_layers or None)
+    with scoring_on(engine), slot(workspace.profile.device):
+        found = search_on(workspace, front, wish, search, progress, say)
+    progress.gauge.finish()
+    say(f"for {prefer.strip() or 'all objectives equally'}: {found.member.id}\n{found}")
+    return member_data(front, found.member) | {"search": found.to_json()}
 
 
-def normalised(prefer: str, names: tuple[str, ...]) -> str:
-    """A preference in one spelling, so that the same one gives the same experiment; raises BadInput."""
-    from models.preferences import parse_preference
+class Shown(Relay):
+    """Progress as lines of the run's log, and as an artifact on its page."""
 
-    if not prefer.strip():
-        return ",".join(f"{name}=1" for name in names)
-    try:
-        weights = parse_preference(prefer, names)
-    except BadInput as error:
-        raise BadInput(f"prefer: {error}") from None
-    return ",".join(f"{name}={weight:g}" for name, weight in zip(names, weights, strict=True) if weight > 0)
+    def __init__(self, workspace: Workspace):
+        super().__init__(Screen(Console(quiet=True), get_run_logger().info), "search")
+        self.gauge = Gauge(f"preference-{workspace.name}")
+
+    def _write(self, event: dict[str, Any]) -> None:
+        super()._write(event)
+        self.gauge.show(event)

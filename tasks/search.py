@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 
@@ -13,7 +11,7 @@ from models.agent.phases import new_judge
 from models.candidate import Candidate
 from models.errors import BadInput
 from models.merge.recipe import dump_recipes
-from models.preferences import Array, parse_preference, preferences
+from models.preferences import preferences
 from models.search.trial import Trial
 from tasks.project.progress import Progress
 from tasks.project.records import Anchors, write_table
@@ -39,7 +37,7 @@ def run(workspace: Workspace, progress: Progress) -> None:
             "raise it, or lower sample.candidates, dataset.edits or dataset.random"
         )
     rng = np.random.default_rng([workspace.params.seed, 5])
-    wanted = wanted_preferences(params, agent.config.scale.names, rng)
+    wanted = preferences(len(agent.config.scale.names), params.preferences, rng)
     paths, space = path_space(engine, anchors), recipe_space(engine)
     judge = new_judge(trial, space)
     if agent.surrogate is not None:
@@ -61,18 +59,6 @@ def run(workspace: Workspace, progress: Progress) -> None:
     progress.message(f"{len(trial.archive)} candidates scored, {trial.spent} item evaluations in all")
 
 
-def wanted_preferences(params: SearchParams, names: Sequence[str], rng: np.random.Generator) -> Array:
-    """Preferences (M, K) that the search serves: those that cover the simplex, or the one that is asked for.
-
-    Raises:
-        BadInput: the one that is asked for is malformed or names an unknown objective.
-    """
-    if not params.preference:
-        return preferences(len(names), params.preferences, rng)
-    try:
-        return parse_preference(params.preference, names)[None]
-    except BadInput as error:
-        raise BadInput(f"params.yaml: search.{error}") from None
 
 
 def archive_table(trial: Trial, anchors: Anchors, failed: dict[Candidate, str]) -> pd.DataFrame:

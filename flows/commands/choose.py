@@ -1,20 +1,13 @@
-"""`hm3 choose`: the command line's side of :mod:`tasks.front.choice` and :mod:`tasks.trials.targeted`."""
+"""`hm3 choose`: the command line's side of :mod:`tasks.front.choice` and :mod:`flows.targeted`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from flows.commands.options import JsonOption, ProfileOption, emit, progress_of_command
 from flows.screen.watch import output
-from models.errors import BadInput
-
-if TYPE_CHECKING:
-    from tasks.front.choice import Wish
-    from tasks.front.front import Front
-    from tasks.project.workspace import Workspace
-    from tasks.trials.targeted import Targeted
 
 
 def choose(
@@ -37,8 +30,8 @@ def choose(
     """Choose the member for a preference, by its scores on the selection split. No model is run without `--search`.
 
     With `--search N` the trained agent first looks for something better, from all that is known. What it finds has an
-    id, which `hm3 export` and `hm3 evaluate` take; the front stays as it is. The same command gives the same model, and
-    one that was interrupted goes on.
+    id, which `hm3 export`, `hm3 evaluate` and `hm3 promote` take; the front stays as it is. The same command gives the
+    same model, and one that was interrupted goes on.
 
     Example: `hm3 choose --prefer translation=0.5,math=0.3,code=0.2 --require 'math>=0.6' --max-layers 11`, or
     `hm3 choose --prefer translation=0.5,math=0.3,code=0.2 --search 100`
@@ -49,11 +42,14 @@ def choose(
     from tasks.project.workspace import open_workspace
 
     workspace = open_workspace(profile)
-    if search is not None and search < 1:
-        raise BadInput(f"--search {search}: give the number of candidates, at least 1")
     front = Front.read(workspace.run)
     wish = Wish.parse(front, prefer, require or [], max_layers)
-    found = search_on(workspace, front, wish, search) if search is not None else None
+    found = None
+    if search is not None:
+        from flows.targeted import search_on
+
+        with progress_of_command() as progress:
+            found = search_on(workspace, front, wish, search, progress, output(stderr=True).print)
     member = found.member if found else choose_among(front, front.members, wish)
     if as_json:
         emit(member_data(front, member) | ({"search": found.to_json()} if found else {}))
@@ -61,17 +57,3 @@ def choose(
     output().print(member_table(front, member))
     if found:
         output().print(str(found), highlight=False)
-
-
-def search_on(workspace: Workspace, front: Front, wish: Wish, count: int) -> Targeted:
-    """Search with the profile's journal to itself: two that write to it at once would stop each other."""
-    from flows.processes.children import hold
-    from flows.stage import prepare
-
-    lock = workspace.state / "locks" / f"{workspace.name}.lock"
-    say = output(stderr=True).print
-    with hold(lock, f"hm3 choose --search {count}", say), progress_of_command() as progress:
-        prepare(workspace)
-        from tasks.trials.targeted import search_for
-
-        return search_for(workspace, front, wish, count, progress)

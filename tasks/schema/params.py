@@ -89,10 +89,6 @@ class SearchParams(Strict):
     rungs: tuple[Count, ...] = Field((32, 128), description="Items a task at each rung of successive halving.")
     keep: Share = Field(0.25, description="Share of a round that is promoted to the next rung.")
     preferences: Count = Field(16, description="Preference vectors that the rounds cycle through.")
-    preference: str = Field(
-        "",
-        description="Search for this preference alone, such as `translation=0.5,math=0.5`; empty: for all.",
-    )
     ppo_epochs: Count = Field(2, description="Epochs of PPO a round, on rollouts that the surrogate scores.")
     rollouts: Count = Field(128, description="Rollouts a round for PPO.")
     stops: Count = Field(4, description="Values of a per-layer recipe from the first layer to the last.")

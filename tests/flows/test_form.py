@@ -32,7 +32,7 @@ def test_only_what_was_given_overrides():
 
 
 def test_all_parameters_come_through():
-    params = Params(seed=5, search=SearchParams(rungs=(8, 16), preference="math=1"))
+    params = Params(seed=5, search=SearchParams(rungs=(8, 16), beam=3))
     arguments = filled(params)
     assert merged(Params(), arguments.pop("seed"), *arguments.values()) == params
 

@@ -23,7 +23,7 @@ BLOCKS = {
     SampleParams: (sample_settings, SampleSettings, {"methods", "preferences", "anchors"}),
     DatasetParams: (dataset_settings, DatasetSettings, set()),
     TrainParams: (train_settings, AgentSettings, set()),
-    SearchParams: (search_settings, SearchSettings, {"budget", "preferences", "preference"}),
+    SearchParams: (search_settings, SearchSettings, {"budget", "preferences"}),
     Paths: (rules, PathRules, set()),
 }
 """Blocks of the schema: what makes settings of them, their class, and which fields are no hyperparameters of these."""

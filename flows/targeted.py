@@ -1,0 +1,42 @@
+"""A search for one preference as `hm3 choose --search` and the deployment `hm3-search` both start it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from flows.processes.children import hold
+from flows.stage import prepare
+from models.errors import BadInput
+from tasks.project.workspace import Workspace
+
+if TYPE_CHECKING:
+    from tasks.front.choice import Wish
+    from tasks.front.front import Front
+    from tasks.project.progress import Progress
+    from tasks.trials.targeted import Targeted
+
+
+def search_on(
+    workspace: Workspace, front: Front, wish: Wish, count: int, progress: Progress, say: Callable[[str], None]
+) -> Targeted:
+    """Search on with the profile's journal to itself: two that write to it at once would stop each other.
+
+    Args:
+        workspace: project and profile.
+        front: its members.
+        wish: preference and requirements.
+        count: candidates whose cost may be spent.
+        progress: shows item evaluations.
+        say: gets a line if another has the journal.
+
+    Raises:
+        BadInput: no candidate may be spent, a file is missing, or nothing meets the requirements.
+    """
+    if count < 1:
+        raise BadInput(f"--search {count}: give the number of candidates, at least 1")
+    with hold(workspace.state / "locks" / f"{workspace.name}.lock", f"search for a preference, {count}", say):
+        prepare(workspace)
+        from tasks.trials.targeted import search_for
+
+        return search_for(workspace, front, wish, count, progress)
