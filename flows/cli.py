@@ -197,10 +197,12 @@ def evaluate(
     workspace, here = open_workspace(profile), Path.cwd()
     check_split(split)
     prepare(workspace)
+    from tasks.registry.aliases import target_of
     from tasks.scoring.evaluation import evaluate as evaluation_of
 
     with progress_of_command() as progress, fetched(target, progress, workspace.state / "scratch") as found:
-        evaluation = replace(evaluation_of(workspace, found, split, here, progress), target=target)
+        model, place = target_of(workspace, found, here)
+        evaluation = replace(evaluation_of(workspace, model, split, place, progress), target=target)
     if as_json:
         emit(evaluation.to_json())
     else:
@@ -252,14 +254,17 @@ def export(
 
     Example: `hm3 export balanced exported/` or `hm3 export balanced s3://bucket/balanced`
     """
-    from tasks.front.checkpoint import export_member
+    from tasks.front.checkpoint import write_member
+    from tasks.front.front import Front
     from tasks.project.workspace import open_workspace
+    from tasks.registry.aliases import named
     from tasks.storage.folders import destination
 
     workspace = open_workspace(profile)
+    found = named(workspace, Front.read(workspace.run), member)
     with progress_of_command() as progress, destination(out, progress, workspace.state / "scratch") as folder:
-        written = export_member(workspace, member, folder, progress)
-    output().print(f"{out}: member {written.id}", highlight=False)
+        write_member(workspace, found, folder, progress)
+    output().print(f"{out}: member {found.id}", highlight=False)
 
 
 app.command()(promote)

@@ -16,7 +16,6 @@ from models.search.trial import Trial
 from tasks.project.progress import Progress
 from tasks.project.records import Anchors, write_table
 from tasks.project.workspace import Workspace
-from tasks.schema.params import SearchParams
 from tasks.trials.lab import EngineLab
 from tasks.trials.pool import open_pool, path_space
 from tasks.trials.settings import search_settings
@@ -57,8 +56,6 @@ def run(workspace: Workspace, progress: Progress) -> None:
     write_table(workspace.run / "archive.parquet", archive_table(trial, anchors, failures | lab.failures))
     write_table(workspace.run / "search.csv", pd.DataFrame(rows))
     progress.message(f"{len(trial.archive)} candidates scored, {trial.spent} item evaluations in all")
-
-
 
 
 def archive_table(trial: Trial, anchors: Anchors, failed: dict[Candidate, str]) -> pd.DataFrame:

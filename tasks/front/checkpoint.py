@@ -36,26 +36,6 @@ def merge_recipe(
     write(read_recipes(recipe), out, model_finder(state_folder(places[-1]), *places), progress, device, dtype)
 
 
-def export_member(workspace: Workspace, key: str, out: Path, progress: Progress) -> Member:
-    """Build the checkpoint of a member of the front.
-
-    Args:
-        workspace: project and profile.
-        key: id, beginning of it, name or alias of the member.
-        out: folder to make.
-        progress: shows the tensors.
-
-    Raises:
-        BadInput: there is no such member, one of its models is missing, or ``out`` is there.
-    """
-    from tasks.front.front import Front
-    from tasks.registry.aliases import named
-
-    member = named(workspace, Front.read(workspace.run), key)
-    write_member(workspace, member, out, progress)
-    return member
-
-
 def write_member(workspace: Workspace, member: Member, out: Path, progress: Progress) -> None:
     """Build a member's checkpoint; an encoder of images with the heads of all tasks and the base's image processor.
 

@@ -55,8 +55,13 @@ class Version:
 
     @property
     def front_id(self) -> str:
-        """Digest of the front that it belongs to."""
+        """Digest of the front that it belongs to; what a search has found is a front of its own."""
         return str(self.entry.tags.get("front_id", ""))
+
+    @property
+    def found(self) -> bool:
+        """Whether `hm3 choose --search` found it beside a front."""
+        return "found" in self.entry.tags
 
     @property
     def has_weights(self) -> bool:

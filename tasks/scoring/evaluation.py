@@ -1,8 +1,7 @@
-"""`hm3 evaluate`: a checkpoint, a recipe or a member of the front, on the profile's objectives."""
+"""`hm3 evaluate`: a checkpoint or a recipe on the profile's objectives."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -15,21 +14,19 @@ from rich.table import Table
 from rich.text import Text
 
 from models.candidate import Candidate
-from models.errors import BadInput, Failed
-from models.merge.recipe import Recipe, read_recipes
+from models.errors import Failed
+from models.merge.recipe import read_recipes
 from models.merge.source import open_recipes
 from models.merge.write import tokenizer_model
 from models.paths.pool import Pool
 from models.sources.checkpoint import Model, Source
 from models.sources.heads import share_heads
 from models.sources.lora import open_model
-from tasks.front.front import Front
 from tasks.objectives.objectives import Objectives, TaskResults
 from tasks.project.family import load_family
 from tasks.project.progress import Progress
 from tasks.project.references import finder, is_model, model_finder
 from tasks.project.workspace import Workspace
-from tasks.registry.aliases import named
 
 NAME = "target"
 
@@ -80,13 +77,13 @@ def evaluate(workspace: Workspace, target: str, split: str, here: Path, progress
 
     Args:
         workspace: project and profile.
-        target: a model as a profile names it, a recipe file, or a member's id or alias.
+        target: a model as a profile names it, or a recipe file.
         split: ``search``, ``selection`` or ``test``.
         here: folder from which ``target`` is a relative path.
         progress: shows what is done.
 
     Raises:
-        BadInput: there is no such target, or it can't be used.
+        BadInput: there is no such model or file, or it can't be used.
         Failed: the model gives NaN.
     """
     family = load_family(workspace)
@@ -113,39 +110,15 @@ def open_target(workspace: Workspace, target: str, here: Path) -> tuple[Source, 
     """The model that a target names, and the folder of its tokenizer.
 
     Raises:
-        BadInput: it is no model, with or without an adapter, no recipe and no member.
+        BadInput: it is no model, with or without an adapter, and no recipe.
     """
-    path = here / target
     find = model_finder(workspace.state, here, workspace.root)
-    if path.is_dir() or is_model(target):
-        model = open_model(target, find)
-        return model, model.tokenizer
-    if path.is_file():
-        recipes = read_recipes(path)
-    else:
-        find = finder(workspace)
-        recipes = member_recipes(workspace, target)
-    return open_merged(recipes, find)
-
-
-def member_recipes(workspace: Workspace, key: str) -> list[Recipe]:
-    """Recipes of a member of the front.
-
-    Raises:
-        BadInput: there is no front, or no such member.
-    """
-    try:
-        member = named(workspace, Front.read(workspace.run), key)
-    except BadInput as error:
-        raise BadInput(f"{key}: neither a folder nor a file here, nor a member of the front: {error}") from None
-    return read_recipes(workspace.run / member.recipe)
-
-
-def open_merged(recipes: list[Recipe], find: Callable[[str], Path]) -> tuple[Source, Path]:
-    """The model that the last recipe makes, and the folder of its tokenizer."""
 
     @cache
     def resolve(model: str) -> Model:
         return open_model(model, find)
 
+    if (here / target).is_dir() or is_model(target):
+        return resolve(target), resolve(target).tokenizer
+    recipes = read_recipes(here / target)
     return open_recipes(recipes, resolve), resolve(tokenizer_model(recipes)).tokenizer

@@ -10,9 +10,11 @@ from models.candidate import Candidate
 from models.errors import BadInput
 from models.paths.pool import Pool
 from models.sources.checkpoint import open_checkpoint
-from tasks.front.checkpoint import export_member, merge_recipe
+from tasks.front.checkpoint import merge_recipe, write_member
+from tasks.front.front import Front
 from tasks.objectives.objectives import Objectives
 from tasks.project.progress import Progress
+from tasks.registry.aliases import named, target_of
 from tasks.scoring.evaluation import evaluate
 from tests.small_front import SPLITS, member, write_front, write_recipe
 from tests.small_tasks import make_family_project
@@ -34,6 +36,12 @@ def scored(workspace, target, split="test", here=None):
     return evaluate(workspace, str(target), split, here or workspace.root, Progress())
 
 
+def scored_by_name(workspace, name):
+    """As `hm3 evaluate` does it: names of members count, too."""
+    target, here = target_of(workspace, name, workspace.root)
+    return scored(workspace, target, here=here)
+
+
 def test_a_checkpoint_has_the_scores_that_the_search_gives_it(workspace):
     found = scored(workspace, "runs/p/zoo/a", "selection")
     base = open_checkpoint(workspace.zoo / "base")
@@ -49,10 +57,12 @@ def test_a_checkpoint_has_the_scores_that_the_search_gives_it(workspace):
 
 def test_a_member_scores_the_same_in_memory_and_as_an_exported_checkpoint(workspace, tmp_path):
     for key in (PATH.id, PATH.id[:4], "balanced"):
-        in_memory = scored(workspace, key)
+        in_memory = scored_by_name(workspace, key)
         assert in_memory.layers == 4
         assert in_memory.scores["layers"] == 4 / 3
-    assert export_member(workspace, "balanced", tmp_path / "out", Progress()).id == PATH.id
+    balanced = named(workspace, Front.read(workspace.run), "balanced")
+    assert balanced.id == PATH.id
+    write_member(workspace, balanced, tmp_path / "out", Progress())
     on_disk = scored(workspace, tmp_path / "out")
     assert on_disk.scores == in_memory.scores
 
@@ -77,7 +87,9 @@ def test_paths_in_a_recipe_are_tried_from_the_first_place_on(workspace, tmp_path
 
 def test_what_is_no_target_says_what_there_is(workspace, tmp_path):
     with pytest.raises(BadInput, match=r"nobody: neither a folder nor a file here, nor a member .* there are"):
-        scored(workspace, "nobody")
+        scored_by_name(workspace, "nobody")
+    with pytest.raises(BadInput, match=r"nothing\.yaml: not readable"):
+        scored(workspace, "nothing.yaml")
     with pytest.raises(BadInput, match=r"recipe\.yaml: .*unknown"):
         (tmp_path / "recipe.yaml").write_text("merge_method: linear\nmodls: []\n")
         scored(workspace, tmp_path / "recipe.yaml")

@@ -6,28 +6,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 
 from models.errors import BadInput
-from tasks import dataset, pareto, sample, search, train
-from tasks.front.checkpoint import export_member
+from tasks.front.checkpoint import write_member
 from tasks.front.choice import Wish, choose_member
 from tasks.front.front import Front
 from tasks.front.table import member_data
 from tasks.project.progress import Progress
 from tasks.project.workspace import open_workspace
+from tasks.registry.aliases import named, target_of
 from tasks.scoring.evaluation import evaluate
 from tasks.trials.targeted import search_for, utility_of
-from tests.small_tasks import COUNTS, make_family_project
+from tests.small_search import make_finished_project
+from tests.small_tasks import COUNTS
 
-PARAMS = {
-    "profiles": ["p"],
-    "sample": {"candidates": 6, "preferences": 4, "anchors": 1},
-    "dataset": {"edits": 6, "random": 2, "items": 6},
-    "train": {"hidden": 8, "steps": 8, "batch": 32},
-    "search": {"budget": 500, "batch": 4, "rungs": [4, 12], "preferences": 4, "rollouts": 8, "beam": 2},
-    "pareto": {"members": 3, "rescored": 3},
-}
 COUNT = 10
 PREFER = "one=0.6,two=0.4"
 
@@ -35,13 +27,7 @@ PREFER = "one=0.6,two=0.4"
 @pytest.fixture(scope="module")
 def finished(make_family, tmp_path_factory):
     """A project whose pipeline has run; tests only read it."""
-    root = tmp_path_factory.mktemp("targeted") / "project"
-    make_family_project(root, make_family)
-    (root / "params.yaml").write_text(yaml.safe_dump(PARAMS))
-    workspace = open_workspace("p", root)
-    for stage in (sample, dataset, train, search, pareto):
-        stage.run(workspace, Progress())
-    return workspace
+    return make_finished_project(tmp_path_factory.mktemp("targeted") / "project", make_family)
 
 
 @pytest.fixture(scope="module")
@@ -122,13 +108,16 @@ def test_what_was_found_is_exported_and_evaluated_by_its_id(searched, tmp_path):
     workspace, result = searched
     shown = member_data(Front.read(workspace.run), result.member)
     assert Path(shown["recipe"]).is_file()
-    assert export_member(workspace, result.member.id, tmp_path / "out", Progress()).scores == result.member.scores
+    member = named(workspace, Front.read(workspace.run), result.member.id)
+    assert member == result.member
+    write_member(workspace, member, tmp_path / "out", Progress())
     for target in (str(tmp_path / "out"), result.member.id[:6]):
         assert scored(workspace, target) == pytest.approx(result.member.scores["selection"])
 
 
 def scored(workspace, target):
-    return evaluate(workspace, target, "selection", workspace.root, Progress()).scores
+    model, here = target_of(workspace, target, workspace.root)
+    return evaluate(workspace, model, "selection", here, Progress()).scores
 
 
 def test_what_was_found_among_other_models_is_refused(searched, tmp_path):
@@ -137,7 +126,7 @@ def test_what_was_found_among_other_models_is_refused(searched, tmp_path):
     with (other.zoo / "family.json").open("a") as file:
         file.write("\n")
     with pytest.raises(BadInput, match=rf"{result.member.id}: was found among models .* `hm3 choose --search N`"):
-        export_member(other, result.member.id, tmp_path / "out", Progress())
+        named(other, Front.read(other.run), result.member.id)
 
 
 def test_a_member_stays_where_nothing_is_better_and_requirements_hold(finished, tmp_path):

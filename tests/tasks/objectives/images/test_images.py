@@ -20,7 +20,7 @@ from models.sources.checkpoint import open_checkpoint
 from models.sources.heads import read_head
 from tasks import dataset, pareto, sample, search, train, zoo
 from tasks.doctor.doctor import examine
-from tasks.front.checkpoint import export_member
+from tasks.front.checkpoint import write_member
 from tasks.front.front import Front
 from tasks.objectives.images.items import open_processor, read_images, write_images
 from tasks.objectives.objectives import Objectives
@@ -203,7 +203,7 @@ def exported(finished, tmp_path_factory):
     """A member of the front as a checkpoint; of its path no layer is left out."""
     member = Front.read(finished.run).members[0]
     out = tmp_path_factory.mktemp("exported") / "member"
-    export_member(finished, member.id, out, Progress())
+    write_member(finished, member, out, Progress())
     return member, out
 
 
