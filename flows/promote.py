@@ -26,11 +26,11 @@ def promote(
     force: bool = False,
     reason: str = "",
 ) -> dict[str, Any]:
-    """Move an alias of the MLflow registry to a member of the front that passes the gates.
+    """Move an alias of the MLflow registry to a member of the front, or to what a search found, if it passes the gates.
 
     Args:
         profile: The model family, a file in profiles/.
-        member: Id of a member, a unique beginning of it, its name, or an alias such as `balanced` or `best-math`.
+        member: Id of a member or of what a search found, or an alias such as `balanced` or `best-math`.
         alias: Alias that is to name it: letters, digits, _ and -.
         prefer: Instead of a member: what matters how much, such as `translation=0.5,math=0.3`.
         force: Move the alias even if a gate fails; needs a reason.

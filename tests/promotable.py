@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import yaml
 
 from models.candidate import Candidate
+from models.merge.path_recipe import path_recipe
+from models.merge.recipe import dump_recipes
+from tasks.front.found import keep
+from tasks.front.front import Member
 from tasks.project.progress import Progress
 from tasks.project.records import write_text
 from tasks.project.workspace import open_workspace
@@ -32,6 +38,17 @@ def make_promotable_project(root, make_family):
     write_front(workspace, members)
     write_text(workspace.run / "agent" / "config.json", "{}")
     return workspace
+
+
+def keep_find(workspace, candidate, **recorded):
+    """What a search may have found beside the front, with its true scores unless others are given."""
+    recipe = dump_recipes(path_recipe(candidate, {}, "runs/p/zoo/{}".format, LAYERS))
+    kept = keep(workspace, Member(**member(candidate, "", {}, {"one": 0.5, "two": 0.5}), name=candidate.id), recipe)
+    scores = {
+        one: evaluate(workspace, kept.recipe, one, workspace.root, Progress()).scores | recorded
+        for one in ("search", "selection")
+    }
+    return keep(workspace, replace(kept, scores=scores), recipe)
 
 
 def change_profile(workspace, **blocks):

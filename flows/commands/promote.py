@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 def promote(
     member: Annotated[
-        str | None, typer.Argument(help="Id of a member, its beginning, its name, or an alias, as `hm3 front` shows.")
+        str | None,
+        typer.Argument(
+            help="Id of a member or of what `hm3 choose --search` found, its beginning, a member's name, or an alias."
+        ),
     ] = None,
     alias: Annotated[str | None, typer.Option(help="Alias that is to name it. Default: champion.")] = None,
     prefer: Annotated[
@@ -31,7 +34,7 @@ def promote(
     profile: ProfileOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Move an alias of the MLflow registry to a member that passes the gates, or back.
+    """Move an alias of the MLflow registry to a member, or to what a search found, if it passes the gates; or back.
 
     The member is fetched from the registry and scored again on `selection`; it must score as recorded, not below the
     alias's present holder by more than the profile's tolerance, and not below the profile's floors.

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from models.errors import BadInput
-from tasks.front.front import Member, member_of
+from tasks.front.front import Front, Member, member_of
 from tasks.project.family import FILE as FAMILY
 from tasks.project.records import write_text
 from tasks.project.workspace import Workspace
@@ -49,6 +49,13 @@ def kept(workspace: Workspace, key: str) -> Member | None:
             "`hm3 choose --search N` searches the present ones"
         )
     return replace(member, recipe=str(folder / RECIPE))
+
+
+def alone(front: Front, member: Member) -> Front:
+    """What was found beside a front as one of its own, whose digest is that of its files."""
+    folder = Path(member.recipe).parent
+    content = (folder / RECIPE).read_bytes() + (folder / RECORD).read_bytes()
+    return replace(front, members=(member,), references=(), digest=hashlib.sha256(content).hexdigest(), found=True)
 
 
 def folder_of(workspace: Workspace) -> Path:

@@ -76,6 +76,8 @@ class Front:
     references: tuple[Reference, ...]
     digest: str
     """sha256 of the file, hexadecimal."""
+    found: bool = False
+    """Whether it is no front of the pipeline, but the one model that a search for a preference found beside it."""
     errors: dict[str, float] = field(default_factory=dict)
     """Standard error of a score on the reported split, by task: the median over the members."""
 
@@ -123,8 +125,7 @@ class Front:
     def layers(self) -> int:
         """Layers of the base, L."""
         if "layers" in self.objectives:
-            split = self.splits[-1]
-            return round(self.members[0].layers / self.members[0].scores[split]["layers"])
+            return round(self.members[0].layers / self.members[0].scores["selection"]["layers"])
         return max(layer for one in self.members for _, layer in one.path) + 1
 
     @property

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from tasks.front.composition import recipe_text
 from tasks.front.front import Member
 from tasks.project.progress import Progress
 from tasks.project.workspace import Workspace
-from tasks.registry.versions import MEMBER
+from tasks.registry.versions import MEMBER, RECORD
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
@@ -75,13 +76,16 @@ def image_serving(tasks: Sequence[str]) -> Serving:
 
 
 @contextmanager
-def packed(workspace: Workspace, member: Member, logged: LoggedModel, with_weights: bool) -> Iterator[Path]:
+def packed(
+    workspace: Workspace, member: Member, logged: LoggedModel, record: Mapping[str, Any], *, with_weights: bool
+) -> Iterator[Path]:
     """The folder, for the time of the block.
 
     Args:
         workspace: project and profile.
-        member: a member of its front.
+        member: a member of its front, or found beside it.
         logged: the entry in MLflow that the folder is for.
+        record: what ``member.json`` is to hold.
         with_weights: build the checkpoint; else the recipe is all there is.
 
     Raises:
@@ -119,6 +123,7 @@ def packed(workspace: Workspace, member: Member, logged: LoggedModel, with_weigh
             checkpoint = folder / "artifacts" / member.id
             shutil.rmtree(checkpoint)
             write_member(workspace, member, checkpoint, Progress())
+        (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         flavour = described.flavors["python_function"]
         flavour["model_code_path"] = serving.code.name  # MLflow notes where on this machine they came from
         flavour["artifacts"][MEMBER]["uri"] = flavour["artifacts"][MEMBER]["path"]

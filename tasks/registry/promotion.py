@@ -16,6 +16,7 @@ from filelock import FileLock
 from pydantic import Field
 
 from models.errors import BadInput, Failed
+from tasks.front import found
 from tasks.front.choice import SPLIT, choose_member
 from tasks.front.front import Front
 from tasks.project.progress import Progress
@@ -36,13 +37,28 @@ Reason = Annotated[str, Field(max_length=1000)]
 class Request(Strict):
     """What is to be promoted."""
 
-    member: str | None = Field(None, description="Id of a member, a unique beginning of it, its name, or an alias.")
+    member: str | None = Field(
+        None,
+        description="Id of a member or of what a search found, a unique beginning of it, a member's name, or an alias.",
+    )
     alias: Alias = Field(CHAMPION, description="Alias that is to name it: letters, digits, _ and -.")
     prefer: str | None = Field(
         None, description="Instead of a member: what matters how much, such as translation=0.5,math=0.3."
     )
     force: bool = Field(False, description="Move the alias even if a gate fails; needs a reason.")
     reason: Reason = Field("", description="Why; kept in the audit trail.")
+
+
+@dataclass(frozen=True)
+class Meant:
+    """What a request means."""
+
+    front: Front
+    """The profile's, or what was found as a front of its own."""
+    member: str
+    """Its id."""
+    version: Version | None
+    """None where it is not registered."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +130,8 @@ class Promotion:
         if self.move is not None:
             return moved(one.name, self.move)
         stays = "is not set" if one.before is None else f"stays at version {one.before}"
-        remedy = "`--force --reason TEXT` moves it all the same" if one.version else "`hm3 publish` registers the front"
+        absent = one.version is None and one.checks[0].passed is False
+        remedy = "`hm3 publish` registers the front" if absent else "`--force --reason TEXT` moves it all the same"
         return f"{one.alias} {stays}: {'; '.join(failures(one.checks))}; {remedy}"
 
 
@@ -142,11 +159,12 @@ def promote(workspace: Workspace, request: Request, progress: Progress) -> Promo
         front = Front.read(workspace.run)
         if request.alias in front.aliases():
             raise BadInput(f"--alias {request.alias}: `hm3 publish` moves it; take another, such as {CHAMPION}")
-        member, version = resolve(front, registered, request)
+        meant = resolve(workspace, front, registered, request)
         before = registered.aliases().get(request.alias)
-        if version is not None and before == version.number:
-            return Promotion(Decision(registered.name, request.alias, version, member, before, {}, ()), None)
-        with examined(workspace, registered, request, member, version, before, progress) as decision:
+        if meant.version is not None and before == meant.version.number:
+            at_rest = Decision(registered.name, request.alias, meant.version, meant.member, before, {}, ())
+            return Promotion(at_rest, None)
+        with examined(workspace, registered, request, meant, before, progress) as decision:
             if decision.version is None or not (decision.passed or request.force):
                 return Promotion(decision, None)
             return Promotion(decision, carry_out(workspace, registered, decision, request))
@@ -202,20 +220,26 @@ def check(request: Request) -> None:
         raise BadInput(f"--alias {request.alias}: MLflow keeps this name for itself; take another")
 
 
-def resolve(front: Front, registered: Registered, request: Request) -> tuple[str, Version | None]:
-    """The member that is meant, and its version if it has one: by an alias of the registry, or of the front.
+def resolve(workspace: Workspace, front: Front, registered: Registered, request: Request) -> Meant:
+    """What is meant, and its version if it has one: by an alias of the registry, or of the front, or by an id.
 
     Raises:
-        BadInput: no member, or several, go by it.
+        BadInput: no member and nothing that was found, or several of them, go by it.
     """
     if request.member is None:
-        member = choose_member(front, request.prefer).id
+        member = choose_member(front, request.prefer)
     else:
-        aliased = registered.aliases().get(request.member)
-        if aliased is not None and aliased in registered.versions:
-            return registered.versions[aliased].member, registered.versions[aliased]
-        member = (front.aliases().get(request.member) or front.member(request.member)).id
-    return member, registered.of_member(member, front.digest)
+        aliased = registered.versions.get(registered.aliases().get(request.member, 0))
+        if aliased is not None:
+            return Meant(front, aliased.member, aliased)
+        try:
+            member = front.aliases().get(request.member) or front.member(request.member)
+        except BadInput:
+            beside = found.kept(workspace, request.member)
+            if beside is None:
+                raise
+            front, member = found.alone(front, beside), beside
+    return Meant(front, member.id, registered.of_member(member.id, front.digest))
 
 
 @contextmanager
@@ -223,35 +247,33 @@ def examined(
     workspace: Workspace,
     registered: Registered,
     request: Request,
-    member: str,
-    version: Version | None,
+    meant: Meant,
     before: int | None,
     progress: Progress,
 ) -> Iterator[Decision]:
     """The gates in order. A version that was made for this promotion is taken back if the alias does not come to it."""
     rules, objectives = workspace.profile.promotion, workspace.profile.objective_names
-    reload = Reload(workspace, registered, progress)
+    front, member, version = meant.front, meant.member, meant.version
+    reload = Reload(workspace, registered, front, progress)
     holder = registered.versions.get(before) if before is not None else None
-    if version is None:
+    if version is None and not front.found:
         checks = [reload.absent(member), Check(REPRODUCED, SPLIT, "", "", None), Check(KEPT, SPLIT, "", "", None)]
         yield Decision(registered.name, request.alias, None, member, before, {}, tuple(checks))
         return
-    recorded = registered.scores(version, SPLIT)
-    present = reload.comparable(holder, version) if holder is not None else None
+    recorded = registered.scores(version, SPLIT) if version else front.member(member).scores[SPLIT]
+    present = reload.comparable(holder, version.front_id if version else front.digest) if holder is not None else None
     last = kept(recorded, present, objectives, rules)
     if before is None:
         last.insert(0, Check(KEPT, SPLIT, "", "", True, f"{request.alias} is not set yet"))
     elif holder is None:
         last.insert(0, Check(KEPT, SPLIT, "", "", True, f"version {before} was deleted"))
-    made = reload.with_weights(version) if sound(last) or request.force else None
+    made = reload.add(member, version) if sound(last) or request.force else None
     try:
-        first = reload.checks(made or version)
-        there = sound(first)
-        again = reload.reproduces(made or version, recorded) if there else [Check(REPRODUCED, SPLIT, "", "", None)]
-        decision = Decision(
-            registered.name, request.alias, made or version, member, before, recorded, (*first, *again, *last)
-        )
-        yield decision
+        there = made or version
+        first, again = reload.checks(there), [Check(REPRODUCED, SPLIT, "", "", None)]
+        if there is not None and sound(first):
+            again = reload.reproduces(there, recorded)
+        yield Decision(registered.name, request.alias, there, member, before, recorded, (*first, *again, *last))
     finally:
         if made is not None and registered.aliases().get(request.alias) != made.number:
             reload.withdraw(made)

@@ -9,16 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 from models.errors import BadInput
-from tasks.front.composition import Composition, recipe_text
+from tasks.front.composition import Composition
 from tasks.front.front import Front, Member
 from tasks.project.family import load_family
 from tasks.project.git import git_tags
@@ -26,15 +26,13 @@ from tasks.project.progress import Progress
 from tasks.project.workspace import Workspace
 from tasks.registry.package import packed
 from tasks.registry.versions import MEMBER, answering
-from tasks.tracking.messages import allowed, log
+from tasks.tracking.messages import log
 from tasks.tracking.mlflow import connect, open_experiment
-from tasks.tracking.record import flatten
 from tasks.tracking.spool import spool_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
-    from mlflow.entities.model_registry import ModelVersion
 
 
 @dataclass(frozen=True)
@@ -88,27 +86,21 @@ def publish(workspace: Workspace, progress: Progress | None = None, parent: str 
         return Publication(workspace, front, client, parent).complete(progress or Progress())
 
 
-def add_with_weights(
-    workspace: Workspace, front: Front, client: MlflowClient, known: ModelVersion, progress: Progress
-) -> int:
-    """A version with weights of a member that was registered by its recipe alone; its number.
+def add_version(workspace: Workspace, front: Front, client: MlflowClient, member: Member, progress: Progress) -> int:
+    """A version of one member, made to be promoted: with weights unless the profile registers recipes alone.
+
+    Returns:
+        Its number.
 
     Raises:
         BadInput: a model of its recipe is missing.
         MlflowException: MLflow does not answer.
     """
     publication = Publication(workspace, front, client, None)
-    publication.with_weights = True
-    try:
-        with progress.bar("uploading the weights", 1, "members") as bar:
-            tags = {**known.tags, "weights": "true"}
-            made = publication._add_member(front.member(known.tags[MEMBER]), tags, known.description)
-            bar.advance()
-    except BaseException:
-        publication._close_run("FAILED")
-        raise
-    publication._close_run("FINISHED")
-    return made
+    publication.with_weights = workspace.profile.registry.weights != "none"
+    with publication.recorded():
+        agent, _ = publication.agent()
+        return publication.add([member], agent, progress)[member.id]
 
 
 def withdraw(client: MlflowClient, name: str, version: int, model_id: str) -> None:
@@ -129,43 +121,55 @@ class Publication:
         self.name = f"hm3-front-{workspace.name}"
         self.agent_name = f"hm3-agent-{workspace.name}"
         self.with_weights = workspace.profile.registry.weights == "members"
-        self.commit = git_tags(workspace.root)
         self._run: str | None = None
 
     def complete(self, progress: Progress) -> Published:
         """Add what is missing; returns what is there then."""
-        folder = self.workspace.run / "agent"
-        agent_id = digest_of(folder)
-        agents = self._known(self.agent_name, {"agent_id": agent_id}, "agent_id")
-        marks = {"front_id": self.front.digest, "weights": str(self.with_weights).lower()}
-        versions = self._known(self.name, marks, MEMBER)
+        versions = self._known(self.name, self._marks(), MEMBER)
         missing = [one for one in self.front.members if one.id not in versions]
-        added = bool(missing) or agent_id not in agents
+        with self.recorded():
+            agent, is_new = self.agent()
+            versions |= self.add(missing, agent, progress)
+        aliases = {alias: versions[member.id] for alias, member in self.front.aliases().items()}
+        already = not (self._move_aliases(aliases) or missing or is_new)
+        versions, uri = {one.id: versions[one.id] for one in self.front.members}, self.client.tracking_uri
+        return Published(uri, self.name, self.front.digest, versions, aliases, self.agent_name, agent, already)
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """What is sent in the block is recorded in a run, which ends with it."""
         try:
-            if agent_id not in agents:
-                self._ensure(self.agent_name, AGENT.format(profile=self.workspace.name))
-                agents[agent_id] = self._add_agent(folder, agent_id)
-            if missing:
-                asked = IMAGES if any(one.images for one in self.workspace.profile.objectives) else PROMPTS
-                self._ensure(self.name, FRONT.format(name=self.name, **asked))
-                composition = Composition.read(self.workspace, self.front)
-                with progress.bar("registering", len(missing), "members") as bar:
-                    for member in missing:
-                        tags = {**self._tags(member, composition, agents[agent_id]), **marks}
-                        words = described(self.front, member, composition)
-                        versions[member.id] = self._add_member(member, tags, words)
-                        bar.advance()
+            yield
         except BaseException:
             self._close_run("FAILED")
             raise
         self._close_run("FINISHED")
-        aliases = {alias: versions[member.id] for alias, member in self.front.aliases().items()}
-        moved = self._move_aliases(aliases)
-        versions = {one.id: versions[one.id] for one in self.front.members}
-        uri, already = self.client.tracking_uri, not (added or moved)
-        return Published(
-            uri, self.name, self.front.digest, versions, aliases, self.agent_name, agents[agent_id], already
-        )
+
+    def agent(self) -> tuple[int, bool]:
+        """The version of the agent, and whether it had to be added."""
+        folder = self.workspace.run / "agent"
+        agent_id = digest_of(folder)
+        if known := self._known(self.agent_name, {"agent_id": agent_id}, "agent_id"):
+            return known[agent_id], False
+        self._ensure(self.agent_name, AGENT.format(profile=self.workspace.name))
+        tags = {"agent_id": agent_id, "profile": self.workspace.name}
+        with self._logged(f"{self.workspace.name}-agent", tags) as (model, fresh):
+            if fresh:
+                self.client.log_model_artifacts(model.model_id, str(folder))
+        return self._add_version(self.agent_name, model, tags, None), True
+
+    def add(self, members: Sequence[Member], agent: int, progress: Progress) -> dict[str, int]:
+        """Register members of the front, proposed by a version of the agent; id → version."""
+        if not members:
+            return {}
+        asked = IMAGES if any(one.images for one in self.workspace.profile.objectives) else PROMPTS
+        self._ensure(self.name, FRONT.format(name=self.name, **asked))
+        composition, made = Composition.read(self.workspace, self.front), {}
+        with progress.bar("registering", len(members), "members") as bar:
+            for member in members:
+                made[member.id] = self._add_member(member, composition, agent)
+                bar.advance()
+        return made
 
     def _known(self, name: str, marks: Mapping[str, str], key: str) -> dict[str, int]:
         """Versions that carry all the marks, by another of their tags."""
@@ -183,20 +187,15 @@ class Publication:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
 
-    def _add_member(self, member: Member, tags: Mapping[str, str], words: str) -> int:
+    def _add_member(self, member: Member, composition: Composition, agent: int) -> int:
+        tags = self._tags(member)
         with self._logged(f"{self.workspace.name}-{member.id}", tags) as (model, fresh):
             if fresh:
-                with packed(self.workspace, member, model, self.with_weights) as folder:
+                record = self._record(member, composition, agent)
+                with packed(self.workspace, member, model, record, with_weights=self.with_weights) as folder:
                     self.client.log_model_artifacts(model.model_id, str(folder))
         self._log_scores(member, model.model_id)
-        return self._add_version(self.name, model, tags, words)
-
-    def _add_agent(self, folder: Path, agent_id: str) -> int:
-        tags = {"agent_id": agent_id, "profile": self.workspace.name}
-        with self._logged(f"{self.workspace.name}-agent", tags) as (model, fresh):
-            if fresh:
-                self.client.log_model_artifacts(model.model_id, str(folder))
-        return self._add_version(self.agent_name, model, tags, None)
+        return self._add_version(self.name, model, tags, described(self.front, member, composition))
 
     @contextmanager
     def _logged(self, name: str, tags: Mapping[str, str]) -> Iterator[tuple[LoggedModel, bool]]:
@@ -227,26 +226,38 @@ class Publication:
         self.client.set_logged_model_tags(model.model_id, mark)
         return int(made.version)
 
-    def _tags(self, member: Member, composition: Composition, agent: int) -> dict[str, str]:
-        """Scores, preference, recipe and lineage of a member."""
-        family = load_family(self.workspace)
-        digests = json.loads((self.workspace.zoo / "family.json").read_text(encoding="utf-8")).get("digests", {})
-        scores = {f"{split}.{name}": f"{one:.6g}" for split, own in member.scores.items() for name, one in own.items()}
+    def _marks(self) -> dict[str, str]:
+        """Tags by which versions of this front are known."""
+        return {"front_id": self.front.digest, "weights": str(self.with_weights).lower()}
+
+    def _tags(self, member: Member) -> dict[str, str]:
+        """What people filter by: MLflow's list of versions shows every tag. What was found has no scores on `test`."""
+        split = next(one for one in reversed(self.front.splits) if one in member.scores)
         return {
             MEMBER: member.id,
             "layers": str(member.layers),
             "preference": member.preference,
-            **scores,
-            **{allowed(f"reported.{name}"): f"{one:.6g}" for name, one in member.reported.items()},
-            "merge": composition.describe(member),
             "mergekit": member.mergekit,
-            "recipe": recipe_text(self.workspace.run, member),
-            "base": family.base,
-            "experts": ",".join(f"{name}={folder}" for name, folder in family.experts.items()),
-            **{f"digest.{name}": value for name, value in flatten(digests, ".").items()},
-            "agent_version": str(agent),
+            **{f"{split}.{name}": f"{member.scores[split][name]:.6g}" for name in self.front.tasks},
+            **({"found": "true"} if self.front.found else {}),
+            **self._marks(),
+        }
+
+    def _record(self, member: Member, composition: Composition, agent: int) -> dict[str, Any]:
+        """All else that there is to say of a member: scores by split, and its lineage. The recipe lies beside it."""
+        family = load_family(self.workspace)
+        digests = json.loads((self.workspace.zoo / "family.json").read_text(encoding="utf-8")).get("digests", {})
+        return {
             "profile": self.workspace.name,
-            **self.commit,
+            "scores": member.scores,
+            "reported": member.reported,
+            "serves": member.serves,
+            "merge": composition.describe(member),
+            "base": family.base,
+            "experts": family.experts,
+            "digests": digests,
+            "agent_version": agent,
+            "source": git_tags(self.workspace.root),
         }
 
     def _log_scores(self, member: Member, model_id: str) -> None:
@@ -326,8 +337,9 @@ FRONT = """A front of merged models that hm3 found: a version a member; versions
 
 `mlflow.pyfunc.load_model("models:/{name}@balanced").predict({asked})` answers with {answer}.
 
-Aliases: `balanced` weighs all objectives alike, `best-OBJECTIVE` is best at one. Tags hold the scores by split, the \
-preference that a member serves, its recipe, and what it was made of.
+Aliases: `balanced` weighs all objectives alike, `best-OBJECTIVE` is best at one. Tags hold what one filters by; \
+`member.json` among a version's files has the scores by split and what it was made of. A version with the tag `found` \
+is what a search for one preference found beside a front.
 """
 
 PROMPTS = {"asked": '["a prompt"]', "answer": "text"}

@@ -11,7 +11,7 @@ from tasks.project.progress import Progress
 from tasks.project.workspace import Workspace
 from tasks.registry.gates import REGISTERED, REPRODUCED, Check, reproduced
 from tasks.registry.package import damaged
-from tasks.registry.publish import add_with_weights, withdraw
+from tasks.registry.publish import add_version, withdraw
 from tasks.registry.versions import Package, Registered, Version, member_folder
 from tasks.scoring.evaluation import evaluate
 
@@ -24,13 +24,15 @@ class Reload:
 
     Args:
         workspace: project and profile.
-        registered: the front in the registry.
+        registered: the registered model.
+        front: the front of what is promoted.
         progress: shows what is done.
     """
 
-    def __init__(self, workspace: Workspace, registered: Registered, progress: Progress):
+    def __init__(self, workspace: Workspace, registered: Registered, front: Front, progress: Progress):
         self.workspace = workspace
         self.registered = registered
+        self.front = front
         self.progress = progress
         self.policy = workspace.profile.registry.weights
 
@@ -39,10 +41,12 @@ class Reload:
         here = f"in {self.registered.name}"
         return Check(REGISTERED, "version", "none", here, False, f"member {member}: `hm3 publish` registers it")
 
-    def checks(self, version: Version) -> list[Check]:
-        """Whether a version and its package are there."""
+    def checks(self, version: Version | None) -> list[Check]:
+        """Whether a version and its package are there; None where what was found is not registered yet."""
         from mlflow.exceptions import MlflowException
 
+        if version is None:
+            return [Check(REGISTERED, "version", "", "", None, "registered once it loses nothing")]
         found = Check(
             REGISTERED, "version", f"version {version.number}", f"in {self.registered.name}", True, version.member
         )
@@ -56,20 +60,21 @@ class Reload:
             note += "; `hm3 publish` registers the front with its weights"
         return [found, Check(REGISTERED, "package", str(package), wanted, there, note)]
 
-    def with_weights(self, version: Version) -> Version | None:
-        """A version with weights, made for this promotion, of one that was registered by its recipe alone.
+    def add(self, member: str, version: Version | None) -> Version | None:
+        """A version made for this promotion: of what was found, or with the weights that a version lacks so far.
 
-        None where none is to be made: weights are there already or not wanted, or the member is of another front.
+        None where none is to be made: weights are there already or not wanted, or the version is of another front.
         """
-        front = Front.read(self.workspace.run)
-        if self.policy != "champion" or version.has_weights or version.front_id != front.digest:
-            return None
-        made = add_with_weights(self.workspace, front, self.registered.client, version.entry, self.progress)
+        if version is not None:
+            late = self.policy == "champion" or (self.policy == "members" and self.front.found)
+            if not late or version.has_weights or version.front_id != self.front.digest:
+                return None
+        made = add_version(self.workspace, self.front, self.registered.client, self.front.member(member), self.progress)
         del self.registered.versions
         return self.registered.versions[made]
 
     def withdraw(self, version: Version) -> None:
-        """Take a version that :meth:`with_weights` made out of the registry."""
+        """Take a version that :meth:`add` made out of the registry."""
         withdraw(self.registered.client, self.registered.name, version.number, version.model_id)
 
     def reproduces(self, version: Version, recorded: dict[str, float]) -> list[Check]:
@@ -85,15 +90,15 @@ class Reload:
         scored = reproduced(again, recorded, objectives, rules.reproduction)
         return [*sound, *(replace(one, note=one.note or note) for one in scored)]
 
-    def comparable(self, present: Version, other: Version) -> dict[str, float]:
-        """Scores on `selection` of an alias's present holder.
+    def comparable(self, present: Version, front_id: str) -> dict[str, float]:
+        """Scores on `selection` of an alias's present holder, to hold a model of a front against.
 
         Recorded ones of another front may stand for other items, so such a version is scored again where it can be.
         """
         from mlflow.exceptions import MlflowException
 
         recorded = self.registered.scores(present, SPLIT)
-        if present.front_id == other.front_id:
+        if present.front_id == front_id:
             return recorded
         try:
             return self._scores(present)[1]

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 MEMBER = "member"
 """Tag of a version that says which member it is, and name of its artifact: the checkpoint, or the recipe alone."""
 
+RECORD = "member.json"
+"""File of a version's package with all that its tags leave out: scores on every split, and what it was made of."""
+
 LOGGED = "models:/"
 """How the source of a version that `hm3 publish` made begins; the id of its logged model follows."""
 
@@ -123,14 +126,17 @@ class Registered:
         return {} if model is None else dict(model.tags)
 
     def scores(self, version: Version, split: str = "selection") -> dict[str, float]:
-        """Scores that were recorded of a version; those of the logged model in full, else the tags to six digits."""
-        if version.model_id:
-            metrics = self.client.get_logged_model(version.model_id).metrics or []
-            found = {one.key.partition("/")[2]: one.value for one in metrics if one.key.startswith(f"{split}/")}
-            if found:
-                return found
-        tags = {key: value for key, value in version.entry.tags.items() if key.startswith(f"{split}.")}
-        return {key.partition(".")[2]: float(value) for key, value in tags.items()}
+        """Scores that were recorded of a version; of one from before there was ``member.json``, by its metrics."""
+        import mlflow.artifacts
+        from mlflow.exceptions import MlflowException
+
+        try:
+            recorded = mlflow.artifacts.load_dict(f"models:/{self.name}/{version.number}/{RECORD}")["scores"][split]
+            return {str(name): float(score) for name, score in recorded.items()}
+        except (MlflowException, OSError, LookupError, TypeError, ValueError, AttributeError):
+            metrics = self.client.get_logged_model(version.model_id).metrics if version.model_id else None
+            scores = {one.key: float(one.value) for one in metrics or []}
+            return {key.partition("/")[2]: one for key, one in scores.items() if key.startswith(f"{split}/")}
 
     def package(self, version: Version) -> Package:
         """What the registry lists of a version's files; none are fetched.

@@ -14,18 +14,39 @@ from pathlib import Path
 import pytest
 
 from flows.servers.local import free_port
+from tasks.front.choice import Wish
 from tasks.front.front import Front
 from tasks.project.progress import Progress
 from tasks.project.workspace import open_workspace
+from tasks.registry.aliases import named
 from tasks.registry.promotion import Request, promote, rollback
 from tasks.registry.publish import publish
 from tasks.tracking.mlflow import connect, local_store
+from tasks.trials.targeted import utility_of
 from tests.flows.project import hm3
 from tests.promotable import ids, make_promotable_project
 from tests.servers import mlflow_server, server
+from tests.small_search import make_finished_project
 
 ROOT = Path(__file__).parents[2]
 ID = ids()
+
+SEARCH = """
+import json
+from prefect.testing.utilities import prefect_test_harness
+
+with prefect_test_harness(server_startup_timeout=120):
+    from prefect.artifacts import Artifact
+    from prefect.utilities.callables import parameter_schema
+    from flows.promote import promote
+    from flows.search import hm3_search
+
+    schema = parameter_schema(hm3_search).model_dump()["properties"]
+    found = hm3_search("p", prefer="one=0.6,two=0.4", require=["one>=0.05"], max_layers=4, search=10)
+    shown = Artifact.get("progress-preference-p").data
+    promoted = promote("p", member=found["id"], alias="flowing")
+print(json.dumps({"schema": schema, "found": found, "shown": shown, "promoted": promoted}))
+"""
 
 FLOW = """
 import json
@@ -126,6 +147,48 @@ def test_the_flow_keeps_the_gates_as_a_table_and_fails_where_they_hold_it_up(pro
     assert "flowing stays at version 4" in said["state"]
 
 
+def test_what_the_flow_finds_the_command_finds_too_and_both_promote_it(make_family, tmp_path, monkeypatch):
+    workspace = make_finished_project(tmp_path / "project", make_family)
+    with_its_worst_member_alone(workspace)
+    monkeypatch.delenv("HM3_STATE", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", local_store(workspace.root)[0])
+    publish(workspace)
+    env = {**os.environ, "PREFECT_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    command = [sys.executable, "-c", SEARCH]
+    done = subprocess.run(command, cwd=workspace.root, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert list(said["schema"]) == ["profile", "prefer", "require", "max_layers", "search", "engine"]
+    assert all(one.get("description") and "default" in one for one in said["schema"].values())
+    assert not any("anyOf" in one for one in said["schema"].values())  # Prefect's form draws those as tabs of types
+    assert said["shown"] == 100
+    find = said["found"]
+    assert find["id"] != find["search"]["best_member"]
+    assert (said["promoted"]["member"], said["promoted"]["moved"]) == (find["id"], True)
+
+    asked = ("--prefer", "one=3,two=2", "--require", "one>=0.05", "--max-layers", "4", "--search", "10", "--json")
+    journal = sorted((workspace.state / "journal").rglob("*.jsonl"))
+    again = hm3(workspace.root, "choose", *asked)
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout) == find
+    assert sorted((workspace.state / "journal").rglob("*.jsonl")) == journal
+    moved = hm3(workspace.root, "promote", find["id"][:6])
+    assert moved.returncode == 0, moved.stderr
+    assert f"champion of hm3-front-p is now version {said['promoted']['version']}, member {find['id']}" in moved.stdout
+    version = connect(workspace.root).get_model_version_by_alias("hm3-front-p", "champion")
+    assert (version.tags["found"], version.tags["member"]) == ("true", find["id"])
+    assert named(workspace, Front.read(workspace.run), "champion").scores == find["scores"]
+
+
+def with_its_worst_member_alone(workspace):
+    """Leave a front only the member that serves a preference least, so that there is something to find."""
+    front = Front.read(workspace.run)
+    worst = min(front.members, key=lambda one: utility_of(front, one, Wish.parse(front, "one=0.6,two=0.4").weights))
+    data = json.loads((workspace.run / "front.json").read_text())
+    data["members"] = [one for one in data["members"] if one["id"] == worst.id]
+    (workspace.run / "front.json").write_text(json.dumps(data))
+
+
 def test_the_champion_answers_prompts_and_conversations(project, tmp_path):
     root, url = project
     connect(root).set_registered_model_alias("hm3-front-p", "serving", "2")
@@ -174,12 +237,12 @@ def continued(recipe, root, prompt, tokens):
     """What transformers itself makes of a prompt with an exported member."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from tasks.front.checkpoint import export_member
+    from tasks.front.checkpoint import write_member
 
     out = recipe.parent / "exported"
     shutil.rmtree(out, ignore_errors=True)
     out.parent.mkdir(parents=True, exist_ok=True)
-    export_member(open_workspace("p", root), "b", out, Progress())
+    write_member(open_workspace("p", root), Front.read(root / "runs" / "p").member("b"), out, Progress())
     model, tokenizer = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
     batch = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
     new = model.generate(**batch, do_sample=False, max_new_tokens=tokens)[0, batch["input_ids"].shape[1] :]

@@ -11,6 +11,7 @@ import mlflow
 import pytest
 from rich.console import Console
 
+from models.candidate import Candidate
 from models.errors import BadInput, Failed
 from tasks.front.choice import choose_member
 from tasks.front.front import Front
@@ -25,9 +26,11 @@ from tasks.registry.promotion import Request, carry_out, check, examined, histor
 from tasks.registry.publish import publish
 from tasks.registry.versions import has_registry, open_registry
 from tasks.schema.services import Promotion
-from tests.promotable import change_profile, ids, make_promotable_project
+from tests.promotable import change_profile, ids, keep_find, make_promotable_project
 
 ID = ids()
+SWAPPED = Candidate("b", (("b", 0), ("a", 1), ("b", 2)))
+"""A path that is not in the front."""
 
 
 @pytest.fixture(scope="module")
@@ -144,8 +147,8 @@ def test_a_member_for_a_preference_is_the_one_that_choose_gives(published):
 def test_a_member_goes_by_id_beginning_name_and_every_alias(published):
     ask(published, "b", "known")
     for key in (ID["b"], ID["b"][:5], "b", "best-two", "known"):
-        member, version = resolve(Front.read(published.run), open_registry(published), Request(member=key))
-        assert (member, version.number) == (ID["b"], number(published, "b"))
+        meant = resolve(published, Front.read(published.run), open_registry(published), Request(member=key))
+        assert (meant.member, meant.version.number) == (ID["b"], number(published, "b"))
 
 
 def test_an_alias_that_is_there_already_is_left_alone(published):
@@ -287,9 +290,9 @@ def decide(workspace, member, alias):
     """A decision, with the workspace as it is at this moment."""
     registered = open_registry(workspace)
     request = Request(member=member, alias=alias)
-    found, version = resolve(Front.read(workspace.run), registered, request)
+    meant = resolve(workspace, Front.read(workspace.run), registered, request)
     before = registered.aliases().get(alias)
-    with examined(workspace, registered, request, found, version, before, Progress()) as decision:
+    with examined(workspace, registered, request, meant, before, Progress()) as decision:
         return registered, decision, request
 
 
@@ -371,9 +374,9 @@ def with_damage(workspace):
     """Ends while the gates are looked at, after the weights of a version were uploaded."""
     registered = open_registry(workspace)
     request = Request(member="a", alias="other")
-    member, version = resolve(Front.read(workspace.run), registered, request)
-    with examined(workspace, registered, request, member, version, None, Progress()) as decision:
-        assert decision.version.number not in (version.number, None)
+    meant = resolve(workspace, Front.read(workspace.run), registered, request)
+    with examined(workspace, registered, request, meant, None, Progress()) as decision:
+        assert decision.version.number not in (meant.version.number, None)
         raise Failed("no space left")
 
 
@@ -392,6 +395,73 @@ def test_a_version_by_recipe_alone_does_not_pass_where_members_have_weights(fres
     result = ask(change_profile(fresh, registry={"weights": "members"}), "b")
     assert result.refused
     assert "`hm3 publish` registers the front with its weights" in by_gate(result)[REGISTERED][1].note
+
+
+def test_what_a_search_found_is_registered_once_and_promoted_as_a_member_is(published):
+    front = Front.read(published.run)
+    before = open_registry(published).versions
+    find = keep_find(published, SWAPPED)
+    result = ask(published, find.id[:6], "found")
+    assert [one.passed for one in result.decision.checks] == [True] * len(result.decision.checks)
+    assert {gate: len(checks) > 0 for gate, checks in by_gate(result).items()} == dict.fromkeys(by_gate(result), True)
+    registered = open_registry(published)
+    (version,) = [one for number, one in registered.versions.items() if number not in before]
+    assert alias_of(published, "found") == version.number == result.move.to
+    assert version.found and version.has_weights and version.member == find.id
+    assert version.front_id not in {one.front_id for one in before.values()}
+    assert registered.scores(version) == find.scores["selection"]
+    tags = version.entry.tags
+    assert {name for name in tags if "." in name} == {"selection.one", "selection.two", "moved.found"}
+    assert mlflow.pyfunc.load_model("models:/hm3-front-p@found").predict(["w3 w4"], params={"max_new_tokens": 2})
+    again = ask(published, find.id, "found-too")
+    assert (again.move.to, len(open_registry(published).versions)) == (version.number, len(before) + 1)
+    assert named(published, front, "found") == find
+    assert f"found is version {version.number}, which is {find.id}, found by `hm3 choose --search`" in (
+        aliases_now(published, front).notes
+    )
+    assert ask(published, "b", "found", force=True, reason="back").move.before == version.number
+    assert rollback(published, "found").to == version.number
+    assert ask(published, "found", "found-by-alias").move.to == version.number
+    assert publish(published).already
+
+
+def test_what_was_found_is_held_against_the_holder_before_anything_is_sent(published):
+    ask(published, "b", "kept")
+    count = len(open_registry(published).versions)
+    find = keep_find(published, Candidate("a", (("a", 0), ("a", 1), ("a", 2), ("a", 1))))
+    result = ask(published, find.id, "kept")
+    assert result.refused
+    assert [one.passed for one in by_gate(result)[REGISTERED] + by_gate(result)[REPRODUCED]] == [None, None]
+    assert "two" in [one.what for one in by_gate(result)[KEPT] if not one.passed]
+    assert str(result).endswith("`--force --reason TEXT` moves it all the same")
+    assert len(open_registry(published).versions) == count
+    forced = ask(published, find.id, "kept", force=True, reason="all the same")
+    assert forced.move.forced and alias_of(published, "kept") == forced.move.to > count
+
+
+def test_what_does_not_score_as_it_was_found_leaves_no_version_behind(published):
+    count = len(open_registry(published).versions)
+    find = keep_find(published, Candidate("b", (("b", 0), ("b", 1), ("b", 2), ("b", 1))), one=0.9)
+    result = ask(published, find.id, "too-good")
+    assert [one.what for one in by_gate(result)[REPRODUCED] if not one.passed] == ["one"]
+    assert alias_of(published, "too-good") is None
+    assert len(open_registry(published).versions) == count
+
+
+@pytest.mark.parametrize("weights", ["champion", "none"])
+def test_what_was_found_is_registered_as_the_profile_registers_what_is_promoted(fresh, weights):
+    workspace = change_profile(fresh, registry={"weights": weights})
+    publish(workspace)
+    find = keep_find(workspace, SWAPPED)
+    result = ask(workspace, find.id)
+    assert result.move.member == find.id
+    version = open_registry(workspace).versions[result.move.to]
+    assert version.has_weights == (weights == "champion")
+    notes = {one.note for one in by_gate(result)[REPRODUCED]}
+    assert ("rebuilt from the registered recipe" in notes) == (weights == "none")
+    shutil.rmtree(workspace.state / "found")
+    with pytest.raises(BadInput, match=f"champion is version {version.number}, which is {find.id}, found by"):
+        named(workspace, Front.read(workspace.run), "champion")
 
 
 def test_a_server_that_is_away_is_a_failure_and_the_front_is_shown_all_the_same(fresh, monkeypatch):

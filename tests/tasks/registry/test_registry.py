@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import mlflow
 import numpy as np
@@ -19,11 +20,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from models.agent.networks import load_agent
 from models.errors import BadInput, Failed
-from tasks.front.checkpoint import export_member
+from models.merge.recipe import parse_recipes, read_recipes, recipe_name
+from tasks.front.checkpoint import write_member
 from tasks.front.front import Front
 from tasks.project.progress import Progress
 from tasks.project.workspace import open_workspace
 from tasks.registry.publish import Publication, publish
+from tasks.registry.versions import RECORD, open_registry
 from tasks.tracking.mlflow import connect, local_store
 from tasks.tracking.tracker import Tracker
 
@@ -88,23 +91,60 @@ def test_every_member_becomes_a_version_of_one_front(published):
     assert not result.already
 
 
-def test_a_version_carries_scores_preference_recipe_and_lineage(published):
-    workspace, client, result, _ = published
+def test_the_tags_of_a_version_are_the_few_that_people_filter_by(published):
+    workspace, client, _, _ = published
     front = Front.read(workspace.run)
-    family = json.loads((workspace.zoo / "family.json").read_text())
     for member, version in zip(front.members, versions(client), strict=True):
         tags = version.tags
-        for split, scores in member.scores.items():
-            assert {name: float(tags[f"{split}.{name}"]) for name in scores} == pytest.approx(scores)
+        assert {name for name in tags if not name.startswith("test.")} == {
+            *("member", "layers", "preference", "mergekit", "front_id", "weights")
+        }
+        assert len(tags) <= 12
+        assert {name: float(tags[f"test.{name}"]) for name in front.tasks} == pytest.approx(
+            {name: member.scores["test"][name] for name in front.tasks}
+        )
         assert tags["layers"] == str(member.layers)
-        assert tags["recipe"] == (workspace.run / member.recipe).read_text()
         assert tags["mergekit"] == member.mergekit
         weights = {name: float(one) for name, _, one in (pair.partition("=") for pair in tags["preference"].split(","))}
         assert weights == pytest.approx(member.serves, abs=0.01)
-        assert tags["base"] == family["base"]
-        assert tags["experts"].split(",")[0] == f"translation={family['experts']['translation']}"
-        assert tags["digest.math"] == family["digests"]["math"]
-        assert tags["agent_version"] == str(result.agent_version)
+    shallow = client.search_model_versions(f"name = 'hm3-front-tiny' and tags.layers = '{member.layers}'")
+    assert member.id in {one.tags["member"] for one in shallow}
+
+
+def test_the_rest_is_in_a_file_of_the_version_and_hm3_reads_the_scores_there(published):
+    workspace, client, result, _ = published
+    front = Front.read(workspace.run)
+    family = json.loads((workspace.zoo / "family.json").read_text())
+    registered = open_registry(workspace)
+    for member in front.members:
+        number = result.versions[member.id]
+        uri = f"models:/hm3-front-tiny/{number}"
+        told = mlflow.artifacts.load_dict(f"{uri}/member.json")
+        assert told["scores"] == member.scores
+        assert (told["reported"], told["serves"]) == (member.reported, member.serves)
+        assert (told["base"], told["experts"]) == (family["base"], family["experts"])
+        assert told["digests"]["math"] == family["digests"]["math"]
+        assert told["agent_version"] == result.agent_version
+        version = registered.versions[number]
+        client.log_metric(version.entry.run_id, "selection/math", 0.01, model_id=version.model_id)
+        assert registered.scores(version) == member.scores["selection"]
+    recipe = mlflow.artifacts.load_text(f"{uri}/artifacts/{member.id}/recipe.yaml")
+    assert recipe_name(parse_recipes(recipe, "it")[-1]) == recipe_name(read_recipes(workspace.run / member.recipe)[-1])
+
+
+def test_the_scores_of_a_version_from_before_there_was_that_file_are_its_metrics(project):
+    result = publish(project)
+    member = Front.read(project.run).members[0]
+    registered = open_registry(project)
+    version = registered.versions[result.versions[member.id]]
+    (local_artifacts(registered, version) / RECORD).unlink()
+    assert registered.scores(version) == pytest.approx(member.scores["selection"])
+    assert registered.scores(version, "test") == pytest.approx(member.scores["test"])
+
+
+def local_artifacts(registered, version):
+    """Where the files of a version lie on this machine."""
+    return Path(unquote(urlsplit(registered.client.get_logged_model(version.model_id).artifact_location).path))
 
 
 def test_scores_are_metrics_of_the_logged_model_too(published):
@@ -170,7 +210,8 @@ def test_the_agent_loads_from_the_registry_with_all_that_it_knows(published, tmp
 
 def test_a_version_answers_as_the_exported_member_does(published, tmp_path):
     workspace, _, _, _ = published
-    member = export_member(workspace, "best-translation", tmp_path / "out", Progress())
+    member = Front.read(workspace.run).aliases()["best-translation"]
+    write_member(workspace, member, tmp_path / "out", Progress())
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     prompts = ["three plus", "drei plus vier ist", "d"]
