@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 def promote(
     member: Annotated[
         str | None,
-        typer.Argument(
-            help="Id of a member or of what `hm3 choose --search` found, its beginning, a member's name, or an alias."
-        ),
+        typer.Argument(help="Id of a member or of what a search found, its beginning, its name, or an alias."),
     ] = None,
     alias: Annotated[str | None, typer.Option(help="Alias that is to name it. Default: champion.")] = None,
     prefer: Annotated[

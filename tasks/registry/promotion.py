@@ -7,7 +7,7 @@ meanwhile; the move itself looks again, under a lock of this workspace, and give
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
@@ -37,10 +37,7 @@ Reason = Annotated[str, Field(max_length=1000)]
 class Request(Strict):
     """What is to be promoted."""
 
-    member: str | None = Field(
-        None,
-        description="Id of a member or of what a search found, a unique beginning of it, a member's name, or an alias.",
-    )
+    member: str | None = Field(None, description="Id of a member or of what a search found, or an alias.")
     alias: Alias = Field(CHAMPION, description="Alias that is to name it: letters, digits, _ and -.")
     prefer: str | None = Field(
         None, description="Instead of a member: what matters how much, such as translation=0.5,math=0.3."
@@ -128,17 +125,12 @@ class Promotion:
         if self.unchanged:
             return f"{one.alias} is version {one.before} already"
         if self.move is not None:
-            return moved(one.name, self.move)
+            came = "" if one.before is None else f", was version {one.before}"
+            return f"{one.alias} of {one.name} is now version {self.move.to}, member {one.member}{came}"
         stays = "is not set" if one.before is None else f"stays at version {one.before}"
         absent = one.version is None and one.checks[0].passed is False
         remedy = "`hm3 publish` registers the front" if absent else "`--force --reason TEXT` moves it all the same"
         return f"{one.alias} {stays}: {'; '.join(failures(one.checks))}; {remedy}"
-
-
-def moved(name: str, move: Move) -> str:
-    """A move in words."""
-    came = "" if move.before is None else f", was version {move.before}"
-    return f"{move.alias} of {name} is now version {move.to}, member {move.member}{came}"
 
 
 def promote(workspace: Workspace, request: Request, progress: Progress) -> Promotion:
@@ -244,12 +236,7 @@ def resolve(workspace: Workspace, front: Front, registered: Registered, request:
 
 @contextmanager
 def examined(
-    workspace: Workspace,
-    registered: Registered,
-    request: Request,
-    meant: Meant,
-    before: int | None,
-    progress: Progress,
+    workspace: Workspace, registered: Registered, request: Request, meant: Meant, before: int | None, progress: Progress
 ) -> Iterator[Decision]:
     """The gates in order. A version that was made for this promotion is taken back if the alias does not come to it."""
     rules, objectives = workspace.profile.promotion, workspace.profile.objective_names
@@ -305,7 +292,7 @@ def carry_out(
             before=decision.before,
             to=decision.version.number,
             member=decision.member,
-            scores=rounded(decision.scores),
+            scores={name: round(score, 6) for name, score in decision.scores.items()},
             forced=bool(against),
             reason=request.reason.strip(),
             overruled=[one[:200] for one in against[:10]],
@@ -313,8 +300,3 @@ def carry_out(
         registered.client.set_registered_model_alias(registered.name, move.alias, str(move.to))
         trail.record(registered, move)
     return move
-
-
-def rounded(scores: Mapping[str, float]) -> dict[str, float]:
-    """Scores to six digits, as the trail keeps them."""
-    return {name: round(value, 6) for name, value in scores.items()}

@@ -103,12 +103,6 @@ def add_version(workspace: Workspace, front: Front, client: MlflowClient, member
         return publication.add([member], agent, progress)[member.id]
 
 
-def withdraw(client: MlflowClient, name: str, version: int, model_id: str) -> None:
-    """Take a version and its files' entry out of the registry again."""
-    client.delete_model_version(name, str(version))
-    client.delete_logged_model(model_id)
-
-
 class Publication:
     """One front on its way to the registry."""
 

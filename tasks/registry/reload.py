@@ -11,7 +11,7 @@ from tasks.project.progress import Progress
 from tasks.project.workspace import Workspace
 from tasks.registry.gates import REGISTERED, REPRODUCED, Check, reproduced
 from tasks.registry.package import damaged
-from tasks.registry.publish import add_version, withdraw
+from tasks.registry.publish import add_version
 from tasks.registry.versions import Package, Registered, Version, member_folder
 from tasks.scoring.evaluation import evaluate
 
@@ -74,8 +74,9 @@ class Reload:
         return self.registered.versions[made]
 
     def withdraw(self, version: Version) -> None:
-        """Take a version that :meth:`add` made out of the registry."""
-        withdraw(self.registered.client, self.registered.name, version.number, version.model_id)
+        """Take a version that :meth:`add` made, and its files' entry, out of the registry."""
+        self.registered.client.delete_model_version(self.registered.name, str(version.number))
+        self.registered.client.delete_logged_model(version.model_id)
 
     def reproduces(self, version: Version, recorded: dict[str, float]) -> list[Check]:
         """Whether a version, fetched from the registry, scores on `selection` as recorded."""
