@@ -10,9 +10,8 @@ from typing import Any
 import pandas as pd
 
 from flows.bench.fault_kinds import KINDS, STAGES, START
-from tasks.bench.markdown import notes, render
-from tasks.bench.searches.sheets import Sheet
-from tasks.project.records import write_text
+from tasks.bench.markdown import Sheet, notes, render
+from tasks.bench.setup import setups
 
 PAGE = "faults.md"
 SETUP = ["commit", "hm3", "torch", "cores", "threads", "cpu"]
@@ -38,15 +37,8 @@ def sheet(rows: Rows) -> Sheet:
     return Sheet("", "", ("fault", "survived", "tried"), tuple(counted for counted, _ in by_kind(rows)))
 
 
-def write_page(results: Path) -> Path:
-    """Write the page.
-
-    Args:
-        results: folder with ``raw/faults.csv``.
-
-    Returns:
-        The page.
-    """
+def texts(results: Path) -> dict[str, str]:
+    """The page from ``raw/faults.csv``, by the name of its file."""
     table = pd.read_csv(rows_path(results))
     places = (START, *STAGES)
     lines = []
@@ -63,7 +55,6 @@ def write_page(results: Path) -> Path:
         seeds=f"{table['seed'].min()} to {table['seed'].max()}",
         lost=table[~table["survived"]].drop_duplicates("seed")[["seed", "why"]].to_dict("records"),
         notes=notes(results, "faults"),
-        setups=table[SETUP].drop_duplicates().to_dict("records"),
+        setups=setups(table, SETUP),
     )
-    write_text(results / PAGE, text)
-    return results / PAGE
+    return {PAGE: text}

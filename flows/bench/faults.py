@@ -18,7 +18,7 @@ import psutil
 import yaml
 
 from flows.bench.fault_kinds import KINDS, RUN_SECONDS, STAGES, START, Broken, Project, killed
-from flows.bench.fault_page import rows_path, sheet, write_page
+from flows.bench.fault_page import rows_path, sheet, texts
 from flows.bench.fault_servers import Servers, has_moto
 from flows.processes.children import command_line, hold
 from flows.processes.guard import alive
@@ -26,7 +26,8 @@ from flows.screen.watch import output
 from flows.servers.local import environment
 from models.errors import BadInput, Failed, one_line
 from tasks.bench.engine.families import OPEN_GATES
-from tasks.bench.engine.rows import describe_setup
+from tasks.bench.markdown import write_pages
+from tasks.bench.setup import describe_setup
 from tasks.project.git import demand
 from tasks.project.progress import Progress
 from tasks.project.records import write_table, write_text
@@ -280,7 +281,7 @@ def bench_faults(
                 known = pd.read_csv(raw) if raw.is_file() else pd.DataFrame()
                 rows = pd.DataFrame([one | setup for one in trial.rows()])
                 write_table(raw, pd.concat([known, rows], ignore_index=True))
-                write_page(results)
+                write_pages(results, texts(results))
                 named = ", ".join(f"{one.kind} in {one.stage}" for one in trial.faults)
                 progress.message(f"{named}: {trial.why or 'survived'}")
                 bar.advance(trial.seconds / 60)

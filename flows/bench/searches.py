@@ -82,9 +82,9 @@ def data(outcome: Outcome) -> dict[str, Any]:
                 "tables": [asdict(sheet) for sheet in sheets(study)],
                 "comparisons": {
                     title: [asdict(one) | {"significant": one.significant} for one in made]
-                    for title, made in study.comparisons().items()
+                    for title, made in study.comparisons.items()
                 },
-                "noninferiority": [asdict(one) for one in study.noninferiority()],
+                "noninferiority": [asdict(one) for one in study.noninferiority],
             }
             for study in outcome.studies
         ],

@@ -20,9 +20,9 @@ import yaml
 from models.errors import BadInput
 from models.merge.recipe import Recipe, dump_recipes
 from tasks.bench.engine.families import OPEN_GATES, make_project
-from tasks.bench.engine.process import Usage, program, run_measured, timed
 from tasks.bench.engine.registry import Bench, Measure, Todo, benchmark
 from tasks.bench.engine.rows import Row
+from tasks.bench.process import Usage, program, run_measured, timed
 from tasks.project.offline import offline_environment
 from tasks.project.workspace import Workspace
 from tasks.scoring.engine import Engine

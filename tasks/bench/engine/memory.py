@@ -23,9 +23,9 @@ from models.paths.prefix import Requests, path_likelihoods
 from models.search.environment import PathSpace
 from models.sources.checkpoint import Source, open_checkpoint
 from tasks.bench.engine.families import SMALL, Sizes, random_pairs, write_family
-from tasks.bench.engine.process import MEGABYTE
 from tasks.bench.engine.registry import Bench, Measure, Todo, benchmark
 from tasks.bench.engine.rows import Row
+from tasks.bench.process import MEGABYTE
 
 SIZES = Sizes(layers=12, width=256, feed_forward=768, heads=4, kv_heads=4, vocabulary=2000)
 ANCHORS, SMALL_ANCHORS = 12, 4

@@ -13,9 +13,9 @@ import yaml
 from safetensors import safe_open
 
 from tasks.bench.engine.families import SMALL, SMOLLM2_135M, write_family
-from tasks.bench.engine.process import program, run_measured
 from tasks.bench.engine.registry import Bench, Measure, Todo, benchmark
 from tasks.bench.engine.rows import Row
+from tasks.bench.process import program, run_measured
 from tasks.project.offline import offline_environment
 
 METHODS = {"TIES": "ties", "DARE-TIES": "dare_ties"}

@@ -9,10 +9,10 @@ import pandas as pd
 
 from tasks.bench.engine.figure import engine_figure
 from tasks.bench.engine.registry import Benchmark, benchmarks
-from tasks.bench.engine.rows import Raw
+from tasks.bench.engine.rows import raw_file
 from tasks.bench.engine.summary import Step, Verdict, steps, summarise
-from tasks.bench.markdown import render
-from tasks.project.records import write_text
+from tasks.bench.markdown import render, write_pages
+from tasks.bench.setup import setups
 from tasks.report.style import save_png
 
 PAGE, FIGURE = "engine.md", "engine.png"
@@ -35,9 +35,7 @@ class Section:
     @property
     def setups(self) -> list[dict[str, str]]:
         """What its rows were measured on, each once."""
-        return [
-            {str(k): str(v) for k, v in one.items()} for one in self.rows[[*SETUP]].drop_duplicates().to_dict("records")
-        ]
+        return setups(self.rows, SETUP)
 
     @property
     def steps(self) -> list[Step]:
@@ -50,24 +48,28 @@ class Section:
         return int((~self.rows["checked"].astype(bool)).sum())
 
 
-def write_page(results: Path) -> Path:
-    """Write the page and the figure of all benchmarks that have rows.
-
-    Args:
-        results: folder with ``raw/NAME.csv``.
-
-    Returns:
-        The page.
+def sections(results: Path) -> list[Section]:
+    """The benchmarks that have rows in ``raw/NAME.csv``.
 
     Raises:
         BadInput: a file of rows is damaged.
     """
-    sections = []
-    for one in benchmarks():
-        rows = Raw(results / "raw" / f"{one.name}.csv", one.version).read()
-        if len(rows):
-            sections.append(Section(one, rows, summarise(one, rows)))
-    write_text(results / PAGE, render("engine.md.j2", sections=sections, figure=FIGURE))
-    if sections:
-        save_png(engine_figure({one.benchmark.name: (one.rows, one.verdicts) for one in sections}), results / FIGURE)
-    return results / PAGE
+    found = ((one, raw_file(results, one).read()) for one in benchmarks())
+    return [Section(one, rows, summarise(one, rows)) for one, rows in found if len(rows)]
+
+
+def texts(found: list[Section]) -> dict[str, str]:
+    """The page, by the name of its file."""
+    return {PAGE: render("engine.md.j2", sections=found, figure=FIGURE)}
+
+
+def write_engine(results: Path) -> Path:
+    """Write the page and the figure of all benchmarks that have rows; the page.
+
+    Raises:
+        BadInput: a file of rows is damaged.
+    """
+    found = sections(results)
+    if found:
+        save_png(engine_figure({one.benchmark.name: (one.rows, one.verdicts) for one in found}), results / FIGURE)
+    return write_pages(results, texts(found))

@@ -17,14 +17,14 @@ from models.agent.networks import Agent, load_agent
 from models.agent.rollouts import beam, roll_out
 from models.candidate import Candidate
 from models.paths.pool import Pool
-from models.paths.prefix import Node, Requests, path_likelihoods, trie
+from models.paths.prefix import Requests, path_likelihoods
 from models.preferences import preferences
 from models.search.environment import PathSpace
 from tasks import dataset, sample, train
 from tasks.bench.engine.families import OPEN_GATES, make_project
-from tasks.bench.engine.process import timed
 from tasks.bench.engine.registry import Bench, Measure, Todo, benchmark
 from tasks.bench.engine.rows import Row
+from tasks.bench.process import edges, timed
 from tasks.trials.pool import open_pool, path_space
 
 SETS = ("random", "edits", "proposals")
@@ -185,15 +185,6 @@ def draws(name: str, family: Family, count: int, rng: np.random.Generator) -> It
 def one_by_one(family: Family, chosen: Sequence[Candidate]) -> Scores:
     """Each path as if there were no other."""
     return [score for one in chosen for score in path_likelihoods(family.pool, [one], family.requests)]
-
-
-def edges(chosen: Sequence[Candidate]) -> int:
-    """Layers that are computed for a batch when shared prefixes are computed once."""
-
-    def below(node: Node) -> int:
-        return sum(1 + below(child) for child in node.children.values())
-
-    return sum(below(root) for root in trie(chosen).values())
 
 
 def identical(ours: Scores, theirs: Scores) -> bool:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.errors import BadInput
-from tasks.bench.engine.page import write_page
+from tasks.bench.engine.page import write_engine
 from tasks.bench.engine.registry import Bench, Benchmark, Todo, find_benchmark
-from tasks.bench.engine.rows import Raw, describe_setup
+from tasks.bench.engine.rows import raw_file
 from tasks.bench.engine.summary import Step, Verdict, steps, summarise
+from tasks.bench.setup import describe_setup
 from tasks.project.progress import Progress
 from tasks.project.workspace import Workspace
 
@@ -29,11 +30,6 @@ class Outcome:
     steps: list[Step]
     page: Path
     """The page that was written."""
-
-
-def raw_file(results: Path, benchmark: Benchmark) -> Raw:
-    """Where its rows are."""
-    return Raw(results / "raw" / f"{benchmark.name}.csv", benchmark.version)
 
 
 def run_benchmark(
@@ -85,7 +81,7 @@ def run_benchmark(
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     rows = raw.read()
-    return Outcome(benchmark, summarise(benchmark, rows), steps(rows), write_page(results))
+    return Outcome(benchmark, summarise(benchmark, rows), steps(rows), write_engine(results))
 
 
 @contextmanager

@@ -16,9 +16,9 @@ from models.paths.prefix import Requests, path_likelihoods
 from models.sources.checkpoint import Checkpoint, open_checkpoint
 from tasks.bench.engine.families import Sizes, random_pairs, write_family
 from tasks.bench.engine.memory import anchor, model_bytes
-from tasks.bench.engine.process import timed
 from tasks.bench.engine.registry import Bench, Measure, Todo, benchmark
 from tasks.bench.engine.rows import Row
+from tasks.bench.process import timed
 
 CANDIDATES = 3
 """Recipes that are merged and scored for one time: their median."""

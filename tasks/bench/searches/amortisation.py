@@ -23,17 +23,16 @@ from models.front import Array
 from models.search.archive import Archive
 from models.search.reward import Reward
 from models.search.trial import Trial
-from tasks.bench.engine.rows import Setup, describe_setup
-from tasks.bench.markdown import notes, render
+from tasks.bench.markdown import Sheet, notes, render, write_pages
 from tasks.bench.searches.arms import hm3_settings
 from tasks.bench.searches.family import Ground, open_families, without
 from tasks.bench.searches.points import members_of
 from tasks.bench.searches.rows import VERSION, Files
 from tasks.bench.searches.run import archive_table, source_entries
-from tasks.bench.searches.sheets import Sheet
 from tasks.bench.searches.statistics import median_interval, signed_rank
+from tasks.bench.setup import Setup, describe_setup
 from tasks.project.progress import Progress
-from tasks.project.records import write_table, write_text
+from tasks.project.records import write_table
 from tasks.project.workspace import Workspace
 from tasks.trials.lab import EngineLab
 from tasks.trials.targeted import best
@@ -197,7 +196,7 @@ def measure(
                 append(files, dict(zip(key, case, strict=True)), rows, setup)
             bar.advance(number * each - bar.completed)
     made = sheet(files)
-    return write_amortisation(results), [made] if made else []
+    return write_pages(results, texts(results)), [made] if made else []
 
 
 def append(files: Files, case: dict[str, Any], rows: pd.DataFrame, setup: Setup) -> None:
@@ -240,10 +239,8 @@ def line(title: str, utility: Array, gain: Array | None, spent: pd.Series) -> tu
     return (title, f"{float(spent.median()):,.0f}", f"{np.median(utility):.3f}", *words)
 
 
-def write_amortisation(results: Path) -> Path:
-    """Write the page from all raw rows there are, with what ``notes/amortisation.md`` says of them."""
+def texts(results: Path) -> dict[str, str]:
+    """The page from all raw rows there are and what ``notes/amortisation.md`` says of them, by the name of its file."""
     names = sorted(path.stem.removeprefix(f"{PREFIX}-") for path in (results / "raw").glob(f"{PREFIX}-*.csv"))
     found = [sheet(Files(results / "raw", name, PREFIX)) for name in names]
-    sheets = [one for one in found if one]
-    write_text(results / PAGE, render("amortisation.md.j2", sheets=sheets, notes=notes(results, PREFIX)))
-    return results / PAGE
+    return {PAGE: render("amortisation.md.j2", sheets=[one for one in found if one], notes=notes(results, PREFIX))}

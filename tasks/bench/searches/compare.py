@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 
 from models.errors import BadInput
-from tasks.bench.engine.process import Usage, timed
-from tasks.bench.engine.rows import describe_setup
+from tasks.bench.markdown import Sheet, write_pages
+from tasks.bench.process import Usage, timed
 from tasks.bench.searches.arms import ARMS, Arm, hm3_arms, hm3_settings
 from tasks.bench.searches.family import FIRST_FAMILY, FIRST_UNSEEN, Ground, open_families, without
-from tasks.bench.searches.headroom import FACTOR, HEADROOM, PREFIX, sheet, write_headroom
-from tasks.bench.searches.page import write_page
+from tasks.bench.searches.headroom import FACTOR, HEADROOM, PREFIX, sheet, texts
+from tasks.bench.searches.page import write_searches
 from tasks.bench.searches.points import Points, anytime
 from tasks.bench.searches.rows import Files
 from tasks.bench.searches.run import Case, Finished, run_arm
-from tasks.bench.searches.sheets import Sheet
 from tasks.bench.searches.summary import CONFIRM, FRONT, Study, studies
+from tasks.bench.setup import describe_setup
 from tasks.project.progress import Bar, Progress
 from tasks.project.workspace import Workspace
 
@@ -112,13 +112,13 @@ class Outcome:
 
 def report_front(files: Files, results: Path) -> Outcome:
     """Studies and page of the arms."""
-    return Outcome(studies(files), write_page(results))
+    return Outcome(studies(files), write_searches(results))
 
 
 def report_headroom(files: Files, results: Path) -> Outcome:
     """Tables and page of the headroom."""
     made = [sheet(files, depth) for depth in (True, False)]
-    return Outcome([], write_headroom(results), [one for one in made if one])
+    return Outcome([], write_pages(results, texts(results)), [one for one in made if one])
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def curves(study: Study) -> Figure:
     with canvas(1, len(panels), 4.6) as (figure, grid):
         for axes, (column, title) in zip(grid[0], panels.items(), strict=True):
             for arm in sorted(study.drawn, key=lambda name: name in coloured):
-                by_tenth = study.points[study.points["arm"] == arm].groupby("tenth")[column]
+                by_tenth = study.rows[study.rows["arm"] == arm].groupby("tenth")[column]
                 low, middle, high = (by_tenth.quantile(share) for share in (0.25, 0.5, 0.75))
                 x = middle.index.to_numpy() / LAST
                 colour = coloured.get(arm, BASE)

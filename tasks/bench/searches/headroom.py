@@ -15,11 +15,10 @@ from models.baselines.recipes import layered_recipes, nsga2_recipes
 from models.merge.space import RecipeSpace
 from models.search.environment import PathRules
 from models.search.trial import Trial
-from tasks.bench.markdown import notes, render
+from tasks.bench.markdown import Sheet, notes, render
 from tasks.bench.searches.arms import Arm, Rows
-from tasks.bench.searches.rows import Files, heading, latest
-from tasks.bench.searches.sheets import Sheet, spread
-from tasks.project.records import write_text
+from tasks.bench.searches.rows import Files, heading, latest, profiles
+from tasks.bench.searches.sheets import spread
 
 PREFIX, PAGE = "headroom", "headroom.md"
 
@@ -96,16 +95,9 @@ def sheet(files: Files, depth: bool) -> Sheet | None:
     return Sheet(heading(files.profile, depth), note, columns, tuple(shown))
 
 
-def sheets(results: Path) -> list[Sheet]:
-    """Of all profiles that have rows."""
-    names = sorted(path.name for path in (results / "raw").glob(f"{PREFIX}-*-families.csv"))
-    profiles = [name.removeprefix(f"{PREFIX}-").removesuffix("-families.csv") for name in names]
-    found = [sheet(Files(results / "raw", name, PREFIX), depth) for name in profiles for depth in (True, False)]
-    return [one for one in found if one]
-
-
-def write_headroom(results: Path) -> Path:
-    """Write the page from all raw rows there are, with what ``notes/headroom.md`` says of them."""
+def texts(results: Path) -> dict[str, str]:
+    """The page from all raw rows there are, with what ``notes/headroom.md`` says of them, by the name of its file."""
+    raw = results / "raw"
+    found = [sheet(Files(raw, name, PREFIX), depth) for name in profiles(raw, PREFIX) for depth in (True, False)]
     arms, said = HEADROOM.values(), notes(results, PREFIX)
-    write_text(results / PAGE, render("headroom.md.j2", sheets=sheets(results), arms=arms, notes=said))
-    return results / PAGE
+    return {PAGE: render("headroom.md.j2", sheets=[one for one in found if one], arms=arms, notes=said)}

@@ -1,18 +1,21 @@
-"""``search.md`` and its figures, from all raw rows there are."""
+"""``search.md``, a page a study and their figures, from all raw rows there are."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from tasks.bench.markdown import notes, render
+from matplotlib.figure import Figure
+
+from tasks.bench.markdown import Sheet, notes, render, write_pages
 from tasks.bench.searches.arms import ARMS, Arm
 from tasks.bench.searches.figures import figures
-from tasks.bench.searches.rows import SETTINGS, Files
-from tasks.bench.searches.sheets import Sheet, overview_sheet, sheets
+from tasks.bench.searches.rows import SETTINGS, Files, profiles
+from tasks.bench.searches.sheets import cuts_overview_sheet, overview_sheet, sheets
 from tasks.bench.searches.summary import CONFIRM, FRONT, Study, studies
-from tasks.project.records import write_text
+from tasks.bench.setup import setups
 from tasks.report.style import save_png
 
 PAGE = "search.md"
@@ -27,35 +30,30 @@ CAPTIONS = {
 
 
 @dataclass(frozen=True)
-class Section:
-    """One profile's part of the page, with depth as an objective or without."""
+class StudyPage:
+    """The page of one profile, with depth as an objective or without."""
 
     study: Study
     results: Path
 
     @property
-    def anchor(self) -> str:
-        """Of the heading, as GitHub makes it."""
-        return self.study.title.replace(",", "").replace(" ", "-")
+    def stem(self) -> str:
+        """What it and its figures are called."""
+        return f"{'search' if self.study.bench == FRONT else self.study.bench}-{self.of}"
 
     @property
     def of(self) -> str:
-        """What its files are named after."""
+        """Profile and objectives."""
         return f"{self.study.profile}-{SETTINGS[self.study.depth]}"
 
     @property
     def command(self) -> str:
         """What makes its rows."""
         options = [f"--profile {self.study.profile}", f"--seeds {self.study.rows['seed'].nunique()}"]
-        if self.families > 1:
-            options.append(f"--families {self.families}")
-        options.append(f"--budget {int(self.study.rows['budget'].iloc[0])}")
+        if (families := self.study.rows["family"].nunique()) > 1:
+            options.append(f"--families {families}")
+        options.append(f"--budget {self.budget}")
         return " ".join([f"hm3 bench {self.study.bench}", *options, *([] if self.study.depth else ["--no-depth"])])
-
-    @property
-    def families(self) -> int:
-        """How many."""
-        return int(self.study.rows["family"].nunique())
 
     @property
     def seeds(self) -> str:
@@ -69,7 +67,7 @@ class Section:
         """Item evaluations of each run."""
         return int(self.study.rows["budget"].iloc[0])
 
-    @cached_property
+    @property
     def sheets(self) -> list[Sheet]:
         """Its tables."""
         return sheets(self.study)
@@ -82,58 +80,66 @@ class Section:
     @property
     def setups(self) -> list[dict[str, str]]:
         """What its rows were measured on, each once."""
-        rows = self.study.rows[[*SETUP]].drop_duplicates().to_dict("records")
-        return [{str(name): str(value) for name, value in one.items()} for one in rows]
+        return setups(self.study.rows, SETUP)
 
     @property
     def notes(self) -> str:
         """What people have to say about it, from ``notes/BENCH-PROFILE-depth.md`` or ``-tasks.md``, if anything."""
         return notes(self.results, f"{self.study.bench}-{self.of}")
 
-    def draw(self) -> dict[str, str]:
-        """Write its figures, of new families the curves alone; their files by caption."""
-        stem, drawn = "search" if self.study.bench == FRONT else self.study.bench, {}
-        for name, draw in figures(self.study).items():
-            if self.study.bench == CONFIRM and name != "curves":
-                continue
-            file = f"{stem}-{self.of}-{name}.png"
-            save_png(draw(self.study), self.results / file)
-            drawn[CAPTIONS[name]] = file
-        return drawn
+    @cached_property
+    def drawings(self) -> dict[str, Callable[[Study], Figure]]:
+        """Its figures by name, of new families the curves alone."""
+        every = figures(self.study)
+        return {name: draw for name, draw in every.items() if self.study.bench == FRONT or name == "curves"}
+
+    @property
+    def figures(self) -> dict[str, str]:
+        """Files of its figures by caption."""
+        return {CAPTIONS[name]: f"{self.stem}-{name}.png" for name in self.drawings}
+
+    def text(self) -> str:
+        """The page."""
+        return render("study.md.j2", page=self)
+
+    def draw(self) -> None:
+        """Write its figures."""
+        for name, draw in self.drawings.items():
+            save_png(draw(self.study), self.results / f"{self.stem}-{name}.png")
 
 
-def write_page(results: Path) -> Path:
-    """Write the page and figures of all profiles that have rows.
-
-    Args:
-        results: folder with ``raw/front-PROFILE.csv`` and ``raw/confirm-PROFILE.csv``.
-
-    Returns:
-        The page.
+def study_pages(results: Path) -> list[StudyPage]:
+    """A page for each study that has rows in ``raw/front-PROFILE.csv`` or ``raw/confirm-PROFILE.csv``.
 
     Raises:
         BadInput: a file of rows is damaged.
     """
-    sections = [
-        Section(study, results)
-        for name in measured(results)
-        for bench in (FRONT, CONFIRM)
-        for study in studies(Files(results / "raw", name, bench))
-    ]
-    results.mkdir(parents=True, exist_ok=True)
-    drawn = [(one, one.draw()) for one in sections]
-    overview = overview_sheet({f"[{one.study.title}](#{one.anchor})": one.study for one in sections})
-    write_text(
-        results / PAGE, render("search.md.j2", sections=drawn, overview=overview, notes=notes(results, "search"))
+    raw = results / "raw"
+    names = sorted({name for bench in (FRONT, CONFIRM) for name in profiles(raw, bench)})
+    found = (studies(Files(raw, name, bench)) for name in names for bench in (FRONT, CONFIRM))
+    return [StudyPage(study, results) for several in found for study in several]
+
+
+def texts(results: Path, pages: list[StudyPage]) -> dict[str, str]:
+    """The overview and the pages of all studies, by the names of their files."""
+    named = {f"[{one.study.title}]({one.stem}.md)": one.study for one in pages}
+    overview = render(
+        "search.md.j2", sheets=[overview_sheet(named), cuts_overview_sheet(named)], notes=notes(results, "search")
     )
-    return results / PAGE
+    return {PAGE: overview, **{f"{one.stem}.md": one.text() for one in pages}}
 
 
-def measured(results: Path) -> list[str]:
-    """Profiles that have rows: those of ``front-PROFILE-families.csv`` and ``confirm-PROFILE-families.csv``."""
-    found = {
-        path.name.removeprefix(f"{bench}-").removesuffix("-families.csv")
-        for bench in (FRONT, CONFIRM)
-        for path in (results / "raw").glob(f"{bench}-*-families.csv")
-    }
-    return sorted(found)
+def write_searches(results: Path) -> Path:
+    """Write the pages and figures of all profiles that have rows.
+
+    Returns:
+        The overview.
+
+    Raises:
+        BadInput: a file of rows is damaged.
+    """
+    pages = study_pages(results)
+    overview = write_pages(results, texts(results, pages))
+    for one in pages:
+        one.draw()
+    return overview

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from models.errors import BadInput, one_line
-from tasks.bench.engine.rows import Setup
 from tasks.bench.searches.family import Ground
 from tasks.bench.searches.points import Points
 from tasks.bench.searches.run import Case
+from tasks.bench.setup import Setup, read_rows
 from tasks.project.records import write_table
 
 VERSION = 1
@@ -54,17 +53,8 @@ class Files:
         Raises:
             BadInput: a file is damaged.
         """
-        found = [self._table(path) for path in self.paths(part) if path.is_file()]
+        found = [read_rows(path, VERSION) for path in self.paths(part) if path.is_file()]
         return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["version", *KEY])
-
-    def _table(self, path: Path) -> pd.DataFrame:
-        try:
-            types = {"tenths": str, "instance": str, "commit": str, "path": str, "arm": str, "kind": str}
-            table = pd.read_csv(path, dtype=types, keep_default_na=False, na_values={"hv": [""]})
-            return table[table["version"] == VERSION].reset_index(drop=True)
-        except (ValueError, OSError, KeyError) as error:
-            reason = one_line(error, 200)
-            raise BadInput(f"{path.name}: not readable ({reason}); restore it, or run again with --fresh") from None
 
     def done(self) -> set[Case]:
         """Runs of which there are rows."""
@@ -75,7 +65,7 @@ class Files:
         """Drop what these arms have measured."""
         for path in (path for part in ("", *PARTS) if part != "families" for path in self.paths(part)):
             if path.is_file():
-                table = self._table(path)
+                table = read_rows(path, VERSION)
                 write_table(path, table[~table["arm"].isin(arms)])
 
     def append(self, case: Case, points: Points, episodes: pd.DataFrame, setup: Setup, group: str) -> None:
@@ -109,7 +99,7 @@ class Files:
             keyed.insert(place, name, int(value) if name == "depth" else value)
         keyed.insert(0, "version", VERSION)
         path = self.path_of(part, case.depth)
-        known = self._table(path) if path.is_file() else pd.DataFrame()
+        known = read_rows(path, VERSION) if path.is_file() else pd.DataFrame()
         if len(known):
             same = [case_of(row) == case for row in known[KEY].itertuples(index=False)]
             known = known[[not one for one in same]]
@@ -127,6 +117,12 @@ def case_of(row: object) -> Case:
         bool(int(values["depth"])),
         int(values["budget"]),
     )
+
+
+def profiles(raw: Path, prefix: str) -> list[str]:
+    """Those that have rows of a benchmark."""
+    names = [path.name for path in raw.glob(f"{prefix}-*-families.csv")]
+    return sorted(name.removeprefix(f"{prefix}-").removesuffix("-families.csv") for name in names)
 
 
 def heading(profile: str, depth: bool) -> str:

@@ -15,10 +15,10 @@ import pandas as pd
 from models.candidate import Candidate
 from models.front import Array
 from models.merge.recipe import Recipe, dump_recipes, parse_recipes
-from models.paths.prefix import trie
 from models.search.archive import Archive, Entry
 from models.search.reward import Reward
 from models.search.trial import Lab, Trial
+from tasks.bench.process import edges
 from tasks.bench.searches.arms import Arm
 from tasks.bench.searches.family import Ground
 from tasks.project.records import write_table
@@ -111,16 +111,6 @@ class Meter:
 def chunks(candidates: Sequence[Candidate]) -> list[list[Candidate]]:
     """The chunks in which the engine scores: prefixes are shared within a chunk."""
     return [list(candidates[first : first + CHUNK]) for first in range(0, len(candidates), CHUNK)]
-
-
-def edges(candidates: Sequence[Candidate]) -> int:
-    """Distinct layers of the trie of some candidates: what scoring them together computes for each item."""
-    count, left = 0, list(trie(candidates).values())
-    while left:
-        children = left.pop().children
-        count += len(children)
-        left += children.values()
-    return count
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
-"""What the raw rows of one profile say: every point with all its indicators, and the comparisons between arms."""
+"""What the raw rows of one profile say: the indicators of each run, and the comparisons between arms."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -78,39 +77,38 @@ class Study:
         ablations = set(self.of("ablation"))
         return [arm for arm in self.arms if arm not in ablations]
 
-    def scale(self, family: int, depth: bool) -> Scale:
-        """Ideal and nadir point in a family."""
-        own = self.families[self.families["family"] == family]
-        own = own if depth else own[own["objective"] != "layers"]
-        return Scale(
-            tuple(map(str, own["objective"])), tuple(map(float, own["ideal"])), tuple(map(float, own["nadir"]))
-        )
+    @cached_property
+    def scales(self) -> dict[int, tuple[Scale, int]]:
+        """Ideal and nadir point of all objectives in each family, depth last where it is one, and L."""
+        found = {}
+        for family, own in self.families.groupby("family"):
+            columns = (map(str, own["objective"]), map(float, own["ideal"]), map(float, own["nadir"]))
+            found[int(str(family))] = Scale(*map(tuple, columns)), int(own["layers"].iloc[-1])
+        return found
 
     def base_layers(self, family: int) -> int:
         """L."""
-        return int(self.families.loc[self.families["family"] == family, "layers"].iloc[0])
+        return self.scales[family][1]
 
     @cached_property
     def tasks(self) -> tuple[str, ...]:
         """Names of the task objectives."""
-        return self.scale(int(self.rows["family"].iloc[0]), False).names
+        return tuple(name for name in self.scales[int(self.rows["family"].iloc[0])][0].names if name != "layers")
 
     @cached_property
-    def points(self) -> pd.DataFrame:
-        """The rows with ``igd_plus``, ``epsilon``, ``r2``, ``best TASK`` and ``hv ≤ T`` of each point."""
-        members = dict(list(self.members.groupby(["family", "seed", "arm"])))
-        points: list[dict[Any, Any]] = self.rows.to_dict("records")
-        costs = []
-        for row in points:
-            own = members[row["family"], row["seed"], row["arm"]]
-            costs.append(self.costs(row["family"], own[own["tenths"].str[row["tenth"] - 1] == "1"]))
-        families = [row["family"] for row in points]
-        unions = {
-            family: union_front([one for own, (one, *_) in zip(families, costs, strict=True) if own == family])
-            for family in dict.fromkeys(families)
-        }
-        found = []
-        for family, (whole, tasks, layers, scores) in zip(families, costs, strict=True):
+    def final(self) -> pd.DataFrame:
+        """The rows at the whole budget with ``igd_plus``, ``epsilon``, ``r2``, ``best TASK`` and ``hv ≤ T``."""
+        fronts: dict[Any, tuple[Array, ...]] = {}
+        costs: dict[int, list[Array]] = {}
+        for (family, seed, arm), own in self.members.groupby(["family", "seed", "arm"]):
+            arrays = self.costs(int(family), own)
+            costs.setdefault(int(family), []).append(arrays[0])
+            last = (own["tenths"].str[-1] == "1").to_numpy()
+            fronts[family, seed, arm] = tuple(one[last] for one in arrays)
+        unions = {family: union_front(every) for family, every in costs.items()}
+        final, found = self.rows[self.rows["tenth"] == LAST], []
+        for family, seed, arm in final[["family", "seed", "arm"]].itertuples(index=False):
+            whole, tasks, layers, scores = fronts[family, seed, arm]
             indicators = {
                 "igd_plus": igd_plus(whole, unions[family]),
                 "epsilon": additive_epsilon(whole, unions[family]),
@@ -119,54 +117,61 @@ class Study:
             best = {f"best {name}": float(score) for name, score in zip(self.tasks, scores.max(axis=0), strict=True)}
             by_depth = hypervolume_by_depth(tasks, layers, depth_limits(self.base_layers(family)))
             found.append(indicators | best | {f"hv ≤ {limit}": value for limit, value in by_depth.items()})
-        return pd.concat([self.rows, pd.DataFrame(found, index=self.rows.index)], axis=1)
+        return pd.concat([final, pd.DataFrame(found, index=final.index)], axis=1)
 
     def costs(self, family: int, members: pd.DataFrame) -> tuple[Array, Array, Array, Array]:
         """Costs (N, K) of members, those of the tasks alone (N, K_tasks), their layers (N,), and scores."""
-        tasks, layers = self.scale(family, False), members["depth_layers"].to_numpy(dtype=float)
-        scores = members[list(tasks.names)].to_numpy(dtype=float)
-        alone = tasks.costs(scores)
-        if not self.depth:
-            return alone, alone, layers, scores
-        full = self.scale(family, True)
-        return full.costs(np.column_stack([scores, layers / self.base_layers(family)])), alone, layers, scores
+        scale, count = self.scales[family]
+        layers = members["depth_layers"].to_numpy(dtype=float)
+        scores = members[list(self.tasks)].to_numpy(dtype=float)
+        values = np.column_stack([scores, layers / count])[:, : len(scale.names)]
+        costs = scale.costs(values)
+        alone = costs[:, : scores.shape[1]]
+        return (costs if self.depth else alone), alone, layers, scores
 
     @cached_property
-    def final(self) -> pd.DataFrame:
-        """The points at the whole budget."""
-        return self.points[self.points["tenth"] == LAST]
+    def by_point(self) -> dict[tuple[str, int], pd.DataFrame]:
+        """The rows of each arm at each tenth, by family and seed."""
+        grouped = self.rows.groupby(["arm", "tenth"])
+        return {(str(arm), int(tenth)): own.set_index(["family", "seed"]) for (arm, tenth), own in grouped}
 
     def values(self, arm: str, column: str, tenth: int = LAST) -> pd.Series:
-        """A column of an arm's points by family and seed."""
-        own = self.points[(self.points["arm"] == arm) & (self.points["tenth"] == tenth)]
-        return own.set_index(["family", "seed"])[column]
+        """A column of an arm's rows by family and seed."""
+        return self.by_point[arm, tenth][column]
 
-    def paired(self, one: str, other: str, column: str, tenth: int = LAST) -> tuple[Array, Array]:
-        """Columns of two arms over the families and seeds that both have run."""
-        both = pd.concat([self.values(one, column, tenth), self.values(other, column, tenth)], axis=1, join="inner")
+    def paired(self, one: str, other: str, column: str) -> tuple[Array, Array]:
+        """Columns of two arms, at the whole budget, over the families and seeds that both have run."""
+        both = pd.concat([self.values(one, column), self.values(other, column)], axis=1, join="inner")
         pairs = both.sort_index().to_numpy(dtype=np.float64)
         return pairs[:, 0], pairs[:, 1]
+
+    def ahead(self, arm: str) -> int:
+        """Families in which ours is better than another arm in the median of the pairs."""
+        difference = (self.values(OURS, self.measure) - self.values(arm, self.measure)).groupby(level="family")
+        return int((difference.median() > 0).sum())
 
     def of(self, *groups: str) -> list[str]:
         """Arms of some groups, but ours."""
         return [arm for arm in self.arms if arm != OURS and self.group(arm) in groups]
 
-    def comparisons(self, column: str | None = None) -> dict[str, list[Comparison]]:
+    @cached_property
+    def comparisons(self) -> dict[str, list[Comparison]]:
         """HM3 against each baseline and the paper's algorithm, and against its ablations: two families of tests."""
         found = {}
         for title, arms in (("baselines", self.of("baseline", "paper")), ("ablations", self.of("ablation", "hm3"))):
-            pairs = {arm: self.paired(OURS, arm, column or self.measure) for arm in arms if OURS in self.arms}
+            pairs = {arm: self.paired(OURS, arm, self.measure) for arm in arms if OURS in self.arms}
             made = [compare(arm, *pair) for arm, pair in pairs.items() if len(pair[0])]
             if made:
                 found[title] = holm(made)
         return found
 
-    def noninferiority(self, tenths: Iterable[int] = TENTHS) -> list[NonInferiority]:
+    @cached_property
+    def noninferiority(self) -> list[NonInferiority]:
         """HM3 against the best baseline at each tenth; only arms that have run all of its families and seeds count."""
         found: list[NonInferiority] = []
         if OURS not in self.arms:
             return found
-        for tenth in tenths:
+        for tenth in TENTHS:
             ours = self.values(OURS, self.measure, tenth).sort_index()
             others = {arm: self.values(arm, self.measure, tenth) for arm in self.of("baseline", "paper")}
             whole = {
@@ -183,7 +188,7 @@ class Study:
         """
         found = []
         targets = self.values(TARGET, self.measure).to_dict() if TARGET in self.arms else {}
-        for (family, seed, arm), own in self.points.groupby(["family", "seed", "arm"], sort=False):
+        for (family, seed, arm), own in self.rows.groupby(["family", "seed", "arm"], sort=False):
             if (family, seed) in targets:
                 there = own[own[self.measure] >= targets[family, seed]].sort_values("tenth")
                 first = there.iloc[0] if len(there) else None

@@ -17,11 +17,12 @@ from models.errors import BadInput, Failed
 from tasks.bench.engine import candidate, memory, merge, prefix, scale
 from tasks.bench.engine.families import SMALL, write_family
 from tasks.bench.engine.page import write_page
-from tasks.bench.engine.process import run_measured, timed
 from tasks.bench.engine.registry import BENCHMARKS, Bench, Measure, benchmark, benchmarks, find_benchmark
-from tasks.bench.engine.rows import COLUMNS, Raw, Row, Setup, describe_setup
+from tasks.bench.engine.rows import COLUMNS, Raw, Row
 from tasks.bench.engine.run import run_benchmark
 from tasks.bench.engine.summary import summarise, verdict_data, verdict_table
+from tasks.bench.process import run_measured, timed
+from tasks.bench.setup import Setup, describe_setup
 from tasks.project.progress import Progress
 from tests.small_tasks import make_family_project
 

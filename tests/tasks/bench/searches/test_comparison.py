@@ -18,6 +18,7 @@ from models.candidate import Candidate
 from models.errors import BadInput
 from models.front import hypervolume, utility
 from tasks import pareto
+from tasks.bench.process import edges
 from tasks.bench.searches.amortisation import measure
 from tasks.bench.searches.arms import ARMS, Arm, hm3_arms, hm3_settings
 from tasks.bench.searches.compare import FAMILIES, FIRST_SEED, Wanted, compare_fronts
@@ -27,7 +28,7 @@ from tasks.bench.searches.figures import steps_of
 from tasks.bench.searches.page import write_page
 from tasks.bench.searches.points import TENTHS, anytime, short_path, spent
 from tasks.bench.searches.rows import Files, latest
-from tasks.bench.searches.run import MARKS, Case, Finished, edges, run_arm
+from tasks.bench.searches.run import MARKS, Case, Finished, run_arm
 from tasks.bench.searches.summary import studies
 from tasks.project.progress import Progress
 from tasks.project.records import Anchors, ScoredModel

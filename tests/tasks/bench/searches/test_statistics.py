@@ -183,7 +183,7 @@ def made_study():
 def test_a_study_pairs_runs_and_counts_what_the_target_takes():
     study = made_study()
     assert study.arms == ["hm3", "nsga2-recipes", "half"]
-    found = study.comparisons()
+    found = study.comparisons
     assert {title: [one.arm for one in made] for title, made in found.items()} == {
         "baselines": ["nsga2-recipes"],
         "ablations": ["half"],
@@ -195,7 +195,7 @@ def test_a_study_pairs_runs_and_counts_what_the_target_takes():
     assert reached.loc["hm3"].tolist() == [0.5, 500, 4500]
     assert reached.loc["nsga2-recipes"].tolist() == [1, 1000, 9000]
     assert np.isinf(reached.loc["half", "share"])
-    assert [one.better for one in study.noninferiority()] == [True] * 10
+    assert [one.better for one in study.noninferiority] == [True] * 10
 
 
 def test_a_study_reckons_time_as_if_nothing_had_been_known():

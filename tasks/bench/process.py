@@ -1,4 +1,4 @@
-"""What work costs: a process with all its children, or a call in this process."""
+"""What work costs: a process with all its children, a call in this process, or layers to be computed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from typing import ParamSpec, TypeVar
 
 import psutil
 
+from models.candidate import Candidate
 from models.errors import BadInput, Failed
+from models.paths.prefix import trie
 
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
@@ -124,3 +126,13 @@ def program(name: str) -> str:
     if not path.is_file():
         raise BadInput(f"{name}: is not installed, and this benchmark runs it; install hm3[dev]")
     return str(path)
+
+
+def edges(candidates: Sequence[Candidate]) -> int:
+    """Distinct layers of the trie of some candidates: what scoring them together computes for each item."""
+    count, left = 0, list(trie(candidates).values())
+    while left:
+        children = left.pop().children
+        count += len(children)
+        left += children.values()
+    return count
