@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from flows.bench.command import bench
+from flows.bench.command import app as bench
 from flows.commands.choose import choose
 from flows.commands.init import init
 from flows.commands.options import JsonOption, ProfileOption, emit, progress_of_command
@@ -327,7 +327,7 @@ def down() -> None:
     output().print(f"ended: {', '.join(ended)}" if ended else "nothing runs", highlight=False)
 
 
-app.command()(bench)
+app.add_typer(bench, name="bench")
 
 
 if __name__ == "__main__":

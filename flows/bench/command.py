@@ -1,138 +1,130 @@
-"""`hm3 bench`: measures the engine against other ways to do the same."""
+"""`hm3 bench`: the lab, a command a benchmark. What one runs is imported when it runs."""
 
 from __future__ import annotations
 
-import json
-import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
-from flows.bench.searches import SEARCHES, bench_front
-from flows.screen.watch import output
+from flows.commands.options import JsonOption, ProfileOption
 
-FAULTS = {"faults": ("pipelines that are killed and disturbed at random times", "every next run gives the same outs")}
-"""What is no comparison."""
+app = typer.Typer(
+    help="Measure hm3 against other ways to do the same.\n\nWhat was measured is kept in docs/results/raw/, so an "
+    "interrupted benchmark goes on where it ended. Then its page in docs/results/ is written again.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
+
+Repetitions = Annotated[int | None, typer.Option(help="Of each case. Default: the benchmark's own number.")]
+Small = Annotated[bool, typer.Option("--small", help="Try it on small input; measures nothing, writes no result.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Measure again what is measured already.")]
+Seeds = Annotated[
+    int | None, typer.Option(help="Searches of each arm on each family. Default: the benchmark's own number.")
+]
+Families = Annotated[int | None, typer.Option(help="Families to make, where they are made. Default: 3.")]
+Arms = Annotated[list[str] | None, typer.Option(help="Run only this arm; may be repeated.")]
+Budget = Annotated[int | None, typer.Option(help="Item evaluations of each run. Default: the benchmark's own number.")]
+NoDepth = Annotated[bool, typer.Option("--no-depth", help="Task scores are all objectives.")]
+
+ENGINE = {
+    "merge": "Merge with `hm3 merge` and with mergekit's command: time and memory of whole processes.",
+    "candidate": "Score candidates in memory, and with mergekit to disk and lm-eval on the folder.",
+    "prefix": "Score paths with their shared prefixes computed once, and one by one.",
+    "memory": "Watch the resident memory while anchors are added to a pool.",
+    "scale": "Time a candidate as layers, experts, width and items grow.",
+    "ray": "Score candidates on Ray workers of this machine and in one process; reckon what larger clusters take.",
+}
+"""Benchmarks of the engine: both sides are measured in one run, and must give the same."""
+
+SEARCHES = {
+    "front": "Compare searches and baselines at equal budgets.\n\nThe default is four searches of each arm on each of "
+    "three families. Runs that ended are kept; one that was interrupted finds its scores again. Writes "
+    "docs/results/search.md and a page for each profile.\n\nExample: `hm3 bench front --profile tiny --seeds 4`",
+    "confirm": "Compare searches on families that nobody has looked at.\n\nThese have other seeds than those of "
+    "`front`, which profiles and search were changed for."
+    "\n\nExample: `hm3 bench confirm --profile tiny-vision --families 6`",
+    "headroom": "Search recipes, paths and deleted layers generously, to see what there is to gain.\n\nThe default is "
+    "one search of each kind with ten times `search.budget`, without learning. Writes docs/results/headroom.md."
+    "\n\nExample: `hm3 bench headroom --profile tiny --no-depth`",
+}
+"""Comparisons of searches."""
 
 
-def bench(
-    name: Annotated[
-        str | None,
-        typer.Argument(
-            help="merge, candidate, prefix, memory, scale, ray, front, confirm, headroom, amortisation or faults."
-        ),
-    ] = None,
-    listed: Annotated[bool, typer.Option("--list", help="List all benchmarks and what they should reach.")] = False,
-    repetitions: Annotated[int | None, typer.Option(help="Of each case. Default: the benchmark's own number.")] = None,
-    small: Annotated[
-        bool, typer.Option("--small", help="Try it on small input; measures nothing, writes no result.")
-    ] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is measured already.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-    profile: Annotated[
-        str | None, typer.Option(help="front, confirm, headroom: model family. Default: the first of params.yaml.")
-    ] = None,
-    seeds: Annotated[
-        int | None,
-        typer.Option(help="front, confirm, headroom: searches of each arm on each family. Default: 4, headroom 1."),
-    ] = None,
-    families: Annotated[
-        int | None, typer.Option(help="front, confirm, headroom: families to make, where they are made. Default: 3.")
-    ] = None,
-    arm: Annotated[
-        list[str] | None, typer.Option(help="front, confirm, headroom: run only this arm; may be repeated.")
-    ] = None,
-    budget: Annotated[
-        int | None,
-        typer.Option(help="Item evaluations of each run. Default: search.budget, headroom ten times that."),
-    ] = None,
-    no_depth: Annotated[
-        bool, typer.Option("--no-depth", help="front, confirm, headroom: task scores are all objectives.")
-    ] = False,
-    minutes: Annotated[float, typer.Option(help="faults: how long runs are disturbed.", min=0)] = 60.0,
-    fault: Annotated[list[str] | None, typer.Option(help="faults: only this one; may be repeated.")] = None,
-    seed: Annotated[int, typer.Option(help="faults: of the times at which runs are disturbed.", min=0)] = 0,
+def of_engine(name: str) -> Callable[..., None]:
+    """The command of a benchmark of the engine."""
+
+    def command(
+        repetitions: Repetitions = None, small: Small = False, fresh: Fresh = False, as_json: JsonOption = False
+    ) -> None:
+        from flows.bench.engine import bench_engine
+
+        bench_engine(name, repetitions, small=small, fresh=fresh, as_json=as_json)
+
+    return command
+
+
+def of_searches(name: str) -> Callable[..., None]:
+    """The command of a comparison of searches."""
+
+    def command(
+        profile: ProfileOption = None,
+        seeds: Seeds = None,
+        families: Families = None,
+        arm: Arms = None,
+        budget: Budget = None,
+        no_depth: NoDepth = False,
+        small: Small = False,
+        fresh: Fresh = False,
+        as_json: JsonOption = False,
+    ) -> None:
+        from flows.bench.searches import bench_searches
+
+        asked = {"seeds": seeds, "families": families, "arms": tuple(arm or ()), "budget": budget}
+        bench_searches(name, profile, asked | {"depth": not no_depth, "small": small, "fresh": fresh}, as_json)
+
+    return command
+
+
+for _name, _help in ENGINE.items():
+    _example = f"Example: `hm3 bench {_name} --repetitions 3`"
+    app.command(_name, help=f"{_help}\n\nWrites docs/results/engine.md.\n\n{_example}")(of_engine(_name))
+for _name, _help in SEARCHES.items():
+    app.command(_name, help=_help)(of_searches(_name))
+
+
+@app.command()
+def amortisation(
+    profile: ProfileOption = None,
+    seeds: Seeds = None,
+    families: Families = None,
+    budget: Budget = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Run a benchmark: each measures two sides in one run, compares their results, and holds the ratio to a target.
+    """Search for new preferences, from a trained agent and from nothing.
 
-    A repetition that was measured is kept in docs/results/raw/, so an interrupted run goes on where it ended. Then
-    docs/results/engine.md is written again.
+    Both are compared with the members of the front, which cost nothing. Writes docs/results/amortisation.md.
 
-    `front` runs searches and baselines side by side, at equal budgets: every run that ended is kept likewise, one that
-    was interrupted finds its scores again, and docs/results/search.md is written. `confirm` runs the same on three
-    families of other seeds, which nobody has looked at while a profile or the search was changed. `headroom` measures
-    in the same way what there is to gain, with ten times the budget, for docs/results/headroom.md; `amortisation`,
-    what a trained agent is worth for new preferences, for docs/results/amortisation.md. `faults` kills and disturbs
-    whole runs at random times, for as long as it is told to, and prints how many the next run made good for, for
-    docs/results/faults.md.
-
-    Example: `hm3 bench prefix --repetitions 3`, `hm3 bench front --profile tiny --seeds 4`
+    Example: `hm3 bench amortisation --profile tiny --families 3`
     """
-    from flows.processes.children import hold
-    from flows.stage import prepare
-    from models.errors import BadInput
-    from tasks.bench.engine.registry import check_name
-    from tasks.project.progress import Progress
-    from tasks.project.workspace import open_workspace, profiles
+    from flows.bench.searches import bench_searches
 
-    if listed:
-        _list(as_json)
-        return
-    if name is None:
-        raise BadInput("NAME: missing; `hm3 bench --list` shows all benchmarks")
-    asked = {"seeds": seeds, "families": families, "arms": tuple(arm or ()), "budget": budget, "depth": not no_depth}
-    if name == "faults":
-        from flows.bench.faults import faults_command
-
-        faults_command(minutes, seed, fault or [], as_json)
-        return
-    if name in SEARCHES:
-        if repetitions is not None:
-            raise BadInput(f"--repetitions: is not for {name}; say --seeds and --families")
-        given = {key: value for key, value in asked.items() if value is not None}
-        if name == "amortisation" and (arm or no_depth or fresh or small):
-            raise BadInput(f"{name}: takes --profile, --seeds, --families and --budget alone")
-        bench_front(name, profile, {**given, "fresh": fresh, "small": small}, as_json)
-        return
-    check_name(name)
-    if profile or no_depth or arm or any(asked[key] is not None for key in ("seeds", "families", "budget")):
-        names = ", ".join(SEARCHES)
-        raise BadInput(f"{name}: --profile, --seeds, --families, --arm, --budget and --no-depth are for {names} alone")
-    first = open_workspace()
-    workspace = open_workspace("tiny") if "tiny" in profiles(first.root) else first
-    console = output(stderr=True)
-    prepare(workspace)
-    from tasks.bench.engine.run import run_benchmark
-    from tasks.bench.engine.summary import steps_table, verdict_data, verdict_table
-
-    with hold(workspace.state / "locks" / "bench.lock", "a benchmark", console.print), Progress(None, console) as bars:
-        outcome = run_benchmark(workspace, name, bars, repetitions=repetitions, small=small, fresh=fresh)
-    if as_json:
-        data = verdict_data(outcome.benchmark, outcome.verdicts, outcome.steps)
-        sys.stdout.write(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
-        return
-    output().print(verdict_table(outcome.benchmark, outcome.verdicts))
-    if outcome.steps:
-        output().print("", steps_table(outcome.steps))
+    bench_searches("amortisation", profile, {"seeds": seeds, "families": families, "budget": budget}, as_json)
 
 
-def _list(as_json: bool) -> None:
-    """All benchmarks and what they should reach."""
-    from rich.table import Table
+@app.command()
+def faults(
+    minutes: Annotated[float, typer.Option(help="How long runs are disturbed.", min=0)] = 60.0,
+    fault: Annotated[list[str] | None, typer.Option(help="Only this one; may be repeated.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the times at which runs are disturbed.", min=0)] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Kill and disturb whole runs at random times, and see whether the next run makes good for it.
 
-    from tasks.bench.engine.registry import benchmarks
+    Writes docs/results/faults.md.
 
-    known = benchmarks()
-    if as_json:
-        data = [{"name": one.name, "title": one.title, "reach": one.reach} for one in known]
-        data += [{"name": one, "title": title, "reach": reach} for one, (title, reach) in (SEARCHES | FAULTS).items()]
-        sys.stdout.write(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
-        return
-    table = Table(box=None, pad_edge=False)
-    for column in ("benchmark", "measures", "to reach"):
-        table.add_column(column)
-    for one in known:
-        table.add_row(one.name, one.title, one.reach)
-    for other, words in (SEARCHES | FAULTS).items():
-        table.add_row(other, *words)
-    output().print(table)
+    Example: `hm3 bench faults --minutes 10 --fault "stage killed"`
+    """
+    from flows.bench.faults import bench_faults
+
+    bench_faults(minutes, seed, fault or [], as_json)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 import subprocess
@@ -20,6 +19,7 @@ import yaml
 from flows.bench.fault_kinds import KINDS, RUN_SECONDS, STAGES, START, Broken, Project, killed
 from flows.bench.fault_page import rows_path, sheet, texts
 from flows.bench.fault_servers import Servers, has_moto
+from flows.commands.options import emit
 from flows.processes.children import command_line, hold
 from flows.processes.guard import alive
 from flows.screen.watch import output
@@ -249,9 +249,7 @@ def trials(reference: Reference, folder: Path, kinds: Sequence[str], seed: int) 
         seed += 1
 
 
-def bench_faults(
-    workspace: Workspace, progress: Progress, minutes: float, seed: int, kinds: Sequence[str]
-) -> list[Trial]:
+def disturb(workspace: Workspace, progress: Progress, minutes: float, seed: int, kinds: Sequence[str]) -> list[Trial]:
     """Disturb runs for so long; rows and page of ``docs/results`` have every trial as it ends.
 
     Args:
@@ -292,7 +290,7 @@ def bench_faults(
     return done
 
 
-def faults_command(minutes: float, seed: int, kinds: list[str], as_json: bool) -> None:
+def bench_faults(minutes: float, seed: int, kinds: list[str], as_json: bool) -> None:
     """Disturb runs, and print how many faults were survived, kind by kind.
 
     Raises:
@@ -310,10 +308,10 @@ def faults_command(minutes: float, seed: int, kinds: list[str], as_json: bool) -
         console.print(f"not tried, for want of the package moto[s3,server]: {', '.join(without)}")
     lock = workspace.state / "locks" / "bench.lock"
     with hold(lock, "a benchmark", console.print), Progress(None, console) as bars:
-        done = bench_faults(workspace, bars, minutes, seed, kinds or [name for name in KINDS if name not in without])
+        done = disturb(workspace, bars, minutes, seed, kinds or [name for name in KINDS if name not in without])
     rows = [row for one in done for row in one.rows()]
     if as_json:
-        sys.stdout.write(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+        emit(rows)
     else:
         output().print(sheet(rows).rich())
     if lost := sum(bool(one.why) for one in done):

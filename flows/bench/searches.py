@@ -1,33 +1,22 @@
-"""`hm3 bench front`: searches side by side, with the plan before and the tables after."""
+"""Runs a comparison of searches, with the plan before and the tables after."""
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from flows.commands.options import emit
+from flows.processes.children import hold
 from flows.screen.watch import output
+from flows.stage import prepare
+from tasks.project.progress import Progress
+from tasks.project.workspace import open_workspace
 
 if TYPE_CHECKING:  # it imports torch
     from tasks.bench.searches.compare import Outcome
 
-SEARCHES = {
-    "front": ("searches and baselines side by side, at equal budgets", "a higher hypervolume than every baseline"),
-    "confirm": ("the same on families that nobody has seen", "the same again"),
-    "headroom": (
-        "generous searches of recipes, per-layer recipes, paths and deleted layers",
-        "says what there is to gain over recipes",
-    ),
-    "amortisation": (
-        "searches for new preferences, from the trained agent and from nothing",
-        "as good a model with a quarter of the item evaluations",
-    ),
-}
-"""Benchmarks of searches: what each measures, and what it should reach."""
 
-
-def bench_front(name: str, profile: str | None, wanted: dict[str, Any], as_json: bool) -> None:
+def bench_searches(name: str, profile: str | None, wanted: dict[str, Any], as_json: bool) -> None:
     """Compare searches on a profile, and print what came of it.
 
     Args:
@@ -36,16 +25,12 @@ def bench_front(name: str, profile: str | None, wanted: dict[str, Any], as_json:
         wanted: the fields of ``tasks.bench.searches.compare.Wanted``.
         as_json: print one JSON object in place of tables.
     """
-    from flows.processes.children import hold
-    from flows.stage import prepare
-    from tasks.project.progress import Progress
-    from tasks.project.workspace import open_workspace
-
     workspace = open_workspace(profile)
     console = output(stderr=True)
     prepare(workspace)
     from tasks.bench.searches.amortisation import measure
     from tasks.bench.searches.compare import Outcome, Wanted, compare_fronts
+    from tasks.bench.searches.sheets import sheets
 
     asked: Wanted = Wanted(**wanted, kind="front" if name == "amortisation" else name)
     asked.chosen()
@@ -56,10 +41,8 @@ def bench_front(name: str, profile: str | None, wanted: dict[str, Any], as_json:
         else:
             outcome = compare_fronts(workspace, asked, bars, lambda plan: console.print(str(plan)))
     if as_json:
-        sys.stdout.write(json.dumps(data(outcome), indent=1, ensure_ascii=False) + "\n")
+        emit(data(outcome))
         return
-    from tasks.bench.searches.sheets import sheets
-
     for sheet in outcome.sheets:
         output().print(sheet.rich(), sheet.note, "")
     for study in outcome.studies:

@@ -17,7 +17,7 @@ from tests.flows.project import hm3
 
 COMMANDS = {
     *("run", "stage", "publish", "init", "zoo", "doctor", "merge", "evaluate"),
-    *("front", "choose", "export", "promote", "report", "up", "down", "bench"),
+    *("front", "choose", "export", "promote", "report", "up", "down"),
 }
 ROOT = Path(__file__).parents[2]
 
@@ -59,6 +59,7 @@ def refused(done, pattern):
 
 def test_the_commands_are_those_of_the_design():
     assert {command.callback.__name__ for command in app.registered_commands} == COMMANDS
+    assert [group.name for group in app.registered_groups] == ["bench"]
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))

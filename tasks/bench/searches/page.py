@@ -123,9 +123,9 @@ def study_pages(results: Path) -> list[StudyPage]:
 def texts(results: Path, pages: list[StudyPage]) -> dict[str, str]:
     """The overview and the pages of all studies, by the names of their files."""
     named = {f"[{one.study.title}]({one.stem}.md)": one.study for one in pages}
-    overview = render(
-        "search.md.j2", sheets=[overview_sheet(named), cuts_overview_sheet(named)], notes=notes(results, "search")
-    )
+    found = [overview_sheet(named), cuts_overview_sheet(named)]
+    others = [title for title in named if title not in {row[0] for row in found[0].rows}]
+    overview = render("search.md.j2", sheets=found, others=others, notes=notes(results, "search"))
     return {PAGE: overview, **{f"{one.stem}.md": one.text() for one in pages}}
 
 

@@ -1,9 +1,12 @@
 """The page of what was tried on real runs."""
 
 import pandas as pd
+import pytest
 
-from flows.bench.fault_page import rows_path, write_page
+from flows.bench.fault_page import rows_path, texts
 from tasks.project.records import write_table
+
+pytestmark = pytest.mark.lab
 
 SETUP = {"commit": "abc", "hm3": "1", "torch": "2", "cores": 2, "threads": 2, "cpu": "a CPU"}
 
@@ -20,7 +23,7 @@ def test_the_page_counts_what_was_survived_and_says_what_was_not(tmp_path):
         for kind, seed, stage, survived, why in seen
     ]
     write_table(rows_path(tmp_path), pd.DataFrame(rows))
-    text = write_page(tmp_path).read_text()
+    (text,) = texts(tmp_path).values()
     assert "**2 of 4** faults were survived, in 2 trials with seeds 7 to 8." in text
     assert (
         "| stage killed | SIGKILL of the stage that is under way, or the next one. | 2 | 3 | 1 | 0 | 0 | 0 | 2 | 0 |"

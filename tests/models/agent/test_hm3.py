@@ -17,6 +17,8 @@ from models.front import hypervolume
 from tests.models.agent.small import SEARCH, SMALL
 from tests.models.lab import FULL, RULES, new_trial, reached, recipe_space
 
+pytestmark = pytest.mark.lab
+
 SEEDS = range(3)
 BUDGET = 45
 

@@ -25,6 +25,8 @@ from models.search.environment import PathSpace
 from models.search.features import FEATURES
 from tests.models.lab import EXPERTS, RULES, new_trial, recipe_space
 
+pytestmark = pytest.mark.lab
+
 SMALL = PaperSettings(each=20, hidden=16, rollouts=4)
 
 

@@ -7,6 +7,8 @@ from models.baselines import BASELINES
 from models.front import hypervolume
 from tests.models.lab import RULES, new_trial, recipe_space
 
+pytestmark = pytest.mark.lab
+
 EVERY = pytest.mark.parametrize("name", BASELINES)
 
 

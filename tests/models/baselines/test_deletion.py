@@ -10,6 +10,8 @@ from models.baselines.deletion import delete_by_influence, delete_greedily, task
 from models.candidate import Candidate
 from tests.models.lab import new_trial, recipe_space
 
+pytestmark = pytest.mark.lab
+
 PREFERENCE = np.array([0.5, 0.3, 0.2])
 
 

@@ -3,10 +3,13 @@
 from collections import Counter
 
 import numpy as np
+import pytest
 
 from models.baselines.grids import coarse_to_fine, grids, search_grids
 from models.merge.methods import METHODS
 from tests.models.lab import RULES, new_trial, recipe_space
+
+pytestmark = pytest.mark.lab
 
 
 def test_coarse_to_fine_halves_what_is_left():

@@ -7,6 +7,8 @@ from models.baselines.paths import OFF, ON, Flips, flips
 from models.baselines.slots import Slots
 from models.search.environment import PathSpace
 
+pytestmark = pytest.mark.lab
+
 SLOTS = Slots(PathSpace(tuple("abcdef"), 12))
 
 

@@ -9,6 +9,8 @@ from models.baselines.slots import Slots
 from models.candidate import Candidate
 from models.search.environment import PathRules, PathSpace
 
+pytestmark = pytest.mark.lab
+
 SPACES = st.builds(
     lambda models, layers, mask, repeats, forward: PathSpace(
         tuple("abcdef"[:models]), layers, PathRules(mask, forward=forward, repeats=repeats)

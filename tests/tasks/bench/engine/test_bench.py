@@ -2,7 +2,6 @@
 
 import platform
 import re
-import subprocess
 import sys
 from fnmatch import fnmatchcase
 
@@ -10,13 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from flows.cli import app
 from models.errors import BadInput, Failed
 from tasks.bench.engine import candidate, memory, merge, prefix, scale
 from tasks.bench.engine.families import SMALL, write_family
-from tasks.bench.engine.page import write_page
+from tasks.bench.engine.page import write_engine
 from tasks.bench.engine.registry import BENCHMARKS, Bench, Measure, benchmark, benchmarks, find_benchmark
 from tasks.bench.engine.rows import COLUMNS, Raw, Row
 from tasks.bench.engine.run import run_benchmark
@@ -25,6 +22,8 @@ from tasks.bench.process import run_measured, timed
 from tasks.bench.setup import Setup, describe_setup
 from tasks.project.progress import Progress
 from tests.small_tasks import make_family_project
+
+pytestmark = pytest.mark.lab
 
 NAMES = ["merge", "candidate", "prefix", "memory", "scale", "ray"]
 SETUP = Setup(0, "abc1234+", "0.1.0", "2.9", "mergekit 0.1.4; lm-eval 0.4.13", 2, 2, "a processor")
@@ -311,7 +310,7 @@ def test_the_page_shows_every_benchmark_that_has_rows(tmp_path):
     add("merge", *(Row("TIES", n, "wall", "s", 10.0, 58.0 + n) for n in range(3)), Row("TIES", 0, "memory", "MB", 3, 4))
     add("scale", *(Row("layers", 0, "wall", "s", 0.1 * x, x=x) for x in (4, 8, 16, 32)))
     add("memory", *(Row("anchors", 0, "resident memory", "MB", 500.0, 40.0 * x, x, False) for x in (1, 3, 12)))
-    page = write_page(tmp_path)
+    page = write_engine(tmp_path)
     text = page.read_text()
     assert "| TIES | wall | 10 s | 59 s | **5.90×** | 5.80× – 6.00× | 3 | ≥ 3× | reached |" in text
     assert "Not reached: TIES, memory (1.33×, target ≥ 2×)." in text
@@ -324,11 +323,11 @@ def test_the_page_shows_every_benchmark_that_has_rows(tmp_path):
     assert "\n\n\n" not in text
     assert (tmp_path / "engine.png").read_bytes().startswith(b"\x89PNG")
     before = text
-    assert write_page(tmp_path).read_text() == before
+    assert write_engine(tmp_path).read_text() == before
 
 
 def test_a_page_without_rows_says_so(tmp_path):
-    assert "Nothing has been measured yet." in write_page(tmp_path).read_text()
+    assert "Nothing has been measured yet." in write_engine(tmp_path).read_text()
     assert not (tmp_path / "engine.png").exists()
 
 
@@ -368,31 +367,17 @@ def test_a_process_that_fails_says_why(tmp_path):
         )
 
 
-# the command
-
-
-def test_all_benchmarks_are_listed_with_what_they_should_reach():
-    assert [one.name for one in benchmarks()] == NAMES
-    shown = CliRunner().invoke(app, ["bench", "--list", "--json"])
-    assert shown.exit_code == 0
-    assert [name for name in NAMES if f'"name": "{name}"' in shown.stdout] == NAMES
-    text = CliRunner().invoke(app, ["bench", "--list"]).stdout
-    for word in (*NAMES, "≥ 3× faster", "≥ 100×", "≥ 1.6×", "flat", "exponent"):
-        assert word in text
+# the registry
 
 
 def test_every_case_has_a_target():
+    assert [one.name for one in benchmarks()] == NAMES
     for one in benchmarks():
         for case in (*one.cases, *one.small_cases):
             targets = [measure.target for measure in one.measures if fnmatchcase(case, measure.cases)]
             assert any(targets) or ("modelled" in case and targets), case
 
 
-def test_an_unknown_benchmark_is_bad_input(workspace, tmp_path):
-    command = [sys.executable, "-m", "flows.cli", "bench", "nothing"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert re.fullmatch(r"hm3: benchmark 'nothing': unknown; there are merge, .*\n", done.stderr), done.stderr
+def test_no_repetition_is_bad_input(workspace):
     with pytest.raises(BadInput, match="--repetitions 0: must be 1 or more"):
         run_benchmark(workspace, "scale", Progress(), repetitions=0)
-    assert re.match("NAME: missing; ", str(CliRunner().invoke(app, ["bench"]).exception))

@@ -4,6 +4,8 @@ import pytest
 
 from tasks.bench.engine.cluster import Costs, Load, rung, simulate
 
+pytestmark = pytest.mark.lab
+
 FREE = Costs(item=0.5, chunk=0, candidate=0, round=0, weights=0, network=1)
 LOAD = Load(budget=12_000, batch=16, rungs=(32, 128), keep=0.25, spread=0)
 

@@ -9,9 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from typer.testing import CliRunner
 
-from flows.cli import app
 from models.agent.hm3 import HM3Settings
 from models.agent.phases import DatasetSettings, SampleSettings
 from models.candidate import Candidate
@@ -25,7 +23,7 @@ from tasks.bench.searches.compare import FAMILIES, FIRST_SEED, Wanted, compare_f
 from tasks.bench.searches.cuts import cuts
 from tasks.bench.searches.family import TRIES, Family
 from tasks.bench.searches.figures import steps_of
-from tasks.bench.searches.page import write_page
+from tasks.bench.searches.page import write_searches
 from tasks.bench.searches.points import TENTHS, anytime, short_path, spent
 from tasks.bench.searches.rows import Files, latest
 from tasks.bench.searches.run import MARKS, Case, Finished, run_arm
@@ -36,6 +34,8 @@ from tasks.project.workspace import open_workspace
 from tasks.schema.params import Params
 from tests.models.agent.small import SMALL
 from tests.small_tasks import COUNTS, make_family_project
+
+pytestmark = pytest.mark.lab
 
 WHOLE = 2 * COUNTS["search"]
 """Item evaluations of a candidate."""
@@ -347,9 +347,12 @@ def test_raw_rows_and_members_agree(compared):
 
 
 def test_the_page_shows_tables_and_figures(compared):
-    page = compared[1].page
+    overview = compared[1].page
+    assert overview.name == "search.md"
+    assert "\n\n- [p, with depth as an objective](search-p-depth.md)\n\n##" in overview.read_text()
+    page = overview.with_name("search-p-depth.md")
     text = page.read_text()
-    assert "## p, with depth as an objective" in text
+    assert text.startswith("# p, with depth as an objective\n")
     assert f"`hm3 bench front --profile p --seeds 2 --budget {BUDGET}`: {BUDGET} item evaluations a run" in text
     assert "search seeds 9001, 9002; the family is given" in text
     assert "| halving | halves and edits | none |" in text
@@ -357,7 +360,7 @@ def test_the_page_shows_tables_and_figures(compared):
     for name in ("curves", "fronts", "kinds", "episodes"):
         assert f"(search-p-depth-{name}.png)" in text
         assert (page.parent / f"search-p-depth-{name}.png").read_bytes().startswith(b"\x89PNG")
-    final = text.partition("### At the whole budget")[2].partition("###")[0]
+    final = text.partition("## At the whole budget")[2].partition("##")[0]
     assert re.search(r"^\| random-recipes \| 2 \| 0\.\d{3}", final, re.MULTILINE)
 
 
@@ -407,10 +410,6 @@ def test_what_cannot_be_run_is_bad_input(workspace):
         compare_fronts(workspace, Wanted(seeds=0), Progress())
     with pytest.raises(BadInput, match=rf"^--budget {WHOLE - 1}: one candidate takes {WHOLE}; raise it$"):
         compare_fronts(workspace, Wanted(budget=WHOLE - 1), Progress())
-    command = CliRunner().invoke(app, ["bench", "scale", "--seeds", "2"])
-    assert "scale: --profile, --seeds" in str(command.exception)
-    command = CliRunner().invoke(app, ["bench", "front", "--repetitions", "2"])
-    assert "--repetitions: is not for front" in str(command.exception)
 
 
 def test_a_small_run_leaves_no_result_and_says_what_it_will_take(workspace):
@@ -446,13 +445,14 @@ def test_headroom_shows_each_kind_of_model_against_recipes(workspace):
         Wanted(arms=("hm3",), kind="headroom").chosen()
 
 
-def test_new_families_have_a_section_of_their_own(compared, workspace, monkeypatch):
+def test_new_families_have_a_page_of_their_own(compared, workspace, monkeypatch):
     raw = shutil.copytree(compared[0].root / "docs" / "results" / "raw", workspace.root / "docs" / "results" / "raw")
     for path in [*raw.iterdir()]:
         shutil.copy(path, path.with_name(path.name.replace("front-", "confirm-", 1)))
     monkeypatch.setitem(ARMS, "halving", HALVING)
-    page = write_page(raw.parent).read_text()
-    seen, new = page.split("## p, with depth as an objective, new families")
+    write_searches(raw.parent)
+    seen, new = ((raw.parent / f"{name}-p-depth.md").read_text() for name in ("search", "confirm"))
+    assert new.startswith("# p, with depth as an objective, new families\n")
     assert "hm3 bench front --profile p --seeds 2" in seen
     assert "hm3 bench confirm --profile p --seeds 2" in new
     assert (raw.parent / "confirm-p-depth-curves.png").is_file()
