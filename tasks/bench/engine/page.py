@@ -33,11 +33,6 @@ class Section:
         return [one for one in self.verdicts if one.reached is False]
 
     @property
-    def setups(self) -> list[dict[str, str]]:
-        """What its rows were measured on, each once."""
-        return setups(self.rows, SETUP)
-
-    @property
     def steps(self) -> list[Step]:
         """What was measured by x, where it is varied."""
         return steps(self.rows)
@@ -60,7 +55,7 @@ def sections(results: Path) -> list[Section]:
 
 def texts(found: list[Section]) -> dict[str, str]:
     """The page, by the name of its file."""
-    return {PAGE: render("engine.md.j2", sections=found, figure=FIGURE)}
+    return {PAGE: render("engine.md.j2", sections=found, figure=FIGURE, setups=lambda rows: setups(rows, SETUP))}
 
 
 def write_engine(results: Path) -> Path:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from tasks.bench.markdown import Sheet, notes, render, write_pages
-from tasks.bench.searches.arms import ARMS, Arm
+from tasks.bench.markdown import notes, render, write_pages
+from tasks.bench.searches.arms import ARMS
 from tasks.bench.searches.figures import figures
 from tasks.bench.searches.rows import SETTINGS, Files, profiles
 from tasks.bench.searches.sheets import cuts_overview_sheet, overview_sheet, sheets
@@ -37,22 +37,23 @@ class StudyPage:
     results: Path
 
     @property
-    def stem(self) -> str:
-        """What it and its figures are called."""
-        return f"{'search' if self.study.bench == FRONT else self.study.bench}-{self.of}"
-
-    @property
     def of(self) -> str:
         """Profile and objectives."""
         return f"{self.study.profile}-{SETTINGS[self.study.depth]}"
 
     @property
+    def stem(self) -> str:
+        """What it and its figures are called."""
+        return f"{'search' if self.study.bench == FRONT else self.study.bench}-{self.of}"
+
+    @property
     def command(self) -> str:
         """What makes its rows."""
-        options = [f"--profile {self.study.profile}", f"--seeds {self.study.rows['seed'].nunique()}"]
-        if (families := self.study.rows["family"].nunique()) > 1:
+        rows = self.study.rows
+        options = [f"--profile {self.study.profile}", f"--seeds {rows['seed'].nunique()}"]
+        if (families := rows["family"].nunique()) > 1:
             options.append(f"--families {families}")
-        options.append(f"--budget {self.budget}")
+        options.append(f"--budget {int(rows['budget'].iloc[0])}")
         return " ".join([f"hm3 bench {self.study.bench}", *options, *([] if self.study.depth else ["--no-depth"])])
 
     @property
@@ -62,45 +63,24 @@ class StudyPage:
         made = ", ".join(map(str, sorted(set(self.study.rows["family"]) - {0})))
         return f"search seeds {own}" + (f"; families made with seeds {made}" if made else "; the family is given")
 
-    @property
-    def budget(self) -> int:
-        """Item evaluations of each run."""
-        return int(self.study.rows["budget"].iloc[0])
-
-    @property
-    def sheets(self) -> list[Sheet]:
-        """Its tables."""
-        return sheets(self.study)
-
-    @property
-    def arms(self) -> list[Arm]:
-        """What is known of the arms that ran."""
-        return [ARMS[name] for name in self.study.arms if name in ARMS]
-
-    @property
-    def setups(self) -> list[dict[str, str]]:
-        """What its rows were measured on, each once."""
-        return setups(self.study.rows, SETUP)
-
-    @property
-    def notes(self) -> str:
-        """What people have to say about it, from ``notes/BENCH-PROFILE-depth.md`` or ``-tasks.md``, if anything."""
-        return notes(self.results, f"{self.study.bench}-{self.of}")
-
     @cached_property
     def drawings(self) -> dict[str, Callable[[Study], Figure]]:
         """Its figures by name, of new families the curves alone."""
         every = figures(self.study)
         return {name: draw for name, draw in every.items() if self.study.bench == FRONT or name == "curves"}
 
-    @property
-    def figures(self) -> dict[str, str]:
-        """Files of its figures by caption."""
-        return {CAPTIONS[name]: f"{self.stem}-{name}.png" for name in self.drawings}
-
     def text(self) -> str:
-        """The page."""
-        return render("study.md.j2", page=self)
+        """The page, with what people say of it in ``notes/BENCH-PROFILE-depth.md`` or ``-tasks.md``."""
+        return render(
+            "study.md.j2",
+            page=self,
+            budget=int(self.study.rows["budget"].iloc[0]),
+            notes=notes(self.results, f"{self.study.bench}-{self.of}"),
+            figures={CAPTIONS[name]: f"{self.stem}-{name}.png" for name in self.drawings},
+            sheets=sheets(self.study),
+            arms=[ARMS[name] for name in self.study.arms if name in ARMS],
+            setups=setups(self.study.rows, SETUP),
+        )
 
     def draw(self) -> None:
         """Write its figures."""
