@@ -63,8 +63,8 @@ def choose_members(
     """The non-dominated ones, thinned by hypervolume contribution; the best by objective always stay.
 
     Scores are means over the items of `search` and `selection` together: twice as many items mislead less, though the
-    first have been searched on. Who is better than another only within the noise of these means is left out,
-    and so is what was found that lies beyond the reference point: a model is not worth having for being short alone.
+    first have been searched on. Candidates whose advantage is within the noise of these means are dropped, and so are
+    finds beyond the reference point: a model is not worth having for being short alone.
     """
     candidates = [one.candidate for one in listed]
     with progress.bar("choosing on selection", len(listed), "candidates") as bar:
