@@ -11,6 +11,17 @@ from tests.commands import PAGES as RUN
 from tests.commands import ROOT, WrongCommandError, check, commands, programs
 
 PAGES = (*RUN, "docs/objectives.md", "docs/own-models.md")
+READ = (
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs/architecture.md",
+    "docs/images.md",
+    "docs/method.md",
+    "docs/running-code.md",
+    "docs/results/design.md",
+    "docs/results/paper.md",
+)
+"""Further pages that people write."""
 
 ALL = [pytest.param(line, id=f"{page}: {line[:60]}") for page in PAGES for line in commands(page)]
 
@@ -50,7 +61,7 @@ def test_a_wrong_command_is_noticed(line):
 
 
 def test_links_between_the_pages_lead_somewhere():
-    for page in [*PAGES, "docs/architecture.md"]:
+    for page in (*PAGES, *READ):
         for target in re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text()):
             path, _, anchor = target.partition("#")
             if "://" in target:
@@ -58,4 +69,23 @@ def test_links_between_the_pages_lead_somewhere():
             found = ((ROOT / page).parent / path) if path else ROOT / page
             assert found.exists(), f"{page}: {target}"
             headings = re.findall(r"^#+ (.+)$", found.read_text(), re.MULTILINE) if anchor else []
-            assert not anchor or anchor in {one.lower().replace(" ", "-") for one in headings}, f"{page}: {target}"
+            assert not anchor or anchor in map(anchor_of, headings), f"{page}: {target}"
+
+
+def anchor_of(heading):
+    """As the usual forges make it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def test_modules_that_the_pages_name_exist():
+    for page in (*PAGES, *READ):
+        for path in re.findall(r"`((?:flows|tasks|models|tests)/[\w/]+\.py)`", (ROOT / page).read_text()):
+            if path not in (line.split("`")[1] for line in MADE_IN_A_RECIPE):
+                assert (ROOT / path).is_file(), f"{page}: {path}"
+
+
+MADE_IN_A_RECIPE = re.findall(r"^`.*`, new:$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+
+
+def test_the_readme_is_read_in_five_minutes():
+    assert len((ROOT / "README.md").read_text().split()) < 1000

@@ -2,7 +2,7 @@
 
 For each of N preferences: merge the experts with the preference as weights, add the merge to the pool, and train a new
 actor and critic from nothing on rollouts, each of which is scored for real. Equation numbers are the paper's.
-docs/method.md lists what had to be decided to run it at all; the algorithm's known mistakes are left in.
+docs/results/paper.md lists what had to be decided to run it at all; the algorithm's known mistakes are left in.
 """
 
 from __future__ import annotations

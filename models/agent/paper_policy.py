@@ -24,7 +24,7 @@ from models.search.features import FEATURES
 
 @dataclass(frozen=True)
 class PaperSettings:
-    """Every hyperparameter. docs/method.md says where those come from that the paper leaves open."""
+    """Every hyperparameter. docs/results/paper.md says where those come from that the paper leaves open."""
 
     preferences: int = 16  # N at most
     each: int = 40  # candidates that a preference's share of the budget pays for at least: lowers N
