@@ -41,11 +41,15 @@ class Recipe:
                 assert not file.exists(), f"{path} is there already"
                 file.write_text(text)
             elif where == "at the end":
-                file.write_text(file.read_text() + text)
+                file.write_text(f"{file.read_text()}\n\n{text}")
             else:
                 before = file.read_text()
                 assert before.count(f"\n{line}\n") == 1, f"{path}: no line, or several: {line}"
                 file.write_text(before.replace(f"\n{line}\n", f"\n{line}\n{text}"))
+
+    def lint(self, root: Path) -> None:
+        changed = " ".join(path for path, *_ in self.changes)
+        type_in(root, f"ruff check {changed} && ruff format --check {changed}")
 
 
 def recipe(title):
@@ -62,7 +66,7 @@ def type_in(root, line, code=None):
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     env = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "HM3_STATE"))}
     env |= {"PATH": path, "PYTHONPATH": str(code or root), "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "200"}
-    done = subprocess.run(["bash", "-c", line], cwd=root, env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(["bash", "-c", line], cwd=root, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{line}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout
 
@@ -101,6 +105,7 @@ def test_two_small_models_by_recipe(make_family, tmp_path):
 def test_a_merge_method_is_added_as_the_page_says(copy):
     steps = recipe("Add a merge method")
     steps.apply(copy)
+    steps.lint(copy)
     further = "tests/models/merge/test_by_recipe.py"
     (copy / further).write_text(BY_RECIPE)
     write_page, run_tests = steps.typed
@@ -115,6 +120,7 @@ def test_a_family_is_added_as_the_page_says(copy):
         architecture_of({"architectures": ["StableLmForCausalLM"]})
     steps = recipe("Add a model family")
     steps.apply(copy)
+    steps.lint(copy)
     (line,) = steps.typed
     said = type_in(copy, line)
     assert re.search(r"\b7 passed", said), said  # six that are named for it, and the one that looks for gaps

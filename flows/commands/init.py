@@ -14,7 +14,7 @@ from models.errors import BadInput
 
 def init(
     name: Annotated[str, typer.Argument(help="Name of the profile: profiles/NAME.yaml.")],
-    base: Annotated[str | None, typer.Option(help="The base model; see below.")] = None,
+    base: Annotated[str | None, typer.Option(help="The base model; its forms are above.")] = None,
     expert: Annotated[
         list[str] | None, typer.Option(metavar="NAME=MODEL", help="A fine-tune of the base; several times.")
     ] = None,
@@ -31,8 +31,8 @@ def init(
     """Write a profile for your own models, list it in params.yaml, and run doctor on it.
 
     A model is a folder with safetensors, `FILE.gguf`, `hub:ORG/NAME@REVISION`, `package:DISTRIBUTION:FILE.gguf`, or
-    one of these with a LoRA adapter, `MODEL+ADAPTER`. For a profile that is there, give its name alone: it is listed
-    and looked at.
+    one of these with a LoRA adapter, `MODEL+ADAPTER`. Give the name alone to list and check a profile that you wrote
+    yourself.
 
     Example: `hm3 init mine --base hub:Qwen/Qwen2.5-0.5B --expert math=models/math --expert code=models/code
     --task math=gsm8k:exact_match,flexible-extract --task code=mbpp`

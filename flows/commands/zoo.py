@@ -15,16 +15,18 @@ def zoo(
     name: Annotated[str, typer.Argument(help="Name of the profile that is written: profiles/NAME.yaml.")],
     base: Annotated[str, typer.Option(help="The base model: a folder, FILE.gguf, hub:ORG/NAME@REVISION or package:….")],
     data: Annotated[list[str], typer.Option(metavar="NAME=FILE.jsonl", help="Data of an expert; several times.")],
-    prompt: Annotated[str, typer.Option(help="What makes a prompt of a row's fields. Default: the field prompt.")] = "",
+    prompt: Annotated[
+        str, typer.Option(help="Template of the prompt, with fields of a row. Default: the field prompt.")
+    ] = "",
     completion: Annotated[
-        str, typer.Option(help="What makes an answer of them. Default: completion, or text without a prompt.")
+        str, typer.Option(help="Template of the answer. Default: the field completion, or text without a prompt.")
     ] = "",
     full: Annotated[bool, typer.Option("--full", help="Train all weights, not LoRA adapters.")] = False,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each expert.")] = 200,
     rate: Annotated[float | None, typer.Option(help="AdamW's learning rate. Default: 2e-3, with --full 1e-5.")] = None,
     rank: Annotated[int, typer.Option(min=1, help="Rank of the adapters.")] = 16,
     batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a batch, padding included.")] = 2048,
-    longest: Annotated[int, typer.Option(min=2, help="Tokens of a row; longer ones are left out.")] = 1024,
+    longest: Annotated[int, typer.Option(min=2, help="Tokens of the longest row; longer ones are left out.")] = 1024,
     held_out: Annotated[
         float, typer.Option(min=0.01, max=0.9, help="Share of the rows that are kept for scoring.")
     ] = 0.2,
@@ -32,10 +34,10 @@ def zoo(
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
     as_json: JsonOption = False,
 ) -> None:
-    """Make experts of a base from data (LoRA or all weights), and write their profile.
+    """Train experts of a base on data (LoRA or all weights), and write their profile.
 
-    A file holds one JSON object a line, gzipped or not. Rows are split by hash: most are trained on, the others become
-    the objectives' items, scored by the bits that a model needs for a byte of the answer. Experts go to zoo/NAME/.
+    A file holds one JSON object per line, gzipped or not. Rows are split by hash: most are trained on, the others
+    become the items of the objectives, scored in bits per byte of the answer. Experts go to zoo/NAME/.
 
     Example: `hm3 zoo mine --base models/base --data math=math.jsonl --data code=code.jsonl
     --prompt 'Question: {question}\\nAnswer:' --completion ' {answer}'`

@@ -33,7 +33,7 @@ class Promotion(Strict):
         1e-5,
         ge=0,
         description="How far a score that is computed again may lie from the recorded one, relative above 1. "
-        "The default lets rounding pass, and not one item that is answered otherwise.",
+        "The default allows for rounding, but not for a single item with another answer.",
     )
 
 
@@ -42,11 +42,11 @@ class RayWorkers(Strict):
 
     address: str | None = Field(
         None,
-        description="Of a running cluster, such as `HOST:6379`; `RAY_ADDRESS` in the environment counts before it. "
-        "Without either, a cluster of this machine alone is started.",
+        description="Address of a running cluster, such as `HOST:6379`; `RAY_ADDRESS` in the environment overrides it. "
+        "Without either, a cluster is started on this machine.",
     )
     workers: Count | None = Field(
-        None, description="Workers at most, asked for at once; as many as the cluster has room for if left out."
+        None, description="Most workers, requested at once; as many as the cluster has room for if left out."
     )
     gpus: float = Field(1.0, gt=0, description="GPUs of a worker, or the share of one, where `device` is a GPU.")
     cpus: float | None = Field(
