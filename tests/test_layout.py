@@ -20,7 +20,7 @@ HOUSE = {
     "models": "errors → candidate | front | preferences → sources → merge | paths → search → agent | baselines",
     "tasks": "schema → project → sandbox | storage → objectives → families | front | scoring → trials → report"
     " → tracking → zoo | sample | dataset | train | search | pareto → registry | doctor → bench",
-    "flows": "processes → screen | servers → versions → stage → form → follow → pipeline → search → promote"
+    "flows": "processes → screen | servers → versions → stage → form → follow → pipeline → targeted → search → promote"
     " → commands | bench → cli",
 }
 """What each package holds, from the ground up: a room imports those before its arrow, and none beside it."""
@@ -30,7 +30,7 @@ MOST_ROOMS, MOST_FLOORS = 26, 9
 
 
 def files(package):
-    return sorted((ROOT / package).rglob("*.py"))
+    return sorted(path for path in (ROOT / package).rglob("*.py") if "templates" not in path.parts)
 
 
 @cache

@@ -72,7 +72,7 @@ _OWN = (
     Arm(
         "paper",
         "HM3 as published",
-        "Algorithm 1 of Zhou et al. 2025; what it leaves open as docs/method.md says",
+        "Algorithm 1 of Zhou et al. 2025; what it leaves open as docs/results/paper.md says",
         paper,
         "paper",
     ),
