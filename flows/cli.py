@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,10 +12,13 @@ import typer
 
 from flows.bench.command import app as bench
 from flows.commands.choose import choose
+from flows.commands.evaluate import evaluate
+from flows.commands.export import export
 from flows.commands.init import init
-from flows.commands.options import JsonOption, ProfileOption, emit, progress_of_command
+from flows.commands.options import JsonOption, ProfileOption, check_split, emit, progress_of_command
 from flows.commands.promote import promote
 from flows.commands.zoo import zoo
+from flows.processes.settle import enter
 from flows.screen.watch import output
 from models.errors import BadInput, Failed, one_line
 from tasks.scoring.where import EngineName
@@ -30,23 +34,16 @@ app = typer.Typer(
 )
 
 Dtype = Literal["float32", "bfloat16", "float16", "float64"]
-SPLITS = ("test", "selection", "search")
 
 
 def main() -> None:
     """The console script: bad input is one line on stderr and exit 2, failed work one line and exit 1."""
+    enter()
     try:
         app()
     except (BadInput, Failed) as error:
         sys.stderr.write(f"hm3: {one_line(error)}\n")
         sys.exit(2 if isinstance(error, BadInput) else 1)
-
-
-def check_split(split: str) -> str:
-    """The split, if it is one; raises BadInput otherwise."""
-    if split not in SPLITS:
-        raise BadInput(f"--split {split}: unknown; there are {', '.join(SPLITS)}")
-    return split
 
 
 @app.command()
@@ -102,13 +99,9 @@ def publish(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
 
     Example: `hm3 publish --profile tiny`
     """
-    from dataclasses import asdict
-
-    from flows.servers.local import prepare_environment
     from tasks.project.workspace import open_workspace
 
     workspace = open_workspace(profile)
-    prepare_environment(workspace.state)
     from tasks.registry.publish import publish as send
 
     with progress_of_command() as progress:
@@ -175,38 +168,7 @@ def merge(
     output().print(f"{out}: written", highlight=False)
 
 
-@app.command()
-def evaluate(
-    target: Annotated[
-        str, typer.Argument(help="Checkpoint folder, here or in S3, recipe file, or member of the front.")
-    ],
-    profile: ProfileOption = None,
-    split: Annotated[str, typer.Option(help="Items: test, selection or search.")] = "test",
-    as_json: JsonOption = False,
-) -> None:
-    """Score a checkpoint, a recipe or a member of the front on the profile's objectives.
-
-    Example: `hm3 evaluate runs/tiny/zoo/math --split selection`
-    """
-    from dataclasses import replace
-
-    from flows.stage import prepare
-    from tasks.project.workspace import open_workspace
-    from tasks.storage.folders import fetched
-
-    workspace, here = open_workspace(profile), Path.cwd()
-    check_split(split)
-    prepare(workspace)
-    from tasks.registry.aliases import target_of
-    from tasks.scoring.evaluation import evaluate as evaluation_of
-
-    with progress_of_command() as progress, fetched(target, progress, workspace.state / "scratch") as found:
-        model, place = target_of(workspace, found, here)
-        evaluation = replace(evaluation_of(workspace, model, split, place, progress), target=target)
-    if as_json:
-        emit(evaluation.to_json())
-    else:
-        output().print(evaluation.shown())
+app.command()(evaluate)
 
 
 @app.command()
@@ -242,29 +204,7 @@ def front(
 app.command()(choose)
 
 
-@app.command()
-def export(
-    member: Annotated[
-        str, typer.Argument(help="Id of a member or of what `hm3 choose --search` found, or an alias such as balanced.")
-    ],
-    out: Annotated[str, typer.Argument(help="Folder to write, or s3://bucket/prefix; it must not exist yet.")],
-    profile: ProfileOption = None,
-) -> None:
-    """Write a member of the front as a Hugging Face checkpoint with tokenizer, recipe and model card.
-
-    Example: `hm3 export balanced exported/` or `hm3 export balanced s3://bucket/balanced`
-    """
-    from tasks.front.checkpoint import write_member
-    from tasks.front.front import Front
-    from tasks.project.workspace import open_workspace
-    from tasks.registry.aliases import named
-    from tasks.storage.folders import destination
-
-    workspace = open_workspace(profile)
-    found = named(workspace, Front.read(workspace.run), member)
-    with progress_of_command() as progress, destination(out, progress, workspace.state / "scratch") as folder:
-        write_member(workspace, found, folder, progress)
-    output().print(f"{out}: member {found.id}", highlight=False)
+app.command()(export)
 
 
 app.command()(promote)

@@ -72,7 +72,7 @@ def follow(workspace: Workspace, stage: Stage, screen: Screen, *, force: bool, h
     screen.spin(stage.name)
     with slot(workspace.profile.device):
         deadline = time.monotonic() + hours * 3600
-        process = reproduce.start_stage(workspace.root, stage.name, log, force=force)
+        process = reproduce.start_stage(workspace, stage.name, log, force=force)
         try:
             ended = False
             while not ended:

@@ -72,23 +72,24 @@ def filled(params: Params) -> dict[str, Any]:
     return {"seed": params.seed} | {name: FORMS[name](**block) for name, block in values.items()}
 
 
-def merged(params: Params, seed: int, *blocks: BaseModel, form: bool = False) -> Params:
+def merged(params: Params, seed: int, *blocks: BaseModel) -> Params:
     """Parameters with what a form gave in place of theirs, checked by the schema once more.
+
+    A value that the form shows by itself is none that was given: it may be another than the profile's.
 
     Args:
         params: those of params.yaml, with what the profile sets for itself.
         seed: seed of every generator.
         blocks: of the form; a field that was not given stays as it is.
-        form: a value that the form shows by itself is none that was given: it may be another than the profile's.
 
     Raises:
         BadInput: the schema refuses a value.
     """
     data = params.model_dump(mode="json")
-    if not form or seed != project_params().seed:
+    if seed != project_params().seed:
         data["seed"] = seed
     for block in blocks:
-        data[type(block).__name__.lower()] |= block.model_dump(mode="json", exclude_unset=True, exclude_defaults=form)
+        data[type(block).__name__.lower()] |= block.model_dump(mode="json", exclude_defaults=True)
     return validate(Params, data, "parameters of the run")
 
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial, wraps
 from pathlib import Path
+from subprocess import Popen
 from typing import TYPE_CHECKING, Any
 
 from prefect import flow
@@ -27,15 +28,16 @@ from rich.console import Console
 
 from flows.follow import as_task, follow, log_of
 from flows.form import Dataset, Pareto, Sample, Search, Train, Zoo, merged, project_params
-from flows.processes.children import hold
+from flows.processes.settle import claimed, enter
+from flows.screen.artifacts import show_front
 from flows.screen.watch import Relay, Screen, duration
-from flows.servers.local import prepare_environment
 from flows.versions import reproduce
 from flows.versions.experiments import experiment
 from flows.versions.reproduce import Stage
 from tasks.project.records import write_text
-from tasks.project.workspace import Workspace, find_root, open_workspace, remote_state, state_folder
-from tasks.scoring.where import EngineName, scoring_on
+from tasks.project.workspace import Workspace, open_workspace
+from tasks.schema.params import Params
+from tasks.scoring.where import EngineName
 
 if TYPE_CHECKING:
     from tasks.front.front import Front
@@ -45,18 +47,6 @@ STAGE_HOURS = 72.0
 """Longest time that a stage may take, unless a run says otherwise."""
 
 DONE = {"ran": "done", "restored": "restored from DVC's cache of runs", "unchanged": "found unchanged"}
-
-_screen: ContextVar[Screen | None] = ContextVar("screen", default=None)
-
-
-@contextmanager
-def shown_on(screen: Screen) -> Iterator[None]:
-    """Flows that run in the block use this screen; others, such as those of a worker, have Prefect's log alone."""
-    token = _screen.set(screen)
-    try:
-        yield
-    finally:
-        _screen.reset(token)
 
 
 @flow(name="hm3", persist_result=False)
@@ -93,36 +83,76 @@ def hm3(
         search: Stage search: the online search over paths.
         pareto: Stage pareto: which candidates become members of the front.
     """
-    from tasks.front.table import summary
+    with opened(profile, "hm3 run") as (workspace, screen):
+        params = merged(workspace.params, seed, zoo, sample, dataset, train, search, pareto)
+        workspace = replace(workspace, engine=engine)
+        return run_all(workspace, screen, params, fresh=fresh, push=push, hours=stage_hours)
 
-    with opened(profile, "hm3 run") as (workspace, screen), scoring_on(engine), ExitStack() as stack:
-        name = None
-        shown = _screen.get() is None  # a form was filled in, and not a command that says every value
-        params = merged(workspace.params, seed, zoo, sample, dataset, train, search, pareto, form=shown)
-        if params != workspace.params:
-            screen.spin("preparing a working tree for the experiment")
-            workspace, name = stack.enter_context(experiment(workspace, params, screen.line))
-        front, done = walk(workspace, screen, fresh=fresh, push=push, experiment_name=name, hours=stage_hours)
-        return summary(front) | done
+
+def as_flow(work: Callable[[], dict[str, Any]], **shown: Any) -> dict[str, Any]:
+    """Do what a command has prepared as a run of flow ``hm3``; Prefect's pages show it with these parameters."""
+
+    @wraps(hm3.fn)
+    def run(**_: Any) -> dict[str, Any]:
+        return work()
+
+    result: dict[str, Any] = flow(name=hm3.name, persist_result=False)(run)(**shown)
+    return result
 
 
 @contextmanager
 def opened(profile: str, what: str) -> Iterator[tuple[Workspace, Screen]]:
-    """The project around the working directory, held against other runs, and where a run is shown.
+    """For a flow that a worker runs: the project around the working directory, and Prefect's log as a screen.
 
     Args:
         profile: the model family.
         what: goes on, for those who have to wait for it.
     """
-    root = find_root()
-    state = state_folder(root)
-    prepare_environment(state)
-    with ExitStack() as stack:
-        screen = _screen.get() or stack.enter_context(Screen(Console(quiet=True)))
-        screen.log = get_run_logger().info
-        label = f"{what} --profile {profile}, flow run {flow_run.get_name()}"
-        stack.enter_context(hold(state / "locks" / "run.lock", label, screen.line))
-        yield open_workspace(profile, root), screen
+    enter()
+    workspace = open_workspace(profile)
+    label = f"{what} --profile {profile}, flow run {flow_run.get_name()}"
+    with (
+        Screen(Console(quiet=True), get_run_logger().info) as screen,
+        claimed(workspace, label, screen.line, lock="run", computes=False),
+    ):
+        yield workspace, screen
+
+
+def run_all(
+    workspace: Workspace,
+    screen: Screen,
+    params: Params,
+    *,
+    fresh: bool,
+    push: bool,
+    hours: float = STAGE_HOURS,
+    asked: Popen[str] | None = None,
+) -> dict[str, Any]:
+    """The whole pipeline, inside a flow; as an experiment where the parameters are others than the project's.
+
+    Args:
+        workspace: project and profile, which this process has claimed, and where candidates are scored.
+        screen: where the run is shown.
+        params: to run with.
+        fresh: run every stage, and resume nothing.
+        push: send the outs to DVC's default remote at the end.
+        hours: after which a stage is stopped.
+        asked: what DVC was asked about the workspace, if it was already.
+
+    Returns:
+        What there is to say about the front, and what the run took.
+    """
+    from tasks.front.table import summary
+
+    screen.log = get_run_logger().info
+    walked = partial(walk, screen=screen, fresh=fresh, push=push, hours=hours)
+    if params == workspace.params:
+        front, done = walked(workspace, asked=asked, experiment_name=None)
+        return summary(front) | done
+    screen.spin("preparing a working tree for the experiment")
+    with experiment(workspace, params, screen.line) as (tree, name):
+        front, done = walked(tree, experiment_name=name)
+        return summary(front) | done
 
 
 def walk(
@@ -130,19 +160,15 @@ def walk(
     screen: Screen,
     *,
     experiment_name: str | None,
+    asked: Popen[str] | None = None,
     fresh: bool = False,
     push: bool = False,
     hours: float = STAGE_HOURS,
 ) -> tuple[Front, dict[str, Any]]:
-    """All stages of a profile, the report and the registry.
+    """All stages of a profile, the report and the registry; arguments as those of :func:`run_all`.
 
     Args:
-        workspace: project and profile.
-        screen: where the run is shown.
         experiment_name: of the DVC experiment, if it is one.
-        fresh: run every stage, and resume nothing.
-        push: send the outs to DVC's default remote at the end.
-        hours: after which a stage is stopped.
 
     Returns:
         The front, and what the run took.
@@ -151,7 +177,6 @@ def walk(
         BadInput: a stage finds something that the user can mend.
         Failed: a stage failed or took too long.
     """
-    from flows.screen.artifacts import show_front
     from tasks.front.front import Front
     from tasks.report.report import write_report
     from tasks.tracking.tracker import Tracker
@@ -164,8 +189,10 @@ def walk(
     tracker = Tracker(workspace, lambda text: screen.line(text, "yellow"))
     threading.Thread(target=tracker.prepare, name="mlflow", daemon=True).start()
     screen.spin("asking DVC what has changed")
-    plan = reproduce.plan(workspace.root, workspace.name)
+    plan = reproduce.plan(asked or reproduce.ask(workspace), workspace.name)
     if fresh:
+        from tasks.scoring.journal import set_aside
+
         set_aside(workspace)
     screen.spin("connecting to MLflow")
     tracker.start(flow_run.get_name(), {"prefect.flow_run_id": str(flow_run.get_id())})
@@ -251,22 +278,6 @@ def send(workspace: Workspace, stages: Sequence[str], screen: Screen) -> None:
 
     screen.spin("push")
     screen.line(f"push: {as_task('push', lambda: push(workspace, stages), waits=WAITS)}", "green")
-
-
-def set_aside(workspace: Workspace) -> None:
-    """Move what a run would resume from, the journal, to a folder beside it; in a bucket too."""
-    folder = workspace.state / "journal" / workspace.name
-    if folder.is_dir():
-        aside = workspace.state / "journal-aside"
-        aside.mkdir(exist_ok=True)
-        taken = len(list(aside.glob(f"{workspace.name}-*")))
-        folder.rename(aside / f"{workspace.name}-{taken + 1}")
-    if remote := remote_state():
-        from tasks.scoring.remote_segments import RemoteSegments
-
-        now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-        there = RemoteSegments(f"{remote}/journal/{workspace.name}")
-        there.set_aside(f"{remote}/journal-aside/{workspace.name}-{now}")
 
 
 def remember_time(workspace: Workspace, stage: str, seconds: float) -> None:

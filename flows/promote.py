@@ -9,9 +9,8 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
 from flows.form import project_params
+from flows.processes.settle import prepare
 from flows.screen.artifacts import key_of
-from flows.servers.local import prepare_environment
-from flows.stage import prepare
 from models.errors import Failed
 from tasks.project.progress import Progress
 from tasks.project.workspace import find_root, open_workspace, validate
@@ -37,7 +36,6 @@ def promote(
         reason: Why; kept in the audit trail.
     """
     workspace = open_workspace(profile, find_root())
-    prepare_environment(workspace.state)
     prepare(workspace)
     from tasks.registry import promotion
     from tasks.registry.gates import gate_markdown

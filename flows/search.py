@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from prefect import flow
@@ -9,13 +10,13 @@ from prefect.logging import get_run_logger
 from rich.console import Console
 
 from flows.form import project_params
+from flows.processes.settle import enter
 from flows.screen.artifacts import Gauge
 from flows.screen.watch import Relay, Screen
 from flows.servers.gpu import slot
-from flows.servers.local import prepare_environment
 from flows.targeted import search_on
-from tasks.project.workspace import Workspace, find_root, open_workspace
-from tasks.scoring.where import EngineName, scoring_on
+from tasks.project.workspace import Workspace, open_workspace
+from tasks.scoring.where import EngineName
 
 
 @flow(name="hm3-search", persist_result=False)
@@ -39,8 +40,8 @@ def hm3_search(
         search: Fully scored candidates whose cost may be spent.
         engine: Where candidates are scored: `inline`, in this process, or by the workers of a `ray` cluster.
     """
-    workspace = open_workspace(profile, find_root())
-    prepare_environment(workspace.state)
+    enter()
+    workspace = replace(open_workspace(profile), engine=engine)
     from tasks.front.choice import Wish
     from tasks.front.front import Front
     from tasks.front.table import member_data
@@ -48,7 +49,7 @@ def hm3_search(
     say, progress = get_run_logger().info, Shown(workspace)
     front = Front.read(workspace.run)
     wish = Wish.parse(front, prefer.strip() or None, require, max_layers or None)
-    with scoring_on(engine), slot(workspace.profile.device):
+    with slot(workspace.profile.device):
         found = search_on(workspace, front, wish, search, progress, say)
     progress.gauge.finish()
     say(f"for {prefer.strip() or 'all objectives equally'}: {found.member.id}\n{found}")

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 
 from rich.console import Console
 from safetensors import SafetensorError
 
-from flows.processes.children import hold, watch_owner
 from flows.processes.retry import TRY_AGAIN, is_full, may_pass
+from flows.processes.settle import claimed
 from models.errors import BadInput, Failed, one_line
-from tasks.project.offline import offline_environment
+from tasks.project.processes import end_with_owner
 from tasks.project.progress import Progress
-from tasks.project.workspace import Workspace, open_workspace, remote_state
+from tasks.project.workspace import Workspace, open_workspace
 
 STAGES = ("zoo", "sample", "dataset", "train", "search", "pareto")
-
-OWNER = "HM3_RUN_PID"
-"""Variable that names the process for which a stage runs; the stage ends with it."""
 
 
 def run_stage(name: str, profile: str | None, console: Console) -> None:
@@ -40,13 +35,10 @@ def run_stage(name: str, profile: str | None, console: Console) -> None:
     """
     if name not in STAGES:
         raise BadInput(f"stage {name!r}: unknown; there are {', '.join(STAGES)}")
-    owner = os.environ.get(OWNER)
-    if owner:
-        watch_owner(int(owner))
+    end_with_owner()
     workspace = open_workspace(profile)
-    lock = workspace.state / "locks" / f"{workspace.name}.lock"
-    with hold(lock, f"stage {name}@{workspace.name}", console.print):
-        prepare(workspace)
+    label = f"stage {name}@{workspace.name}"
+    with claimed(workspace, label, console.print, lock=workspace.name, computes=True):
         run: Callable[[Workspace, Progress], None] = importlib.import_module(f"tasks.{name}").run
         events = workspace.state / "progress" / workspace.name / f"{name}.jsonl"
         try:
@@ -63,36 +55,3 @@ def run_stage(name: str, profile: str | None, console: Console) -> None:
             traceback.print_exc()
             sys.stderr.write(f"hm3: {one_line(error)}\n")
             sys.exit(TRY_AGAIN)
-
-
-def prepare(workspace: Workspace) -> None:
-    """Go to the project's folder, offline, with a fixed number of threads and deterministic kernels.
-
-    Waiting OpenMP threads must not spin: on a busy machine that made two threads 5 to 24 times slower. Libraries read
-    these variables when they are imported, so torch and datasets must not be imported before.
-    """
-    settle(workspace.root, workspace.state, workspace.profile.threads, hub=workspace.profile.uses_hub)
-
-
-def settle(root: Path, state: Path, threads: int, *, hub: bool) -> None:
-    """:func:`prepare` before there is a profile.
-
-    Args:
-        root: the project's folder.
-        state: its state folder.
-        threads: of torch on the CPU.
-        hub: whether models or data may come from the hub.
-    """
-    settings = {
-        "HM3_STATE": remote_state() or str(state),
-        "OMP_WAIT_POLICY": "passive",
-        "GOMP_SPINCOUNT": "0",
-        "OMP_NUM_THREADS": str(threads),
-        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-    }
-    os.environ.update(settings | offline_environment(state, hub=hub))
-    os.chdir(root)
-    import torch
-
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from flows.processes.children import hold
-from flows.stage import prepare
+from flows.processes.settle import claimed
 from models.errors import BadInput
 from tasks.project.workspace import Workspace
 
@@ -35,8 +34,7 @@ def search_on(
     """
     if count < 1:
         raise BadInput(f"--search {count}: give the number of candidates, at least 1")
-    with hold(workspace.state / "locks" / f"{workspace.name}.lock", f"search for a preference, {count}", say):
-        prepare(workspace)
+    with claimed(workspace, f"search for a preference, {count}", say, lock=workspace.name, computes=True):
         from tasks.trials.targeted import search_for
 
         return search_for(workspace, front, wish, count, progress)

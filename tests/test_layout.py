@@ -21,7 +21,7 @@ HOUSE = {
     "tasks": "schema → project → sandbox | storage → objectives → families | front | scoring → trials → report"
     " → tracking → zoo | sample | dataset | train | search | pareto → registry | doctor → bench",
     "flows": "processes → screen | servers → versions → stage → form → follow → pipeline → targeted → search → promote"
-    " → commands | bench → cli",
+    " → commands → bench → cli",
 }
 """What each package holds, from the ground up: a room imports those before its arrow, and none beside it."""
 FACES = {"tasks.code_metrics"}

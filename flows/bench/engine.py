@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from flows.commands.options import emit
 from flows.processes.children import hold
+from flows.processes.settle import prepare
 from flows.screen.watch import output
-from flows.stage import prepare
 from tasks.project.progress import Progress
 from tasks.project.workspace import open_workspace, profiles
 

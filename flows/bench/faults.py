@@ -21,7 +21,6 @@ from flows.bench.fault_page import rows_path, sheet, texts
 from flows.bench.fault_servers import Servers, has_moto
 from flows.commands.options import emit
 from flows.processes.children import command_line, hold
-from flows.processes.guard import alive
 from flows.screen.watch import output
 from flows.servers.local import environment
 from models.errors import BadInput, Failed, one_line
@@ -29,6 +28,7 @@ from tasks.bench.engine.families import OPEN_GATES
 from tasks.bench.markdown import write_pages
 from tasks.bench.setup import describe_setup
 from tasks.project.git import demand
+from tasks.project.processes import is_alive
 from tasks.project.progress import Progress
 from tasks.project.records import write_table, write_text
 from tasks.project.workspace import Workspace, open_workspace
@@ -223,7 +223,7 @@ def gone(project: Project, family: list[psutil.Process]) -> None:
     deadline = time.monotonic() + GONE_SECONDS
     left: list[psutil.Process] = []
     while time.monotonic() < deadline:
-        left = [one for one in (*family, *project.under("")) if alive(one)]
+        left = [one for one in (*family, *project.under("")) if one.is_running() and is_alive(one.pid)]
         if not left:
             return
         time.sleep(0.2)

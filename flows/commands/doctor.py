@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows.processes.settle import prepare
+
 if TYPE_CHECKING:
     from tasks.doctor.doctor import Diagnosis
 
@@ -19,14 +21,11 @@ def look(profile: str | None, root: Path | None = None) -> Diagnosis:
     Raises:
         BadInput: params.yaml or the profile is refused.
     """
-    from flows.servers.local import prepare_environment
     from flows.servers.up import in_use
-    from flows.stage import prepare
     from tasks.project.workspace import open_workspace
 
     workspace = open_workspace(profile, root)
-    prepare_environment(workspace.state)
     prepare(workspace)
     from tasks.doctor.doctor import examine
 
-    return examine(workspace, in_use(workspace.root, workspace.state))
+    return examine(workspace, in_use(workspace.state))

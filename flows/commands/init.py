@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from flows.commands.options import JsonOption, emit
+from flows.processes.settle import settle
 from flows.screen.watch import output
 from models.errors import BadInput
 
@@ -37,7 +38,6 @@ def init(
     Example: `hm3 init mine --base hub:Qwen/Qwen2.5-0.5B --expert math=models/math --expert code=models/code
     --task math=gsm8k:exact_match,flexible-extract --task code=mbpp`
     """
-    from flows.stage import settle
     from tasks.families import profile
     from tasks.project.workspace import find_root, profiles, read_yaml, state_folder, validate
     from tasks.schema.params import Params

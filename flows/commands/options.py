@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.screen.watch import output
+from models.errors import BadInput
 from tasks.project.progress import Progress
 
 ProfileOption = Annotated[
@@ -16,6 +17,8 @@ ProfileOption = Annotated[
     typer.Option("--profile", "-p", help="Model family, a file in profiles/. Default: the first of params.yaml."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+SPLITS = ("test", "selection", "search")
 
 
 def progress_of_command() -> Progress:
@@ -26,3 +29,10 @@ def progress_of_command() -> Progress:
 def emit(data: Any) -> None:
     """JSON on standard output."""
     sys.stdout.write(json.dumps(data, indent=1) + "\n")
+
+
+def check_split(split: str) -> str:
+    """The split, if it is one; raises BadInput otherwise."""
+    if split not in SPLITS:
+        raise BadInput(f"--split {split}: unknown; there are {', '.join(SPLITS)}")
+    return split

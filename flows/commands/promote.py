@@ -45,12 +45,10 @@ def promote(
     other = "--rollback" if rollback else "--history"
     if (rollback or history) and (member or prefer or force or (history and (alias or reason))):
         raise BadInput(f"promote: {other} takes no member and nothing that picks or forces one; leave that out")
-    from flows.servers.local import prepare_environment
-    from flows.stage import prepare
+    from flows.processes.settle import prepare
     from tasks.project.workspace import open_workspace
 
     workspace = open_workspace(profile)
-    prepare_environment(workspace.state)
     if history:
         show_history(workspace, as_json=as_json)
         return

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from rich.console import Console
 
-from flows.processes.children import hold
+from flows.processes.settle import claimed
 from flows.screen.watch import Screen
 from flows.servers.api import prefect_api
-from flows.servers.local import prepare_environment
 from flows.versions import reproduce
 from flows.versions.experiments import with_settings
 from tasks.families.profile import list_profile
@@ -50,34 +50,30 @@ def run_pipeline(
         from tasks.doctor.buckets import require_remote
 
         require_remote(root)
-    chosen = engine_name(engine)
-    params = with_settings(root, settings, workspace.profile.params) if settings else None
-    prepare_environment(workspace.state)
-    os.chdir(root)
+    workspace = replace(workspace, engine=engine_name(engine))
+    params = with_settings(root, settings, workspace.profile.params) if settings else workspace.params
+    label = f"hm3 run --profile {workspace.name}"
     with (
         Screen(console) as screen,
-        hold(workspace.state / "locks" / "run.lock", f"hm3 run --profile {workspace.name}", screen.line),
+        claimed(workspace, label, screen.line, lock="run", computes=False),
         prefect_api(workspace.state) as server,
     ):
         screen.spin("starting" if server is None else "starting a Prefect server for this run")
-        if params is None:
-            reproduce.ask(root, workspace.name)
-        # Prefect's own lines go to its log pages; what a user needs to see is on the screen already.
-        os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
+        asked = reproduce.ask(workspace) if params == workspace.params else None
         from flows.form import filled
-        from flows.pipeline import drain, hm3, shown_on
+        from flows.pipeline import as_flow, drain, run_all
 
         if server is not None:
             server.wait()
         screen.clear()
         # Prefect ends the flow in good order, and then sends the signal once more.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        with shown_on(screen):
-            try:
-                result: dict[str, Any] = hm3(workspace.name, fresh, push, chosen, **filled(params or workspace.params))
-                return result
-            except KeyboardInterrupt:
-                screen.line("interrupted; the next `hm3 run` goes on from here", "yellow")
-                raise
-            finally:
-                drain()
+        run = partial(run_all, workspace, screen, params, fresh=fresh, push=push, asked=asked)
+        shown = {"profile": workspace.name, "fresh": fresh, "push": push, "engine": workspace.engine}
+        try:
+            return as_flow(run, **shown, **filled(params))
+        except KeyboardInterrupt:
+            screen.line("interrupted; the next `hm3 run` goes on from here", "yellow")
+            raise
+        finally:
+            drain()

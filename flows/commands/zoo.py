@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from flows.commands.options import JsonOption, emit, progress_of_command
+from flows.processes.settle import settle
 from flows.screen.watch import output
 
 
@@ -42,7 +43,6 @@ def zoo(
     Example: `hm3 zoo mine --base models/base --data math=math.jsonl --data code=code.jsonl
     --prompt 'Question: {question}\\nAnswer:' --completion ' {answer}'`
     """
-    from flows.stage import settle
     from tasks.families import profile
     from tasks.project.workspace import find_root, read_yaml, state_folder, validate
 

@@ -6,8 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -16,8 +14,6 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-from flows.processes import guard
-
 GRACE_SECONDS = 5.0
 """Time that a child has for ending after it was interrupted."""
 
@@ -25,18 +21,11 @@ GRACE_SECONDS = 5.0
 class Guarded:
     """A command behind :mod:`flows.processes.guard`: it, and all that it started, ends when this process does."""
 
-    def __init__(
-        self,
-        command: Sequence[str],
-        *,
-        cwd: Path,
-        env: Mapping[str, str],
-        log: Path,
-    ):
+    def __init__(self, command: Sequence[str], *, cwd: Path, env: Mapping[str, str], log: Path):
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-E", guard.__file__, str(GRACE_SECONDS), *command],
+                [sys.executable, "-P", "-m", "flows.processes.guard", str(GRACE_SECONDS), *command],
                 cwd=cwd,
                 env=dict(env),
                 stdin=subprocess.PIPE,
@@ -55,40 +44,6 @@ class Guarded:
         if self.process.stdin is not None:
             self.process.stdin.close()
         return self.process.wait()
-
-
-def watch_owner(pid: int, seconds: float = 0.5) -> None:
-    """End this process from a thread of its own as soon as the process ``pid`` is gone."""
-
-    def watch() -> None:
-        while is_alive(pid):
-            time.sleep(seconds)
-        os._exit(143)
-
-    threading.Thread(target=watch, name="watch-owner", daemon=True).start()
-
-
-def birth(pid: int) -> float:
-    """What tells a process from a later one of the same number, and stays when the clock is set.
-
-    Linux counts from the boot, in ticks; psutil adds the boot's time, which moves with the clock.
-
-    Raises:
-        psutil.NoSuchProcess: it is gone.
-    """
-    try:
-        return float(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
-    except OSError:
-        return psutil.Process(pid).create_time()
-
-
-def is_alive(pid: int, born: float | None = None) -> bool:
-    """Whether a process runs; with ``born`` whether it is the one whose :func:`birth` that is."""
-    try:
-        same = born is None or birth(pid) == born
-        return same and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def command_line(process: psutil.Process) -> list[str]:

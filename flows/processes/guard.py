@@ -1,8 +1,9 @@
 """Runs a command that ends with whoever asked for it, even when that process is killed outright.
 
-Started as ``python guard.py GRACE COMMAND …`` with a pipe as standard input. Nobody writes to the pipe; its other end
-closes when the asking process is gone, however it went. Guard and command each lead a session of their own, so a
-signal to the asker's process group reaches neither. This file imports nothing of the project: it must start at once.
+Started as ``python -m flows.processes.guard GRACE COMMAND …`` with a pipe as standard input. Nobody writes to the pipe;
+its other end closes when the asking process is gone, however it went. Guard and command each lead a session of their
+own, so a signal to the asker's process group reaches neither. What it needs at the end it imports then: it must start
+at once.
 """
 
 from __future__ import annotations
@@ -15,10 +16,6 @@ import subprocess
 import sys
 import time
 from types import FrameType
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import psutil
 
 POLL_SECONDS = 0.05
 
@@ -53,29 +50,25 @@ def end(child: subprocess.Popen[bytes], grace: float) -> None:
     """Interrupt the child and everything under it, and kill what is left after ``grace`` seconds."""
     import psutil
 
+    from tasks.project.processes import is_alive
+
     try:
         under = psutil.Process(child.pid).children(recursive=True)
     except psutil.NoSuchProcess:
         under = []
+
+    def runs(one: psutil.Process) -> bool:
+        return one.is_running() and is_alive(one.pid)
+
     signal_group(child.pid, signal.SIGINT)
     deadline = time.monotonic() + grace
-    while time.monotonic() < deadline and (child.poll() is None or any(alive(one) for one in under)):
+    while time.monotonic() < deadline and (child.poll() is None or any(runs(one) for one in under)):
         time.sleep(POLL_SECONDS)
     signal_group(child.pid, signal.SIGKILL)
     for one in under:
-        if alive(one):
+        if runs(one):
             one.kill()
     child.wait()
-
-
-def alive(process: psutil.Process) -> bool:
-    """Whether it runs; one that nobody has waited for yet does not."""
-    import psutil
-
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def signal_group(leader: int, number: signal.Signals) -> None:

@@ -63,14 +63,17 @@ class TemporaryPrefect:
 
 @contextmanager
 def prefect_api(state: Path) -> Iterator[TemporaryPrefect | None]:
-    """Put the address of a Prefect API into the environment; comes before the first import of prefect.
+    """Put into the environment what Prefect reads there; comes before the first import of prefect.
 
-    It is the user's ``PREFECT_API_URL``, else the server of `hm3 up`, else a temporary server that is yielded while it
-    still starts.
+    The address is the user's ``PREFECT_API_URL``, else that of the server of `hm3 up`, else that of a temporary server,
+    which is yielded while it still starts.
 
     Raises:
         Failed: the server that is to be used does not answer.
     """
+    # Its own lines go to its log pages; what a user needs to see is on the screen already.
+    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
+    os.environ.setdefault("PREFECT_HOME", str(state / "prefect"))
     running = read_record(state).get("prefect")
     known = os.environ.get("PREFECT_API_URL") or (f"{running.url}/api" if running else None)
     if known:

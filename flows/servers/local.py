@@ -1,19 +1,16 @@
-"""What the processes of this machine share: their environment, their ports, and how one waits for a server."""
+"""What the servers of this machine share: their environment, their ports, and how one waits for them."""
 
 from __future__ import annotations
 
-import atexit
-import gc
-import os
 import socket
 import subprocess
-import sysconfig
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from flows.processes.settle import variables
 from models.errors import Failed
 from tasks.project.workspace import remote_state
 
@@ -22,37 +19,18 @@ START_SECONDS = 240.0
 
 
 def environment(state: Path) -> dict[str, str]:
-    """The environment of servers and stages: this one, with what hm3 sets where the user set nothing.
+    """The environment of child processes, servers and stages: this one, with what hm3 sets where the user set nothing.
 
     Args:
         state: the workspace's state folder.
     """
-    ours = {
-        "HM3_STATE": str(state),
-        "PREFECT_HOME": str(state / "prefect"),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-        "DO_NOT_TRACK": "1",
-        "DVC_NO_ANALYTICS": "1",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "OMP_WAIT_POLICY": "passive",
-        "GOMP_SPINCOUNT": "0",
-    }
-    scripts = sysconfig.get_path("scripts")
-    path = os.pathsep.join([scripts, *filter(lambda one: one != scripts, os.environ.get("PATH", "").split(os.pathsep))])
-    return {**ours, **os.environ, "HM3_STATE": remote_state() or str(state), "PATH": path}
-
-
-def prepare_environment(state: Path) -> None:
-    """Give this process :func:`environment`, before anything imports prefect or mlflow."""
-    (state / "logs").mkdir(parents=True, exist_ok=True)
-    os.environ.update(environment(state))
-    atexit.register(gc.freeze)  # or the interpreter collects 400,000 objects of libraries as it ends: seconds
+    return {"PREFECT_HOME": str(state / "prefect"), **variables(), "HM3_STATE": remote_state() or str(state)}
 
 
 def run_logged(command: Sequence[str], *, cwd: Path, env: Mapping[str, str], log: Path) -> int:
-    """Exit status of a command whose output is added to a log."""
-    with log.open("ab") as output:
+    """Exit status of a command whose output goes to a log."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
         return subprocess.run(
             list(command),
             cwd=cwd,

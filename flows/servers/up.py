@@ -21,9 +21,12 @@ from typing import Any
 
 import psutil
 
-from flows.processes.children import GRACE_SECONDS, birth, is_alive
+from flows.processes.children import GRACE_SECONDS
 from flows.servers.local import START_SECONDS, answers, environment, free_port, last_line, run_logged, wait_for
 from models.errors import BadInput, Failed
+from tasks.project.processes import birth, is_alive
+from tasks.project.records import write_text
+from tasks.tracking.mlflow import local_store, tracking_uri
 
 POOL = "hm3-local"
 """Prefect work pool of the worker that `hm3 up` starts."""
@@ -46,7 +49,7 @@ class Running:
     url: str
     pid: int
     born: float
-    """:func:`flows.processes.children.birth` of the process: a later process of the same number is another one."""
+    """:func:`tasks.project.processes.birth` of the process: a later process of the same number is another one."""
     log: str
 
 
@@ -68,18 +71,14 @@ def write_record(state: Path, servers: Mapping[str, Running]) -> None:
     if not servers:
         path.unlink(missing_ok=True)
         return
-    beside = path.with_suffix(".tmp")
-    beside.write_text(json.dumps({name: asdict(one) for name, one in servers.items()}, indent=1), encoding="utf-8")
-    beside.replace(path)
+    write_text(path, json.dumps({name: asdict(one) for name, one in servers.items()}, indent=1))
 
 
-def in_use(root: Path, state: Path) -> dict[str, tuple[str, bool]]:
+def in_use(state: Path) -> dict[str, tuple[str, bool]]:
     """The servers that a run would use: name → address, or in words what stands for it, and whether it answers."""
-    from tasks.tracking.mlflow import tracking_uri
-
     running = read_record(state).get("prefect")
     api = os.environ.get("PREFECT_API_URL") or (f"{running.url}/api" if running else None)
-    urls = {"Prefect": api or "a run starts a server for itself", "MLflow": tracking_uri(root)}
+    urls = {"Prefect": api or "a run starts a server for itself", "MLflow": tracking_uri(state)}
     return {
         name: (url, not url.startswith("http") or answers(f"{url.rstrip('/')}/health", seconds=10, refusing=True))
         for name, url in urls.items()
@@ -110,7 +109,7 @@ def up(
     servers = dict(before)
     try:
         if "mlflow" not in servers:
-            servers["mlflow"] = start_mlflow(root, state, mlflow_port or free_port())
+            servers["mlflow"] = start_mlflow(state, mlflow_port or free_port())
             write_record(state, servers)
         if "prefect" not in servers:
             servers["prefect"] = start_prefect(state, prefect_port or free_port())
@@ -176,11 +175,9 @@ def start_worker(root: Path, state: Path, prefect_url: str) -> Running:
     return launch("worker", prefect_url, [*command, "--name", POOL], cwd=root, env=env, state=state)
 
 
-def start_mlflow(root: Path, state: Path, port: int) -> Running:
+def start_mlflow(state: Path, port: int) -> Running:
     """MLflow server on the same database and artifact folder that runs use without it."""
-    from tasks.tracking.mlflow import local_store
-
-    database, artifacts = local_store(root)
+    database, artifacts = local_store(state)
     (state / "mlflow").mkdir(parents=True, exist_ok=True)
     url = f"http://127.0.0.1:{port}"
     # Artifacts are written to the folder itself: a run must stay readable when the server is down again.
@@ -203,13 +200,12 @@ def mlflow_command(port: int, database: str, *artifacts: str) -> list[str]:
 
 def wait_until_healthy(name: str, server: Running, path: str) -> None:
     """Until a server of `hm3 up` answers; raises Failed if it does not."""
-    ended = ended_of(server)
-    wait_for(f"{server.url}{path}", ended, Path(server.log), f"the {name} server")
-
-
-def ended_of(server: Running) -> Callable[[], int | None]:
-    """What tells that a server's process is gone."""
-    return lambda: None if is_alive(server.pid, server.born) else 1
+    wait_for(
+        f"{server.url}{path}",
+        lambda: None if is_alive(server.pid, server.born) else 1,
+        Path(server.log),
+        f"the {name} server",
+    )
 
 
 def wait_for_worker(prefect_url: str, worker: Running) -> None:
@@ -242,7 +238,6 @@ def register(root: Path, state: Path, prefect_url: str, *, gpu: bool) -> None:
     """
     log = state / "logs" / "register.log"
     env = {**environment(state), "PREFECT_API_URL": f"{prefect_url}/api"}
-    log.write_bytes(b"")
     command = [sys.executable, "-P", "-m", "flows.servers.register", *(["--gpu"] if gpu else [])]
     if run_logged(command, cwd=root, env=env, log=log) != 0:
         raise Failed(f"prefect.yaml: its deployments could not be registered: {last_line(log)}; see {log}")

@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import yaml
 from flows.servers.local import environment, last_line, run_logged
 from models.errors import BadInput, Failed
 from tasks.project.git import demand, git
-from tasks.project.workspace import Workspace, open_workspace, read_yaml, state_folder, validate
+from tasks.project.workspace import Workspace, open_workspace, read_yaml, remote_state, validate
 from tasks.schema.params import Params
 
 OWN = (".hm3", ".venv", ".dvc", "runs", "dvc_plots", "__pycache__")
@@ -94,16 +95,16 @@ def experiment(workspace: Workspace, params: Params, say: Callable[[str], None])
     name = f"{workspace.name}-{digest}"
     tree = workspace.state / "experiments" / name
     log = workspace.state / "logs" / "experiment.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    log.write_bytes(b"")
     remove_tree(workspace.root, tree)
     try:
         make_tree(workspace, tree, changed, log)
         say(f"experiment {name}: {', '.join(f'{key}={json.dumps(value)}' for key, value in changed.items())}")
-        yield open_workspace(workspace.name, tree), name
+        # stages whose state is in a bucket keep what they have of it in their own tree
+        inside = open_workspace(workspace.name, tree, None if remote_state() else workspace.state)
+        yield replace(inside, engine=workspace.engine), name
         stages = [f"{one}@{workspace.name}" for one in read_yaml(tree / "dvc.yaml")["stages"]]
         # only these: it refuses a profile of params.yaml that was never run
-        dvc(tree, log, "exp", "save", "--force", "--name", name, *stages)
+        dvc(tree, workspace.state, log, "exp", "save", "--force", "--name", name, *stages)
         compare = "compare with `dvc exp show --only-changed`"
         say(f"experiment {name} is saved: {compare}, take it over with `dvc exp apply {name}`")
     finally:
@@ -146,7 +147,7 @@ def make_tree(workspace: Workspace, tree: Path, changed: dict[str, Any], log: Pa
         with modify_yaml(str(tree / mine)) as profile:
             for key in hidden:
                 place(profile["params"], key, changed[key])
-    dvc(tree, log, "checkout", "--quiet", "--allow-missing")
+    dvc(tree, workspace.state, log, "checkout", "--quiet", "--allow-missing")
     link_untracked(root, tree)
 
 
@@ -186,8 +187,8 @@ def remove_tree(root: Path, tree: Path) -> None:
     git(root, "update-ref", "-d", "refs/exps/exec/EXEC_HEAD")
 
 
-def dvc(tree: Path, log: Path, *command: str) -> None:
+def dvc(tree: Path, state: Path, log: Path, *command: str) -> None:
     """A DVC command in a working tree; raises Failed if it fails."""
     full = [sys.executable, "-P", "-m", "dvc", "--wait-for-lock", *command]
-    if run_logged(full, cwd=tree, env=environment(state_folder(tree)), log=log) != 0:
+    if run_logged(full, cwd=tree, env=environment(state), log=log) != 0:
         raise Failed(f"dvc {' '.join(command[:2])}: {last_line(log)}; see {log}")

@@ -30,8 +30,6 @@ def push(workspace: Workspace, stages: Sequence[str]) -> str:
     """
     require_remote(workspace.root)
     log = workspace.state / "logs" / f"push-{workspace.name}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    log.write_bytes(b"")
     command = [sys.executable, "-P", "-m", "dvc", "--wait-for-lock", "push", *stages]
     if run_logged(command, cwd=workspace.root, env=environment(workspace.state), log=log) != 0:
         raise Unavailable(f"dvc push: {last_line(log)}; see {log}; `dvc push` goes on from there")

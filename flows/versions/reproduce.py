@@ -20,9 +20,12 @@ from typing import Any
 
 from flows.processes.children import Guarded
 from flows.processes.retry import TRY_AGAIN
-from flows.stage import OWNER
+from flows.servers.local import environment
 from flows.versions.mend import keep_lock, mend
 from models.errors import BadInput, Failed, Unavailable, one_line
+from tasks.project.processes import OWNER
+from tasks.project.workspace import Workspace
+from tasks.scoring.where import ENGINE, engine_name
 
 
 @dataclass(frozen=True)
@@ -58,28 +61,26 @@ class Plan:
         return frozenset(found)
 
 
-_asked: dict[tuple[Path, str], subprocess.Popen[str]] = {}
-
-
-def ask(root: Path, profile: str) -> None:
-    """Ask DVC for a profile's graph and status, in one process; :func:`plan` takes the answer."""
-    command = [sys.executable, "-P", "-m", "flows.versions.reproduce", str(root), profile]
-    _asked[root, profile] = subprocess.Popen(
-        command, cwd=root, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+def ask(workspace: Workspace) -> subprocess.Popen[str]:
+    """Ask DVC for the graph and status of a profile, in a process that :func:`plan` waits for."""
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "flows.versions.reproduce", str(workspace.root), workspace.name],
+        cwd=workspace.root,
+        env=environment(workspace.state),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
 
 
-def plan(root: Path, profile: str) -> Plan:
-    """The stages of a profile and what changed: the answer to an earlier :func:`ask`, which is used once.
+def plan(asked: subprocess.Popen[str], profile: str) -> Plan:
+    """The stages of a profile and what changed: the answer to :func:`ask`.
 
     Raises:
         BadInput: DVC refuses dvc.yaml or the folder, or knows no stage of the profile.
     """
-    if (root, profile) not in _asked:
-        ask(root, profile)
-    process = _asked.pop((root, profile))
-    output, errors = process.communicate()
-    if process.returncode != 0:
+    output, errors = asked.communicate()
+    if asked.returncode != 0:
         reason = next((line for line in reversed(errors.splitlines()) if line.strip()), "no reason given")
         raise BadInput(f"dvc.yaml: {reason.strip()}")
     stages = [Stage(one["name"], tuple(one["parents"]), tuple(one["changes"])) for one in json.loads(output)]
@@ -124,12 +125,12 @@ def describe(status: Sequence[Any]) -> list[str]:
     return [f"no {path} yet" for path in lost] or changed
 
 
-def start_stage(root: Path, stage: str, log: Path, *, force: bool) -> Guarded:
-    """Let DVC reproduce one stage, without those before it; its output goes to ``log``."""
+def start_stage(workspace: Workspace, stage: str, log: Path, *, force: bool) -> Guarded:
+    """Let DVC reproduce one stage, without those before it; its output goes to ``log``, its end comes with ours."""
     command = [sys.executable, "-P", "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage]
-    env = {**os.environ, OWNER: str(os.getpid())}
-    keep_lock(root)
-    return Guarded([*command, *(["--force"] if force else [])], cwd=root, env=env, log=log)
+    env = environment(workspace.state) | {OWNER: str(os.getpid()), ENGINE: engine_name(workspace.engine)}
+    keep_lock(workspace.root)
+    return Guarded([*command, *(["--force"] if force else [])], cwd=workspace.root, env=env, log=log)
 
 
 def outcome(stage: str, status: int, log: Path) -> str:

@@ -55,7 +55,7 @@ def configured(workspace: Workspace, mlflow_answers: bool) -> Iterator[Bucket]:
     yield from dvc_remote(workspace)
     if state := remote_state():
         yield Bucket("HM3_STATE", state)
-    if mlflow_answers and tracking_uri(workspace.root) != local_store(workspace.root)[0]:
+    if mlflow_answers and tracking_uri(workspace.state) != local_store(workspace.state)[0]:
         yield from mlflow_artifacts(workspace)
 
 

@@ -11,8 +11,10 @@ from typing import Any
 import yaml
 
 from models.errors import BadInput
+from models.sources.checkpoint import open_checkpoint
 from tasks.families import profile
 from tasks.families.finetune import Row, Settings, Trained, divided, read_rows, train_expert
+from tasks.objectives.tokens import open_tokenizer
 from tasks.project.progress import Progress
 from tasks.schema.params import Params
 
@@ -67,9 +69,6 @@ def make_experts(
         BadInput: the name is taken, the base or a file can't be used, or has too few rows.
         Failed: a training fails.
     """
-    from models.sources.checkpoint import open_checkpoint
-    from tasks.objectives.tokens import open_tokenizer
-
     profile.require_free(root, name)
     if "+" in base:
         raise BadInput(f"--base {base}: an adapter can't be trained on; `hm3 merge` makes one model of them")

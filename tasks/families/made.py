@@ -13,6 +13,7 @@ from statistics import mean
 from typing import Any, cast
 
 from models.errors import Failed
+from tasks.project.processes import OWNER
 from tasks.project.progress import Bar, Progress
 from tasks.schema.params import ZooParams
 
@@ -76,7 +77,7 @@ async def _train_all(
 
 
 async def train_in_process(name: str, job: Any, bar: Bar, module: str) -> dict[str, Any]:
-    """Run a module that does the job, and dies with this process because its standard input then ends.
+    """Run a module that does the job, and ends with this process.
 
     Raises:
         Failed: it ended without a result.
@@ -88,7 +89,7 @@ async def train_in_process(name: str, job: Any, bar: Bar, module: str) -> dict[s
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=errors,
-            env={**os.environ, **ENVIRONMENT},
+            env={**os.environ, **ENVIRONMENT, OWNER: str(os.getpid())},
         )
         # both are pipes, as asked for above
         stdin, stdout = cast("asyncio.StreamWriter", process.stdin), cast("asyncio.StreamReader", process.stdout)

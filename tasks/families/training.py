@@ -1,7 +1,7 @@
 """Trains one model of a made family in a process of its own, with one thread: the same bytes for the same job.
 
 The job is one line of JSON on standard input; progress, and at last the result, are lines of JSON on standard output.
-When standard input ends the parent has gone, and this process goes too.
+It ends with the process that asked for it.
 
 A base's matrices learn by Muon (Jordan et al. 2024), all else by Adam; an expert goes on from the base with AdamW. In
 every step layers are skipped at random as in stochastic depth (Huang et al. 2016), and some are passed twice, so that a
@@ -11,9 +11,7 @@ model bears changes of its path.
 from __future__ import annotations
 
 import json
-import os
 import sys
-import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -23,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from tasks.project.processes import end_with_owner
 from tasks.schema.params import ZooParams
 
 COOLING = 0.5
@@ -108,19 +107,9 @@ def report(**fields: Any) -> None:
     sys.stdout.flush()
 
 
-def die_with_parent() -> None:
-    """Leave as soon as standard input ends."""
-
-    def wait() -> None:
-        sys.stdin.read()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
 def do(kind: Callable[..., Job], train: Callable[[Job], dict[str, Any]]) -> None:
     """Read the job, do it."""
     job = kind(**json.loads(sys.stdin.readline()))
-    die_with_parent()
+    end_with_owner()
     torch.set_num_threads(1)
     report(**train(job))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -25,6 +25,10 @@ class Workspace:
     name: str
     params: Params
     profile: Profile
+    state: Path
+    """State folder of the whole workspace (``HM3_STATE``)."""
+    engine: Literal["inline", "ray"] | None = None
+    """Where candidates are scored, by default as ``HM3_ENGINE`` says."""
 
     @property
     def run(self) -> Path:
@@ -40,11 +44,6 @@ class Workspace:
     def items(self) -> Path:
         """Items of every task and split."""
         return self.run / "tasks"
-
-    @property
-    def state(self) -> Path:
-        """State folder of the whole workspace (``HM3_STATE``)."""
-        return state_folder(self.root)
 
     @property
     def task_folder(self) -> Path | None:
@@ -111,12 +110,13 @@ def profiles(root: Path) -> list[str]:
     return sorted(path.stem for path in (root / "profiles").glob("*.yaml"))
 
 
-def open_workspace(name: str | None = None, root: Path | None = None) -> Workspace:
+def open_workspace(name: str | None = None, root: Path | None = None, state: Path | None = None) -> Workspace:
     """The project around the working directory, with its parameters checked.
 
     Args:
         name: profile; by default the first of ``params.yaml``.
         root: the project's folder; by default found upwards.
+        state: its state folder; by default as :func:`state_folder` says.
 
     Raises:
         BadInput: a file is missing or holds something that the schema refuses.
@@ -127,7 +127,8 @@ def open_workspace(name: str | None = None, root: Path | None = None) -> Workspa
     if name not in profiles(root):
         raise BadInput(f"profile {name!r}: unknown; there are {', '.join(profiles(root)) or 'none'}")
     profile = validate(Profile, read_yaml(root / "profiles" / f"{name}.yaml"), f"profiles/{name}.yaml")
-    return Workspace(root, name, with_own(params, profile, f"profiles/{name}.yaml"), profile)
+    params = with_own(params, profile, f"profiles/{name}.yaml")
+    return Workspace(root, name, params, profile, state or state_folder(root))
 
 
 def with_own(params: Params, profile: Profile, label: str) -> Params:

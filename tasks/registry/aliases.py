@@ -33,11 +33,11 @@ class Aliases:
 def aliases_now(workspace: Workspace, front: Front) -> Aliases:
     """The aliases of a front's members as the registry has them at this moment; asking makes nothing."""
     without = Aliases(by_member(front), "front.json", ("aliases by front.json: there is no MLflow registry here yet",))
-    if not has_registry(workspace.root):
+    if not has_registry(workspace.state):
         return without
     try:
         registered = open_registry(workspace)
-        with answering(workspace.root):
+        with answering(workspace.state):
             return compare(registered, front)
     except (BadInput, Failed, OSError) as error:
         reason = one_line(error, 200)

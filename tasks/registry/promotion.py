@@ -147,7 +147,7 @@ def promote(workspace: Workspace, request: Request, progress: Progress) -> Promo
     """
     check(request)
     registered = open_registry(workspace)
-    with answering(workspace.root):
+    with answering(workspace.state):
         front = Front.read(workspace.run)
         if request.alias in front.aliases():
             raise BadInput(f"--alias {request.alias}: `hm3 publish` moves it; take another, such as {CHAMPION}")
@@ -170,7 +170,7 @@ def rollback(workspace: Workspace, alias: str, reason: str = "") -> Move:
         Failed: MLflow does not answer, the version before is gone, or the alias was moved meanwhile.
     """
     registered = open_registry(workspace)
-    with answering(workspace.root):
+    with answering(workspace.state):
         present = registered.aliases().get(alias)
         if present is None:
             raise BadInput(f"--rollback: {registered.name} has no alias {alias}; `hm3 promote --history` shows all")
@@ -195,7 +195,7 @@ def history(workspace: Workspace) -> tuple[str, list[Move], list[str]]:
         Failed: MLflow does not answer.
     """
     registered = open_registry(workspace)
-    with answering(workspace.root):
+    with answering(workspace.state):
         moves, aliases = trail.read(registered), registered.aliases()
     known = list(dict.fromkeys([*(one.alias for one in moves), *([CHAMPION] if CHAMPION in aliases else [])]))
     notes = [trail.by_hand(moves, alias, aliases.get(alias)) for alias in known]

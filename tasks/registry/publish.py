@@ -75,10 +75,10 @@ def publish(workspace: Workspace, progress: Progress | None = None, parent: str 
         Failed: MLflow does not answer.
     """
     front = Front.read(workspace.run)
-    client = connect(workspace.root)
+    client = connect(workspace.state)
     (workspace.state / "mlflow").mkdir(parents=True, exist_ok=True)
     with (
-        answering(workspace.root, "; `hm3 publish` goes on from there"),
+        answering(workspace.state, "; `hm3 publish` goes on from there"),
         FileLock(workspace.state / "mlflow" / "publish.lock"),
     ):
         if kept := spool_of(workspace):

@@ -203,20 +203,20 @@ def open_registry(workspace: Workspace) -> Registered:
     Raises:
         BadInput: there is none yet.
     """
-    if not has_registry(workspace.root):
+    if not has_registry(workspace.state):
         raise BadInput(f"{workspace.name}: no MLflow registry here yet; run `hm3 publish --profile {workspace.name}`")
-    return Registered(connect(workspace.root), workspace.name)
+    return Registered(connect(workspace.state), workspace.name)
 
 
-def has_registry(root: Path) -> bool:
+def has_registry(state: Path) -> bool:
     """Whether there is a registry to ask: a server, or a database file. None is made by asking."""
-    if os.environ.get("MLFLOW_TRACKING_URI") or local_server(root):
+    if os.environ.get("MLFLOW_TRACKING_URI") or local_server(state):
         return True
-    return Path(local_store(root)[0].removeprefix("sqlite:///")).is_file()
+    return Path(local_store(state)[0].removeprefix("sqlite:///")).is_file()
 
 
 @contextmanager
-def answering(root: Path, remedy: str = "") -> Iterator[None]:
+def answering(state: Path, remedy: str = "") -> Iterator[None]:
     """Turns what goes wrong with MLflow into one line, which ends with the remedy.
 
     Raises:
@@ -227,4 +227,4 @@ def answering(root: Path, remedy: str = "") -> Iterator[None]:
         yield
     except mlflow_errors() as error:
         kind = Unavailable if is_unreachable(error) else Failed
-        raise kind(f"MLflow at {tracking_uri(root)}: {said_of(error)}{remedy}") from error
+        raise kind(f"MLflow at {tracking_uri(state)}: {said_of(error)}{remedy}") from error

@@ -36,7 +36,7 @@ from tasks.project.workspace import Workspace, remote_state
 from tasks.schema.profile import Profile
 from tasks.scoring.journal import Entry, Journal, key_of, missing
 from tasks.scoring.remote_segments import RemoteSegments
-from tasks.scoring.where import engine_name, settle
+from tasks.scoring.where import EngineName, engine_name, settle
 
 _log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class Engine:
         self._sources: dict[str, Source] = share_vocabulary(opened)
         base = self.source(self.family.base)
         profile = workspace.profile
-        self.pool = open_pool(base.config, profile)
+        self.pool = open_pool(base.config, profile, engine_name(workspace.engine))
         self.pool.add("base", base)
         for name, folder in self.family.experts.items():
             self.pool.add(name, self.source(folder))
@@ -277,17 +277,15 @@ def open_journal(workspace: Workspace) -> Journal:
     return Journal(workspace.state / folder, RemoteSegments(f"{remote}/{folder}") if remote else None)
 
 
-def open_pool(config: dict[str, Any], profile: Profile) -> Pool:
+def open_pool(config: dict[str, Any], profile: Profile, engine: EngineName) -> Pool:
     """A pool without models, in this process or on the workers of a cluster.
 
     Args:
         config: the base's ``config.json``.
         profile: the model family.
-
-    Raises:
-        BadInput: ``HM3_ENGINE`` names no engine.
+        engine: which of the two.
     """
-    if engine_name() == "ray":
+    if engine == "ray":
         address = settle(profile.ray.address)
         from tasks.scoring.ray_pool import RayPool
 

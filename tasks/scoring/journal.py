@@ -14,9 +14,12 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from models.errors import BadInput
+from tasks.project.processes import is_alive
+from tasks.project.workspace import Workspace, remote_state
 from tasks.scoring.remote_segments import RemoteSegments
 
 FORMAT = 1
@@ -77,7 +80,7 @@ class Journal:
         self._count = 0
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob(".*.tmp"):
-            if not _is_alive(int(left.name.split(".")[1])):
+            if not is_alive(int(left.name.split(".")[1])):
                 left.unlink(missing_ok=True)
         if remote is not None:
             remote.fetch(folder)
@@ -176,11 +179,15 @@ def missing(entries: Iterable[Entry], start: int, stop: int) -> list[tuple[int, 
     return [(low, high) for low, high in spans if low < high]
 
 
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def set_aside(workspace: Workspace) -> None:
+    """Move the journal of a profile, from which a run would resume, to a folder beside it; in a bucket too."""
+    folder = workspace.state / "journal" / workspace.name
+    if folder.is_dir():
+        aside = workspace.state / "journal-aside"
+        aside.mkdir(exist_ok=True)
+        taken = len(list(aside.glob(f"{workspace.name}-*")))
+        folder.rename(aside / f"{workspace.name}-{taken + 1}")
+    if remote := remote_state():
+        now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+        there = RemoteSegments(f"{remote}/journal/{workspace.name}")
+        there.set_aside(f"{remote}/journal-aside/{workspace.name}-{now}")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal, get_args
 
 from models.errors import BadInput
@@ -13,7 +11,7 @@ from models.errors import BadInput
 EngineName = Literal["inline", "ray"]
 
 ENGINE = "HM3_ENGINE"
-"""Variable that names the engine of this process and of those that it starts."""
+"""Variable that says with which engine a process scores, for users and for whoever starts one."""
 
 LOCAL = "local"
 """Address for a cluster of this machine alone, which ends with this process."""
@@ -29,20 +27,6 @@ def engine_name(asked: str | None = None) -> EngineName:
     if name not in get_args(EngineName):
         raise BadInput(f"{ENGINE}: {name!r}: unknown engine; there are {', '.join(get_args(EngineName))}")
     return name  # type: ignore[return-value] # it was looked up
-
-
-@contextmanager
-def scoring_on(engine: EngineName) -> Iterator[None]:
-    """Processes that are started in the block score with this engine."""
-    before = os.environ.get(ENGINE)
-    os.environ[ENGINE] = engine
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[ENGINE]
-        else:
-            os.environ[ENGINE] = before
 
 
 def settle(address: str | None) -> str:

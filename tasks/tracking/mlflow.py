@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import psutil
-
 from models.errors import BadInput, one_line
-from tasks.project.workspace import Workspace, state_folder
+from tasks.project.processes import is_alive
+from tasks.project.workspace import Workspace
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,19 +30,19 @@ SETTINGS = {
 """MLflow's environment, where the user has not set it otherwise. It is read when mlflow is imported."""
 
 
-def local_store(root: Path) -> tuple[str, str]:
-    """Database and artifact location in the state folder, as absolute URIs; a local server serves the same."""
-    folder = state_folder(root) / "mlflow"
+def local_store(state: Path) -> tuple[str, str]:
+    """Database and artifact location in a state folder, as absolute URIs; a local server serves the same."""
+    folder = state / "mlflow"
     return f"sqlite:///{folder / 'mlflow.db'}", (folder / "artifacts").as_uri()
 
 
-def local_server(root: Path) -> str | None:
+def local_server(state: Path) -> str | None:
     """Address of the MLflow server that `hm3 up` recorded, if it is alive."""
-    path = state_folder(root) / "servers.json"
+    path = state / "servers.json"
     if not path.is_file():
         return None
     server = json.loads(path.read_text(encoding="utf-8")).get("mlflow")
-    if not server or not psutil.pid_exists(int(server["pid"])):
+    if not server or not is_alive(int(server["pid"]), server["born"]):
         return None
     address = urlsplit(server["url"])
     try:
@@ -53,9 +52,9 @@ def local_server(root: Path) -> str | None:
         return None
 
 
-def tracking_uri(root: Path) -> str:
+def tracking_uri(state: Path) -> str:
     """Where runs and models go: ``MLFLOW_TRACKING_URI``, else the server of `hm3 up`, else a database file."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or local_server(root) or local_store(root)[0]
+    return os.environ.get("MLFLOW_TRACKING_URI") or local_server(state) or local_store(state)[0]
 
 
 def mlflow_errors() -> tuple[type[Exception], ...]:
@@ -95,14 +94,14 @@ def settle_environment() -> None:
         os.environ.setdefault(name, value)
 
 
-def connect(root: Path) -> MlflowClient:
+def connect(state: Path) -> MlflowClient:
     """A client for :func:`tracking_uri`; imports mlflow, and makes a new database (seconds each)."""
     settle_environment()
     import mlflow
 
-    uri = tracking_uri(root)
-    if uri == local_store(root)[0]:
-        (state_folder(root) / "mlflow").mkdir(parents=True, exist_ok=True)
+    uri = tracking_uri(state)
+    if uri == local_store(state)[0]:
+        (state / "mlflow").mkdir(parents=True, exist_ok=True)
     # The registry's database store asks for the global address where it resolves a model's folder.
     mlflow.set_tracking_uri(uri)
     return mlflow.MlflowClient(uri)
@@ -120,12 +119,12 @@ def open_experiment(client: MlflowClient, workspace: Workspace) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         # Files of the local store are named absolutely, so that database and server find the same ones.
-        local = client.tracking_uri in (local_store(workspace.root)[0], local_server(workspace.root))
+        local = client.tracking_uri in (local_store(workspace.state)[0], local_server(workspace.state))
         tags = {
             "mlflow.note.content": f"Merges of profile `{workspace.name}`: a run a pipeline run, nested a run a stage.",
             "mlflow.experimentKind": "custom_model_development",
         }
-        location = local_store(workspace.root)[1] if local else None
+        location = local_store(workspace.state)[1] if local else None
         try:
             return str(client.create_experiment(name, artifact_location=location, tags=tags))
         except MlflowException:  # another process was faster

@@ -200,7 +200,7 @@ class Tracker:
 
     def _connect(self) -> None:
         try:
-            client = self._connection or connect(self.workspace.root)
+            client = self._connection or connect(self.workspace.state)
             self._experiment = open_experiment(client, self.workspace)
             self._connection, self.away = client, False
         except foreign() as error:
@@ -208,7 +208,7 @@ class Tracker:
 
     def _lose(self, error: Exception) -> None:
         """MLflow did not answer, or refused: say so once."""
-        at = f"MLflow at {tracking_uri(self.workspace.root)}: {said_of(error)}"
+        at = f"MLflow at {tracking_uri(self.workspace.state)}: {said_of(error)}"
         if isinstance(error, BadInput) or not is_away(error):
             if not self.stopped:
                 self._warn(f"{at}; this run is not tracked any further, `hm3 publish` sends its front later")

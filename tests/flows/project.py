@@ -46,7 +46,7 @@ state = pathlib.Path(os.environ.get("HM3_STATE", ".hm3"))
 events = state / "progress" / profile / f"{name}.jsonl"
 events.parent.mkdir(parents=True, exist_ok=True)
 with (state / "started.txt").open("a") as started:
-    started.write(f"{name}@{profile} {os.getpid()}\\n")
+    started.write(f"{name}@{profile} {os.getpid()} {os.environ.get('HM3_ENGINE', '')}\\n")
 with events.open("w", buffering=1) as file:
     for done in range(3):
         bar = {"event": "bar", "description": "copying", "completed": done, "total": 2, "unit": "files", "note": ""}

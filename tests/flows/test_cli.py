@@ -76,12 +76,39 @@ def test_help_answers_at_once():
     assert all(command in text for command in COMMANDS)
 
 
-@pytest.mark.parametrize("module", ["flows.cli", "flows.stage", "flows.commands.run"])
-def test_heavy_libraries_are_imported_when_a_command_needs_them(module):
-    heavy = ("prefect", "torch", "mlflow", "dvc", "pandas", "matplotlib", "transformers")
-    code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert found.stdout == "[]\n"
+HEAVY = ("prefect", "torch", "mlflow", "dvc", "pandas", "matplotlib", "transformers", "datasets", "boto3", "scipy")
+COMMAND_LINE = """
+import sys
+from contextlib import suppress
+from flows.cli import main
+for command in sys.argv[1:]:
+    sys.argv = command.split()
+    with suppress(SystemExit):
+        main()
+"""
+
+
+def loaded(code, *arguments, cwd=ROOT):
+    """Heavy libraries that a process has imported when it ends."""
+    code += f"\nimport sys; sys.stderr.write(repr([name for name in {HEAVY} if name in sys.modules]))"
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True).stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("module", ["flows.stage", "flows.commands.run"])
+def test_a_module_that_starts_others_imports_no_heavy_library(module):
+    assert loaded(f"import {module}") == "[]"
+
+
+def test_no_help_imports_a_heavy_library():
+    assert loaded(COMMAND_LINE, "hm3 --help", *(f"hm3 {command} --help" for command in sorted(COMMANDS))) == "[]"
+
+
+def test_a_project_is_refused_before_a_heavy_library_is_imported(tmp_path):
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "params.yaml").write_text("nothing: 1\n")
+    commands = ("hm3 doctor", "hm3 run", "hm3 stage search", "hm3 evaluate balanced", "hm3 export balanced out")
+    assert loaded(COMMAND_LINE, *commands, cwd=tmp_path) == "[]"
 
 
 def test_usage_errors_exit_with_2(here, project):
@@ -122,7 +149,7 @@ def test_a_stage_that_finds_bad_input_exits_with_2(project, tmp_path):
 
 def test_a_relative_state_folder_is_meant_from_where_the_user_stands(project):
     code = (
-        "from pathlib import Path; from flows.stage import prepare; "
+        "from pathlib import Path; from flows.processes.settle import prepare; "
         "from tasks.project.workspace import open_workspace; "
         "one = open_workspace(); prepare(one); print(one.state); print(Path.cwd())"
     )

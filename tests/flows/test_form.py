@@ -46,6 +46,6 @@ def test_what_the_schema_refuses_is_bad_input_inside_the_flow_too():
 def test_a_form_that_is_sent_off_untouched_leaves_what_the_profile_sets_for_itself():
     own = Params(seed=7, search=SearchParams(batch=7, budget=50))
     untouched = Search(**project_params().search.model_dump())
-    assert merged(own, project_params().seed, untouched, form=True) == own
-    changed = merged(own, 9, Search(**{**untouched.model_dump(), "beam": 3}), form=True)
+    assert merged(own, project_params().seed, untouched) == own
+    changed = merged(own, 9, Search(**{**untouched.model_dump(), "beam": 3}))
     assert changed == own.model_copy(update={"seed": 9, "search": own.search.model_copy(update={"beam": 3})})

@@ -13,8 +13,9 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from flows.processes.children import birth, command_line, is_alive
+from flows.processes.children import command_line
 from flows.servers.local import free_port
+from tasks.project.processes import birth, is_alive
 from tests.fixtures_front import make_project as make_done
 from tests.flows.project import at_work, behave, dvc, make_project, started
 from tests.servers import missing, mlflow_server

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from functools import partial
 
 import psutil
 import pytest
@@ -16,14 +18,15 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.testing.utilities import prefect_test_harness
 from rich.console import Console
 
-from flows.form import Search
-from flows.pipeline import hm3 as flow
-from flows.pipeline import shown_on
+from flows.form import Search, merged
+from flows.pipeline import as_flow, run_all
 from flows.processes import retry
-from flows.processes.children import command_line, is_alive
+from flows.processes.children import command_line
 from flows.screen.watch import Screen
 from flows.servers.gpu import LIMIT, ensure_limit, slot
 from models.errors import BadInput, Failed
+from tasks.project.processes import is_alive
+from tasks.project.workspace import open_workspace
 from tasks.tracking.mlflow import connect
 from tests.fixtures_front import make_project as make_done
 from tests.flows.project import OUTS, at_work, behave, dvc, git, hm3, make_project, started
@@ -61,12 +64,15 @@ def project(shared, done, prefect_server, monkeypatch):
     os.environ.update(before)
 
 
-def run(**arguments):
-    """The flow in this process: what it returns, and the lines that it shows."""
+def run(*blocks, engine="inline", fresh=False, **how):
+    """The flow in this process, as `hm3 run` does it: what it returns, and the lines that it shows."""
     screen = Screen(Console(file=io.StringIO(), width=160))
+    workspace = replace(open_workspace("tiny"), engine=engine)
+    params = merged(workspace.params, workspace.params.seed, *blocks)
     try:
-        with screen, shown_on(screen):
-            return flow("tiny", **arguments), screen.console.file.getvalue()
+        with screen:
+            work = partial(run_all, workspace, screen, params, fresh=fresh, push=False, **how)
+            return as_flow(work, profile="tiny", engine=engine), screen.console.file.getvalue()
     except (BadInput, Failed) as error:
         return error, screen.console.file.getvalue()
 
@@ -106,7 +112,7 @@ def test_a_run_walks_all_stages_publishes_the_front_and_leaves_dvc_clean(project
     assert keys["front-tiny"] == "markdown"
     assert keys["plot-front-tiny"] == keys["plot-search-tiny"] == "image"
     assert {f"progress-{name}-tiny" for name in OUTS} <= set(keys)
-    registry = connect(project)
+    registry = connect(project / ".hm3")
     assert len(registry.search_model_versions("name = 'hm3-front-tiny'")) == 6
     experiment = registry.get_experiment_by_name("hm3-tiny").experiment_id
     parent = registry.search_runs([experiment], "tags.`prefect.flow_run_id` != ''")[0]
@@ -137,19 +143,30 @@ def test_what_a_stage_refuses_is_said_in_its_words(project):
 
 
 def test_a_changed_stage_runs_and_dvc_is_asked_for_those_below(project):
-    _, shown = run()
+    _, shown = run(engine="ray")
+    assert (project / ".hm3" / "started.txt").read_text().split()[2:] == ["ray"]  # the stage is told, and
+    assert not {"HM3_ENGINE", "HM3_STATE"} & os.environ.keys()  # nobody else
     assert started(project) == ["search@tiny"]
     assert "search@tiny: done in" in shown
     assert "pareto@tiny: found unchanged" in shown  # the outs of search are the same as before
     assert shown.count(": cached") == 4
 
 
+def pipeline_runs(project):
+    """How many runs of the pipeline MLflow has."""
+    registry = connect(project / ".hm3")
+    experiment = registry.get_experiment_by_name("hm3-tiny").experiment_id
+    return len(registry.search_runs([experiment], "tags.`prefect.flow_run_id` != ''"))
+
+
 def test_other_parameters_become_an_experiment_and_the_project_stays_as_it_is(project):
     git(project, "add", "--all")
     git(project, "commit", "--quiet", "--message", "done")
     before = {path: (project / path).read_bytes() for path in ("params.yaml", "dvc.lock")}
-    versions = len(connect(project).search_model_versions("name = 'hm3-front-tiny'"))
-    said, shown = run(search=Search(budget=99))
+    versions = len(connect(project / ".hm3").search_model_versions("name = 'hm3-front-tiny'"))
+    tracked = pipeline_runs(project)
+    said, shown = run(Search(budget=99))
+    assert pipeline_runs(project) == tracked + 1  # in the project's record, not in one of the tree
     assert started(project) == ["search@tiny"]
     name = said["experiment"]
     assert f"dvc exp apply {name}" in shown
@@ -158,7 +175,7 @@ def test_other_parameters_become_an_experiment_and_the_project_stays_as_it_is(pr
     assert name in dvc(project, "exp", "list", "--name-only").split()
     shown_parameters = json.loads(dvc(project, "params", "diff", "--json", "HEAD", name))
     assert shown_parameters == {"params.yaml": {"search.budget": {"old": 7, "new": 99, "diff": 92}}}
-    assert len(connect(project).search_model_versions("name = 'hm3-front-tiny'")) == versions
+    assert len(connect(project / ".hm3").search_model_versions("name = 'hm3-front-tiny'")) == versions
     assert git(project, "worktree", "list").count("\n") == 1
 
 
@@ -184,7 +201,7 @@ def test_a_stage_that_crashes_is_not_tried_again(project):
 
 def test_a_stage_that_takes_too_long_is_stopped_with_all_its_processes(project):
     behave(project, "search", "sleep")
-    error, shown = run(stage_hours=8 / 3600)
+    error, shown = run(hours=8 / 3600)
     behave(project, "search", None)
     assert isinstance(error, Failed)
     assert str(error).startswith("search@tiny: stopped after stage_hours=")

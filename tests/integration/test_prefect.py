@@ -11,9 +11,9 @@ import psutil
 import pytest
 import yaml
 
-from flows.processes.children import is_alive
 from flows.servers.register import AUTOMATION
 from flows.servers.up import in_use, read_record
+from tasks.project.processes import is_alive
 from tests.fixtures_front import make_project as make_done
 from tests.flows.project import OUTS, at_work, behave, dvc, git, hm3, make_project, started
 from tests.integration.api import Server, within
@@ -211,7 +211,7 @@ def test_up_again_leaves_everything_as_it_is_and_later_commands_use_the_servers(
     assert json.loads(again.stdout) == server.addresses
     assert read_record(project / ".hm3") == before
     assert there() == ids
-    used = in_use(project, project / ".hm3")
+    used = in_use(project / ".hm3")
     assert used == {
         "Prefect": (f"{server.addresses['prefect']}/api", True),
         "MLflow": (server.addresses["mlflow"], True),

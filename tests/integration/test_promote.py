@@ -191,7 +191,7 @@ def with_its_worst_member_alone(workspace):
 
 def test_the_champion_answers_prompts_and_conversations(project, tmp_path):
     root, url = project
-    connect(root).set_registered_model_alias("hm3-front-p", "serving", "2")
+    connect(root / ".hm3").set_registered_model_alias("hm3-front-p", "serving", "2")
     member = Front.read(root / "runs" / "p").member("b")
     with serving("models:/hm3-front-p@serving", url, tmp_path) as address:
         texts = {"inputs": ["w3 w4 w5"], "params": {"max_new_tokens": 4}}
@@ -214,7 +214,7 @@ def test_the_champion_answers_prompts_and_conversations(project, tmp_path):
 
 
 def test_without_a_chat_template_a_conversation_is_refused_and_a_prompt_is_answered(plain, tmp_path):
-    with serving("models:/hm3-front-p@champion", local_store(plain.root)[0], tmp_path) as address:
+    with serving("models:/hm3-front-p@champion", local_store(plain.state)[0], tmp_path) as address:
         status, answer = call(address, {"dataframe_records": [{"prompt": "w3 w4 w5"}], "params": {"max_new_tokens": 4}})
         assert status == 200
         assert len(answer["predictions"][0].split()) == 4

@@ -21,7 +21,7 @@ def finished_project(tmp_path_factory):
         settle_environment()
         root = tmp_path_factory.mktemp("finished") / "project"
         make_project(root)
-        connect(root).search_experiments()
+        connect(root / ".hm3").search_experiments()
         return root
 
 

@@ -134,7 +134,7 @@ def make_project(bench: Bench, layers: int | None, params: Mapping[str, Any]) ->
     root = bench.folder / f"layers-{layers or 'as-they-are'}"
     shutil.copytree(user.root / "profiles", root / "profiles", ignore=shutil.ignore_patterns("__pycache__"))
     (root / "params.yaml").write_text(yaml.safe_dump({"profiles": [user.name], **params}), encoding="utf-8")
-    own = open_workspace(user.name, root)
+    own = open_workspace(user.name, root, user.state)
     if _has_family(user, layers):
         _copy_family(user.run, own)
         return own

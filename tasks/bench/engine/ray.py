@@ -18,7 +18,6 @@ from tasks.bench.engine.registry import Bench, Measure, Todo, benchmark
 from tasks.bench.engine.rows import Row
 from tasks.project.workspace import Workspace
 from tasks.scoring.engine import Engine, Scored
-from tasks.scoring.where import scoring_on
 
 CANDIDATES = 64
 """Paths that are scored for one time."""
@@ -127,9 +126,8 @@ def on_workers(
 ) -> tuple[list[Scored], float, float, int, float]:
     """Scores of the first ``count``, wall seconds, the driver's CPU seconds, chunks, and seconds to share weights."""
     wanted = workspace.profile.ray.model_copy(update={"workers": workers, "cpus": 1.0, "address": None})
-    workspace = replace(workspace, profile=workspace.profile.model_copy(update={"ray": wanted}))
-    with scoring_on("ray"):
-        engine = Engine(workspace, journal)
+    workspace = replace(workspace, profile=workspace.profile.model_copy(update={"ray": wanted}), engine="ray")
+    engine = Engine(workspace, journal)
     from ray import shutdown
 
     from tasks.scoring.ray_pool import RayPool

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from models.errors import BadInput
@@ -74,28 +71,15 @@ def run_benchmark(
     folder.mkdir(parents=True)
     try:
         if left:
-            bench = Bench(workspace, folder, state / "families", small, SEED, progress)
-            with _state_in(folder / "state"):
-                for new in benchmark.run(bench, _todo(left, len(cases) * count, progress, name)):
-                    raw.append(new, setup)
+            # Journal and caches of what is measured stay away from the user's: no score may be known already.
+            apart = replace(workspace, state=folder / "state")
+            bench = Bench(apart, folder, state / "families", small, SEED, progress)
+            for new in benchmark.run(bench, _todo(left, len(cases) * count, progress, name)):
+                raw.append(new, setup)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     rows = raw.read()
     return Outcome(benchmark, summarise(benchmark, rows), steps(rows), write_engine(results))
-
-
-@contextmanager
-def _state_in(folder: Path) -> Iterator[None]:
-    """Keep journal and caches of what is measured away from the user's: no score may be known already."""
-    before = os.environ.get("HM3_STATE")
-    os.environ["HM3_STATE"] = str(folder)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["HM3_STATE"]
-        else:
-            os.environ["HM3_STATE"] = before
 
 
 def _todo(left: list[tuple[str, int]], total: int, progress: Progress, name: str) -> Todo:

@@ -178,7 +178,7 @@ def project(user: Workspace, folder: Path, seed: int, small: bool) -> Workspace:
     write_text(root / "profiles" / f"{user.name}.yaml", yaml.safe_dump(data, sort_keys=False))
     if user.task_folder is not None:
         shutil.copytree(user.task_folder, root / "profiles" / user.name, dirs_exist_ok=True)
-    return open_workspace(user.name, root)
+    return open_workspace(user.name, root, user.state)
 
 
 def without(ground: Ground, names: Sequence[str]) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.processes.children import Guarded, birth, command_line, hold, is_alive
+from flows.processes.children import Guarded, command_line, hold
+from tasks.project.processes import is_alive
 
 FAMILY = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); "
 OWNER = """
@@ -79,19 +80,7 @@ def test_everything_ends_when_the_owner_is_killed_outright(tmp_path):
     until(lambda: not any(is_alive(one.pid) for one in family))
 
 
-def test_a_process_of_the_same_number_is_another_one():
-    born = birth(os.getpid())
-    assert is_alive(os.getpid(), born)
-    assert not is_alive(os.getpid(), born - 1)
-
-
-def test_a_process_stays_the_same_when_the_clock_is_set(monkeypatch):
-    born, boot = birth(os.getpid()), psutil.boot_time()
-    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: boot + 3600)
-    assert is_alive(os.getpid(), born)
-
-
-def test_a_process_that_was_not_waited_for_counts_as_gone():
+def test_a_process_that_was_not_waited_for_has_no_command():
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     process = psutil.Process(child.pid)
     until(lambda: command_line(process) == [sys.executable, "-c", "input()"])

@@ -3,8 +3,8 @@
 import json
 import os
 
-from flows.processes.children import birth
 from flows.servers.up import read_record
+from tasks.project.processes import birth
 
 
 def test_records_of_processes_that_are_gone_do_not_count(tmp_path):

@@ -7,7 +7,22 @@ import pytest
 from flows.versions import reproduce
 from flows.versions.reproduce import Plan, Stage, describe, outcome
 from models.errors import BadInput, Failed, Unavailable
+from tasks.project.workspace import Workspace
+from tasks.schema.params import Params
 from tests.flows.project import OUTS, dvc, make_project
+
+
+def seen(root, profile="tiny"):
+    """The project as a run sees it, with its state beside it."""
+    return Workspace(root, profile, Params(), None, root / ".hm3")
+
+
+def plan(root, profile="tiny"):
+    return reproduce.plan(reproduce.ask(seen(root, profile)), profile)
+
+
+def start(root):
+    return reproduce.start_stage(seen(root), "a@tiny", root / "log", force=False)
 
 
 @pytest.fixture(scope="module")
@@ -16,36 +31,36 @@ def project(tmp_path_factory, done):
 
 
 def test_the_plan_holds_dvc_stage_list_in_an_order_that_can_run(project):
-    plan = reproduce.plan(project, "tiny")
+    found = plan(project)
     listed = {line.split()[0] for line in dvc(project, "stage", "list").splitlines()}
-    assert {stage.name for stage in plan.stages} == listed == {f"{name}@tiny" for name in OUTS}
+    assert {stage.name for stage in found.stages} == listed == {f"{name}@tiny" for name in OUTS}
     seen = set()
-    for stage in plan.stages:
+    for stage in found.stages:
         assert seen.issuperset(stage.parents)
         seen.add(stage.name)
 
 
 def test_what_has_no_outs_yet_is_stale_and_says_so(project):
-    plan = reproduce.plan(project, "tiny")
-    assert plan.stale == {stage.name for stage in plan.stages}
-    assert plan.stages[0].changes == ("no runs/tiny/zoo yet", "no runs/tiny/tasks yet")
+    found = plan(project)
+    assert found.stale == {stage.name for stage in found.stages}
+    assert found.stages[0].changes == ("no runs/tiny/zoo yet", "no runs/tiny/tasks yet")
 
 
 def test_a_profile_without_stages_is_bad_input(project):
     with pytest.raises(BadInput, match=r"params.yaml: profiles: 'other' is not listed"):
-        reproduce.plan(project, "other")
+        plan(project, "other")
 
 
 def test_a_folder_without_dvc_is_bad_input(tmp_path):
     with pytest.raises(BadInput, match=r"dvc.yaml: .*not inside of a DVC repository"):
-        reproduce.plan(tmp_path, "tiny")
+        plan(tmp_path)
 
 
 def test_a_broken_dvc_yaml_is_bad_input(tmp_path, done):
     project = make_project(tmp_path / "project", done)
     (project / "dvc.yaml").write_text("stages: {zoo: {cmd: [")
     with pytest.raises(BadInput, match=r"dvc\.yaml"):
-        reproduce.plan(project, "tiny")
+        plan(project)
 
 
 @pytest.fixture
@@ -57,7 +72,7 @@ def reproduced(tmp_path):
     subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
     dvc(tmp_path, "init", "--quiet")
     for _ in range(2):  # the first has nothing to keep, the second changes nothing
-        assert reproduce.start_stage(tmp_path, "a@tiny", tmp_path / "log", force=False).process.wait() == 0
+        assert start(tmp_path).process.wait() == 0
     return tmp_path
 
 
@@ -69,24 +84,23 @@ def test_a_lock_file_that_a_killed_dvc_cut_off_is_what_it_was(reproduced, share)
     lock = reproduced / "dvc.lock"
     before = lock.read_text()
     lock.write_text(before[: int(share * len(before))])
-    assert reproduce.plan(reproduced, "tiny") == Plan(WHOLE)
+    assert plan(reproduced) == Plan(WHOLE)
     assert lock.read_text() == before
 
 
 def test_a_first_lock_file_that_was_cut_off_goes_and_the_stage_comes_from_the_cache(reproduced):
     (reproduced / ".dvc" / "tmp" / "hm3-dvc.lock").unlink()
     (reproduced / "dvc.lock").write_text("")
-    assert reproduce.plan(reproduced, "tiny").stale == {"a@tiny"}
-    log = reproduced / "log"
-    reproduce.start_stage(reproduced, "a@tiny", log, force=False).process.wait()
-    assert outcome("a@tiny", 0, log) == "restored"
-    assert reproduce.plan(reproduced, "tiny") == Plan(WHOLE)
+    assert plan(reproduced).stale == {"a@tiny"}
+    start(reproduced).process.wait()
+    assert outcome("a@tiny", 0, reproduced / "log") == "restored"
+    assert plan(reproduced) == Plan(WHOLE)
 
 
 @pytest.mark.parametrize("text", ["", '{"write": {"/a.txt": {"pi'])
 def test_locks_that_a_killed_dvc_cut_off_hold_nobody_up(reproduced, text):
     (reproduced / ".dvc" / "tmp" / "rwlock").write_text(text)
-    assert reproduce.plan(reproduced, "tiny") == Plan(WHOLE)
+    assert plan(reproduced) == Plan(WHOLE)
     assert dvc(reproduced, "repro", "--force")
 
 
@@ -95,7 +109,7 @@ def test_a_lock_file_with_the_marks_of_a_merge_is_left_to_its_user(reproduced):
     marked = f"<<<<<<< ours\n{lock.read_text()}=======\n>>>>>>> theirs\n"
     lock.write_text(marked)
     with pytest.raises(BadInput, match=r"dvc\.yaml"):
-        reproduce.plan(reproduced, "tiny")
+        plan(reproduced)
     assert lock.read_text() == marked
 
 
@@ -151,13 +165,6 @@ def test_a_crash_gives_its_last_line_and_the_log(tmp_path):
 def test_a_refusal_of_dvc_itself_is_said(tmp_path):
     with pytest.raises(Failed, match=r"zoo@a: Unable to acquire lock"):
         outcome("zoo@a", 255, log(tmp_path, "ERROR: Unable to acquire lock\n"))
-
-
-def test_an_answer_is_used_once(project):
-    reproduce.ask(project, "tiny")
-    assert isinstance(reproduce._asked[project, "tiny"], subprocess.Popen)
-    reproduce.plan(project, "tiny")
-    assert (project, "tiny") not in reproduce._asked
 
 
 def test_a_block_that_is_missing_in_params_is_bad_input(project):

@@ -235,7 +235,7 @@ def test_without_a_registry_nothing_is_made(fresh):
     aliases = aliases_now(fresh, Front.read(fresh.run))
     assert aliases.source == "front.json"
     assert "balanced" in [alias for own in aliases.of.values() for alias in own]
-    assert not has_registry(fresh.root)
+    assert not has_registry(fresh.state)
     assert not (fresh.state / "mlflow").exists()
 
 

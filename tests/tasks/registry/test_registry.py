@@ -75,7 +75,7 @@ def versions(client, name="hm3-front-tiny"):
 @pytest.fixture(scope="module")
 def published(shared_project):
     """Workspace, client and result of one publication."""
-    client = connect(shared_project.root)
+    client = connect(shared_project.state)
     tracker = Tracker(shared_project, lambda text: pytest.fail(text))
     tracker.start("morning")
     return shared_project, client, publish(shared_project, parent=tracker.run_id), tracker.run_id
@@ -239,7 +239,7 @@ def test_a_version_answers_as_the_exported_member_does(published, tmp_path):
 
 def test_a_version_loads_and_answers_without_hm3(published, tmp_path):
     workspace, _, _, _ = published
-    uri = local_store(workspace.root)[0]
+    uri = local_store(workspace.state)[0]
     done = subprocess.run(
         [sys.executable, "-I", "-c", LOAD_ALONE, uri], cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -287,7 +287,7 @@ def test_killed_in_the_middle_it_is_completed_without_a_second_version_of_anythi
     command = [sys.executable, "-c", KILLED_HALFWAY, str(project.root)]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, check=False)
     assert done.returncode == -9
-    client = connect(project.root)
+    client = connect(project.state)
     assert len(versions(client)) == 2
     assert client.get_registered_model("hm3-front-tiny").aliases == {}
     result = publish(project)
@@ -302,7 +302,7 @@ def test_killed_in_the_middle_it_is_completed_without_a_second_version_of_anythi
 
 
 def test_a_half_sent_model_is_sent_again(project):
-    client = connect(project.root)
+    client = connect(project.state)
     publication = Publication(project, Front.read(project.run), client, None)
     marks = {"front_id": publication.front.digest, "weights": "true", "member": publication.front.members[0].id}
     left = client.create_logged_model(publication.experiment, "left", None, marks)
@@ -319,7 +319,7 @@ def test_another_front_gets_new_versions_and_takes_the_aliases(project):
     front["members"] = front["members"][2:]
     path.write_text(json.dumps(front))
     second = publish(project)
-    client = connect(project.root)
+    client = connect(project.state)
     assert second.front_id != first.front_id
     assert min(second.versions.values()) == len(first.versions) + 1
     assert len(versions(client, "hm3-agent-tiny")) == 1

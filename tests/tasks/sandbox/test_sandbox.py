@@ -19,8 +19,8 @@ import psutil
 import pytest
 
 from flows.processes.children import command_line
-from flows.processes.guard import alive
 from models.errors import BadInput, Failed
+from tasks.project.processes import is_alive
 from tasks.sandbox import sandbox as module
 from tasks.sandbox.bubblewrap import confined_command
 from tasks.sandbox.sandbox import Limits, Sandbox, Verdict, describe, find_bubblewrap
@@ -431,7 +431,7 @@ def started_by(process):
 def gone(processes):
     """Whether they end, soon."""
     _, left = psutil.wait_procs(processes, timeout=20)
-    return not any(map(alive, left))
+    return not any(one.is_running() and is_alive(one.pid) for one in left)
 
 
 KILLED = """

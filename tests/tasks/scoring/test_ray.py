@@ -3,6 +3,7 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -34,9 +35,7 @@ def project(make_family, tmp_path_factory):
 
 
 def opened(project, engine, journal):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HM3_ENGINE", engine)
-        return Engine(open_workspace("p", project), journal)
+    return Engine(replace(open_workspace("p", project), engine=engine), journal)
 
 
 @pytest.fixture(scope="module")

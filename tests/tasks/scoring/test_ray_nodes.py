@@ -1,10 +1,11 @@
 """Nodes of a Ray cluster that come and go while calls are under way."""
 
 import os
+from dataclasses import replace
 
 import pytest
 
-from flows.processes.guard import alive
+from tasks.project.processes import is_alive
 from tasks.project.workspace import open_workspace
 from tasks.scoring.engine import Engine
 from tests.ray_jobs import PATH, PATIENCE, Nap, clear, ignore, in_background, taken, wait_until, workers
@@ -39,9 +40,7 @@ def project(make_family, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pool(project, cluster):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HM3_ENGINE", "ray")
-        made = Engine(open_workspace("p", project), project / "journal").pool
+    made = Engine(replace(open_workspace("p", project), engine="ray"), project / "journal").pool
     yield made
     made.close()
 
@@ -67,5 +66,5 @@ def test_the_work_of_a_node_that_is_gone_is_done_elsewhere(pool, cluster, tmp_pa
         cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
         assert one()
         assert other()
-    wait_until(lambda: len([one for one in before if alive(one)]) == 1, PATIENCE)
+    wait_until(lambda: len([one for one in before if one.is_running() and is_alive(one.pid)]) == 1, PATIENCE)
     assert pool.run(Nap(tmp_path, 0), [PATH], ignore)

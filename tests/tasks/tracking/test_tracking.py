@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from flows.servers.local import free_port
+from tasks.project.processes import birth
 from tasks.tracking.messages import log_data
 from tasks.tracking.mlflow import connect, local_store, tracking_uri
 from tasks.tracking.record import flatten, parameters, stage_points
@@ -35,13 +36,13 @@ def walk(tracker):
 
 @pytest.fixture
 def client(project):
-    return connect(project.root)
+    return connect(project.state)
 
 
 @pytest.fixture(scope="module")
 def walked(shared_project):
     """Parent run and stage runs of one pipeline run, and the client that sees them."""
-    client = connect(shared_project.root)
+    client = connect(shared_project.state)
     tracker = Tracker(shared_project, refuse)
     walk(tracker)
     experiment = client.get_experiment_by_name("hm3-tiny")
@@ -214,7 +215,7 @@ def test_what_a_server_misses_while_it_is_away_is_kept_and_sent_by_the_next_run(
     following = Tracker(project, warnings.append)
     following.deliver()
     assert "MLflow has got the" in warnings[1]
-    client = connect(project.root)
+    client = connect(project.state)
     assert shown(client) == shown(walked[2])
     assert client.get_run(tracker.run_id).info.run_name == "morning"
     assert not following.spool
@@ -241,7 +242,7 @@ def test_a_server_that_is_killed_in_the_middle_of_a_run_has_everything_once_when
             tracker.end_stage(stage, "ran", 2.0)
         tracker.finish("finished", 12.0, [project.run / "front.json"])
         assert len(warnings) == 2
-        assert shown(connect(project.root)) == shown(walked[2])
+        assert shown(connect(project.state)) == shown(walked[2])
 
 
 def test_a_deleted_experiment_stops_tracking_with_the_remedy(project, client):
@@ -253,24 +254,25 @@ def test_a_deleted_experiment_stops_tracking_with_the_remedy(project, client):
 
 
 def test_the_address_is_the_users_else_a_live_server_else_a_file(project, monkeypatch):
-    database, artifacts = local_store(project.root)
-    assert tracking_uri(project.root) == database == f"sqlite:///{project.root}/.hm3/mlflow/mlflow.db"
+    database, artifacts = local_store(project.state)
+    assert tracking_uri(project.state) == database == f"sqlite:///{project.root}/.hm3/mlflow/mlflow.db"
     assert artifacts.startswith("file:///")
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
-        record = {"mlflow": {"url": url, "pid": os.getpid(), "born": 0}}
+        record = {"mlflow": {"url": url, "pid": os.getpid(), "born": birth(os.getpid())}}
         (project.state / "servers.json").write_text(json.dumps(record))
-        assert tracking_uri(project.root) == url
+        assert tracking_uri(project.state) == url
         gone = subprocess.Popen([sys.executable, "-c", ""])
         gone.wait()
-        (project.state / "servers.json").write_text(json.dumps({"mlflow": {**record["mlflow"], "pid": gone.pid}}))
-        assert tracking_uri(project.root) == database
+        for other in ({"pid": gone.pid}, {"born": 0}):  # or a later process of the same number
+            (project.state / "servers.json").write_text(json.dumps({"mlflow": record["mlflow"] | other}))
+            assert tracking_uri(project.state) == database
         (project.state / "servers.json").write_text(json.dumps(record))
-    assert tracking_uri(project.root) == database
+    assert tracking_uri(project.state) == database
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere:5000")
-    assert tracking_uri(project.root) == "http://elsewhere:5000"
+    assert tracking_uri(project.state) == "http://elsewhere:5000"
 
 
 def test_nested_values_get_joined_names():
@@ -296,7 +298,7 @@ def test_a_data_set_that_another_run_logs_at_the_same_moment_is_no_refusal(proje
     from sqlalchemy import event
     from sqlalchemy.orm import Session
 
-    one, other = connect(project.root), connect(project.root)
+    one, other = connect(project.state), connect(project.state)
     experiment = one.create_experiment("at-once")
     runs = [one.create_run(experiment).info.run_id for _ in range(2)]
     data = {"name": "offline", "digest": "1", "source_type": "local", "source": "{}", "schema": None, "profile": None}
