@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from models.errors import BadInput, Failed
-from tasks.bench.engine import candidate, memory, merge, prefix, scale
+from tasks.bench.engine import candidate, memory, merge, prefix, ray, scale
 from tasks.bench.engine.families import SMALL, write_family
 from tasks.bench.engine.page import write_engine
 from tasks.bench.engine.registry import BENCHMARKS, Bench, Measure, benchmark, benchmarks, find_benchmark
@@ -113,10 +113,17 @@ def test_a_merge_that_differs_is_seen(tmp_path):
     assert not merge.compare("dare_ties", family["expert-1"], larger["expert-1"], family)[0]
 
 
+@pytest.mark.slow  # tests/tasks/scoring shows that Ray workers give the same scores
 def test_ray_workers_score_as_one_process_does(measure):
     found = measure("ray", "2 workers", "7B modelled, 64 workers")
     assert set(checked(found["2 workers"])) == {"wall", "driver's cpu a chunk", "weights into the store"}
-    for row in found["7B modelled, 64 workers"]:
+    assert len(found["7B modelled, 64 workers"]) == 2
+
+
+def test_a_larger_cluster_is_reckoned_from_what_the_driver_takes():
+    rows = ray.modelled("7B modelled, 64 workers", 0, (0.02, 0.001))
+    assert [row.quantity for row in rows] == ["wall, rounds of 16", "wall, rounds of two a worker"]
+    for row in rows:
         assert row.ours < row.theirs
         assert "workers busy" in row.note
 
@@ -154,7 +161,10 @@ def test_another_score_is_seen():
     assert prefix.greatest_difference([(one - 101, other)], [(one - 100, other)]) == pytest.approx(0.01)
 
 
-def test_the_pool_keeps_its_bound_while_anchors_are_added(measure):
+@pytest.mark.parametrize("alone", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_pool_keeps_its_bound_while_anchors_are_added(measure, monkeypatch, alone):
+    if not alone:  # of a process in which everything is imported already
+        monkeypatch.setattr("tasks.bench.engine.memory.looks", memory.grow)
     rows = measure("memory", "anchors")["anchors"]
     checked(rows)
     held = [row for row in rows if row.quantity == "held"]
