@@ -7,6 +7,7 @@ items only where the surrogate, which has seen these first scores, still expects
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -16,7 +17,7 @@ from models.agent.judge import Judge, Targets, complete_best, greedy
 from models.agent.networks import Agent
 from models.agent.player import Player, PlayerSettings
 from models.agent.proposals import Proposer
-from models.agent.shares import Shares
+from models.agent.shares import Shares, fair_gains
 from models.candidate import Candidate
 from models.front import Array, hypervolume
 from models.merge.space import RecipeSpace
@@ -220,22 +221,22 @@ class _Search:
         return {entry.candidate: entry.charged for entry in self.trial.archive.entries}
 
     def credit(self, before: dict[Candidate, int]) -> None:
-        """Tell the shares what each kind has cost in this round, and what its candidates added to the front."""
-        archive, gains, costs = self.trial.archive, dict[str, float](), dict[str, float]()
-        known = [
-            i for i in self.trial.complete() if before.get(archive.entries[i].candidate) == archive.entries[i].charged
-        ]
-        front = self.judge.costs([archive.entries[i].candidate for i in known])
-        value = hypervolume(front)
-        for entry in archive.entries:
-            if (cost := entry.charged - before.get(entry.candidate, 0)) == 0:
-                continue
-            costs[entry.kind] = costs.get(entry.kind, 0.0) + cost
-            if entry.items == archive.full and entry.scores is not None:
-                front = np.concatenate([front, self.judge.costs([entry.candidate])])
-                gained, value = hypervolume(front) - value, hypervolume(front)
-                gains[entry.kind] = gains.get(entry.kind, 0.0) + gained
-        self.shares.learn(gains, costs)
+        """Tell the shares what each kind has cost in this round, and what its candidates added to the hypervolume.
+
+        What several kinds have found alike is shared among them, whichever is listed first: see :func:`fair_gains`.
+        """
+        spent = {one.candidate: one.charged - before.get(one.candidate, 0) for one in self.trial.archive.entries}
+        costs: Counter[str] = Counter()
+        for entry in self.trial.archive.entries:
+            costs[entry.kind] += spent[entry.candidate]
+        whole = [self.trial.archive.entries[i] for i in self.trial.complete()]
+        kinds = np.array([one.kind if spent[one.candidate] else "" for one in whole])  # "": was there before
+        front = self.judge.costs([one.candidate for one in whole])
+
+        def value(some: frozenset[str]) -> float:
+            return hypervolume(front[np.isin(kinds, ["", *some])])
+
+        self.shares.learn(fair_gains(set(kinds.tolist()) - {""}, value), costs)
 
     def report(self, extra: dict[str, float]) -> None:
         """Add a row."""

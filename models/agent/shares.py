@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cache
+from itertools import pairwise, permutations
 
 import numpy as np
 
@@ -11,6 +13,25 @@ FLOOR = 0.05
 
 MEMORY = 0.85
 """What a round's gains and costs still count a round later."""
+
+
+def fair_gains(kinds: Collection[str], value: Callable[[frozenset[str]], float]) -> dict[str, float]:
+    """What each kind has added to a value, as the mean over all orders in which they could have come (Shapley 1953).
+
+    That is the same however the kinds are listed, and sums to what they have added together. What each adds to all the
+    others would not: where two have found the same, neither would be given anything for it.
+
+    Args:
+        kinds: some; the effort grows with the factorial of their number.
+        value: of what some of them have found, that of nothing included.
+    """
+    value, names = cache(value), sorted(kinds)
+    gains = {kind: list[float]() for kind in names}
+    for order in permutations(names):
+        reached = [value(frozenset(order[:count])) for count in range(len(order) + 1)]
+        for kind, (before, after) in zip(order, pairwise(reached), strict=True):
+            gains[kind].append(after - before)
+    return {kind: float(np.mean(added)) for kind, added in gains.items()}
 
 
 class Shares:

@@ -1,7 +1,8 @@
-"""The online search: what it chooses, promotes and credits, and that it goes on to the end of its budget."""
+"""The online search: what it chooses, promotes and credited, and that it goes on to the end of its budget."""
 
 import math
 from dataclasses import replace
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -154,6 +155,31 @@ def test_the_credit_of_a_round_is_what_it_cost_and_added_by_kind():
     grown = np.concatenate([known, run.judge.costs([recipe])])
     assert run.shares.gain["recipe"] == pytest.approx(hypervolume(grown) - hypervolume(known))
     assert run.shares.gain["edit"] == 0
+
+
+def test_the_credit_of_a_kind_does_not_depend_on_the_order_in_which_kinds_are_listed():
+    """Three kinds find nearly the same gain. Who comes first must not take all of it."""
+    found = None
+    credited = []
+    for order in permutations(BY_VARIATION.kinds):
+        run = begun(settings=replace(BY_VARIATION, kinds=order))
+        before, whole = run.charged(), run.trial.complete()
+        if found is None:
+            known = run.judge.costs([run.trial.archive.entries[i].candidate for i in whole])
+            edits = run.proposer.propose("edit", WANTED[:3], run.proposer.parents(WANTED[:3], 4), 60, run.rng)
+            edits = [one for one in dict.fromkeys(edits) if one not in run.trial.archive]
+            gains = [hypervolume(np.concatenate([known, run.judge.costs([one])])) for one in edits]
+            best = [edits[i] for i in np.argsort(gains)[:-4:-1]]
+            found = dict(zip(BY_VARIATION.kinds, best, strict=True))
+            together = hypervolume(np.concatenate([known, run.judge.costs(best)])) - hypervolume(known)
+            assert together < 0.9 * (sum(sorted(gains)[-3:]) - 3 * hypervolume(known))  # or the order would not matter
+        for kind in order:
+            run.trial.score([found[kind]], kind)
+        run.credit(before)
+        credited.append([run.shares.gain[kind] for kind in BY_VARIATION.kinds])
+        assert sum(credited[-1]) == pytest.approx(together)
+    np.testing.assert_allclose(credited, np.tile(credited[0], (6, 1)), rtol=1e-6)
+    assert min(credited[0]) > 0
 
 
 def test_one_preference_alone_can_be_searched_and_gains_utility():

@@ -1,11 +1,13 @@
 """A batch is shared out by what each kind of proposal has gained."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.agent.shares import FLOOR, MEMORY, Shares
+from models.agent.shares import FLOOR, MEMORY, Shares, fair_gains
 
 KINDS = ("recipe", "layered", "edit", "policy", "beam")
 GAINS = st.just(0.0) | st.floats(1e-9, 1)
@@ -74,3 +76,26 @@ def test_the_rest_of_a_batch_is_drawn_by_lot_with_the_right_chances():
     rng = np.random.default_rng(0)
     counts = np.mean([list(shares.places(3, rng).values()) for _ in range(2000)], axis=0)
     np.testing.assert_allclose(counts, 0.6, atol=0.05)
+
+
+def some_value(seed, kinds):
+    """A number for each set of kinds, that of nothing included."""
+    rng = np.random.default_rng(seed)
+    return {frozenset(some): rng.random() for count in range(len(kinds) + 1) for some in combinations(kinds, count)}
+
+
+@given(st.integers(0, 2**32 - 1), st.permutations(KINDS))
+def test_permuting_the_kinds_permutes_what_they_are_credited_and_all_of_it_is_given_away(seed, order):
+    values = some_value(seed, KINDS)
+    gains = fair_gains(KINDS, values.__getitem__)
+    assert sum(gains.values()) == pytest.approx(values[frozenset(KINDS)] - values[frozenset()])
+    assert fair_gains(order, values.__getitem__) == gains
+    renamed = dict(zip(KINDS, order, strict=True))
+    others = {frozenset(renamed[kind] for kind in some): value for some, value in values.items()}
+    assert fair_gains(KINDS, others.__getitem__) == pytest.approx({renamed[kind]: gains[kind] for kind in KINDS})
+
+
+def test_two_that_have_found_the_same_share_it_and_who_has_found_nothing_gets_nothing():
+    values = {"": 1.0, "a": 3.0, "b": 3.0, "c": 1.0, "ab": 3.0, "ac": 3.0, "bc": 3.0, "abc": 3.0}
+    assert fair_gains("abc", lambda some: values["".join(sorted(some))]) == {"a": 1.0, "b": 1.0, "c": 0.0}
+    assert fair_gains((), lambda some: 0.5) == {}
