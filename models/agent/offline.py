@@ -171,8 +171,14 @@ def actor_loss(
     return -(weight * log_policy.gather(-1, taken)[..., 0])[batch.taken].mean()
 
 
+def optimiser_of(agent: Agent, learning_rate: float) -> torch.optim.Optimizer:
+    """AdamW for actor and critic, a group of parameters each: a large error of one must not hold back the other."""
+    groups = [{"params": network.parameters()} for network in agent.networks().values()]
+    return torch.optim.AdamW(groups, lr=learning_rate)
+
+
 def update(optimiser: torch.optim.Optimizer, loss: Tensor) -> float:
-    """One optimiser step on a loss, gradients clipped to norm 1; gives the loss."""
+    """One optimiser step on a loss, the gradients of each group of parameters clipped to norm 1; gives the loss."""
     optimiser.zero_grad()
     torch.autograd.backward(loss)
     for group in optimiser.param_groups:

@@ -9,7 +9,7 @@ import torch
 
 from models.agent.judge import Judge
 from models.agent.networks import Agent
-from models.agent.offline import actor_loss, critic_loss, update
+from models.agent.offline import actor_loss, critic_loss, optimiser_of, update
 from models.agent.ppo import PPOSettings, ppo
 from models.agent.rollouts import beam, roll_out
 from models.agent.trajectories import trajectories
@@ -40,8 +40,7 @@ class Player:
         """They change in place."""
         self.agent, self.trial, self.settings, self.rng = agent, trial, settings, rng
         self.generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        parameters = [*agent.actor.parameters(), *agent.critic.parameters()]
-        self.optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate)
+        self.optimiser = optimiser_of(agent, settings.learning_rate)
         self.first = trial.spent
         self.drawn: list[Candidate] = []
         self._mine: dict[Candidate, bool] = {}

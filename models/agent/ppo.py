@@ -44,7 +44,7 @@ def ppo(
     """PPO-clip for the actor and squared error for the critic on paths from the policy.
 
     Args:
-        optimiser: of actor and critic together.
+        optimiser: of actor and critic, see :func:`models.agent.offline.optimiser_of`.
         drawn: N paths from the policy as it is.
         returns: (N,) utility of each under its preference.
         progress: share of the budget that is spent.

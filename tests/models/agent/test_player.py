@@ -97,3 +97,35 @@ def test_without_paths_over_its_pool_it_learns_nothing():
     before = weights(agent)
     Player(agent, trial, SETTINGS, np.random.default_rng(0)).learn()
     assert all(torch.equal(a, b) for a, b in zip(before, weights(agent), strict=True))
+
+
+def gradients(network):
+    return torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
+
+
+def test_each_network_is_clipped_by_its_own_norm_when_it_learns_from_the_archive():
+    """The critic's error is made large in a way that leaves its differences, and so the actor's weights, alone."""
+    left = []
+    for shift in (0.0, 1000.0):
+        _, player, _ = started(replace(SETTINGS, updates=1))
+        with torch.no_grad():
+            player.agent.critic.head.outer.bias += shift
+        player.learn()
+        left.append(gradients(player.agent.actor))
+        critic = float(gradients(player.agent.critic).norm())
+    assert critic == pytest.approx(1, abs=1e-4)
+    torch.testing.assert_close(left[0], left[1], rtol=1e-2, atol=1e-4)
+    assert left[0].norm() > 0.1
+
+
+def test_each_network_is_clipped_by_its_own_norm_in_ppo():
+    left = []
+    for coefficient in (0.5, 1e6):
+        ppo = PPOSettings(rollouts=32, epochs=1, minibatches=1, value_coefficient=coefficient)
+        _, player, judge = started(replace(SETTINGS, ppo=ppo))
+        player.improve(judge, WANTED)
+        left.append(gradients(player.agent.actor))
+        critic = float(gradients(player.agent.critic).norm())
+    assert critic == pytest.approx(1, abs=1e-4)
+    torch.testing.assert_close(left[0], left[1])
+    assert left[0].norm() > 1e-3

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.agent.offline import optimiser_of
 from models.agent.ppo import PPOSettings, advantages, ppo
 from models.agent.rollouts import roll_out
 from tests.models.agent.planted import planted
@@ -33,7 +34,7 @@ def test_with_gae_one_an_advantage_is_the_return_less_the_value(seed):
 def trained(world, wanted, rounds, settings, learning_rate=3e-3):
     """An agent after so many rounds on true returns, and the rows."""
     agent = world.agent()
-    optimiser = torch.optim.AdamW([*agent.actor.parameters(), *agent.critic.parameters()], lr=learning_rate)
+    optimiser = optimiser_of(agent, learning_rate)
     generator, rng = torch.Generator().manual_seed(0), np.random.default_rng(0)
     rows = []
     for number in range(rounds):
