@@ -175,7 +175,7 @@ def train(
     described = judge.describe(candidates)
     loss = judge.surrogate.fit(described[kept], scores[kept], items[kept], FIRST_STEPS, rng)
     error = judge.surrogate.predict(described[held_out])[0] - scores[held_out]
-    unexplained = float((error.var(axis=0) / scores.var(axis=0)).mean())
+    unexplained = float((np.square(error).mean(axis=0) / scores.var(axis=0)).mean())
     judge.learn(archive, rng, steps=0)
     rows: list[dict[str, float | str]] = [
         {"network": "surrogate", "step": FIRST_STEPS, "loss": loss, "held_out": unexplained}

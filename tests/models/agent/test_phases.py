@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.agent.offline import TrainSettings
+from models.agent.judge import FIRST_STEPS
+from models.agent.offline import TrainSettings, split
 from models.agent.phases import (
     AgentSettings,
     DatasetSettings,
@@ -148,6 +149,22 @@ def test_training_reports_every_network_and_teaches_the_surrogate_all_that_was_s
     assert 0 < rows[0]["held_out"] < 1  # the share of the variance on held-out candidates that it leaves unexplained
     assert len(judge.surrogate.target) == len(trial.archive)
     assert {name for name, _, _ in told} == {"surrogate", "critic", "actor"}
+
+
+def test_what_the_surrogate_leaves_unexplained_counts_its_bias_too():
+    trial, _, judge, rows, _ = trained()
+    archive, rng = trial.archive, np.random.default_rng(0)
+    index = archive.scored(1)
+    kept, held_out = split([archive.entries[i].candidate for i in index], TrainSettings().held_out, rng)
+    described = judge.describe([archive.entries[i].candidate for i in index])
+    scores, items = archive.task_scores(index), np.array([archive.cost(0, archive.entries[i].items) for i in index])
+    surrogate = new_judge(trial, recipe_space()).surrogate
+    surrogate.fit(described[kept], scores[kept], items[kept], FIRST_STEPS, rng)
+    expected = 0.0
+    for k, predicted in enumerate(surrogate.predict(described[held_out])[0].T):
+        true = scores[held_out, k]
+        expected += sum((a - b) ** 2 for a, b in zip(predicted, true, strict=True)) / len(true) / scores[:, k].var() / 3
+    assert rows[0]["held_out"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_same_seed_trains_the_same_bit_for_bit():
