@@ -89,7 +89,7 @@ class Targets:
         return np.asarray(lengths ** costs.shape[-1])
 
 
-def greedy(values: Array, best: Array, count: int, spread: Array) -> list[int]:
+def greedy(values: Array, best: Array, count: int, spread: Array, first: int = 0) -> list[int]:
     """Up to ``count`` candidates, one after the other the one that adds most to what is best in each direction.
 
     Args:
@@ -97,18 +97,19 @@ def greedy(values: Array, best: Array, count: int, spread: Array) -> list[int]:
         best: (M,) of what is there.
         count: how many.
         spread: (N,) breaks ties where nothing gains: the greater goes first.
+        first: candidates of the batch that are chosen already, each under a sample: the next sample's turn comes first.
     """
     chosen: list[int] = []
     reached = np.tile(best, (len(values), 1))
     open_ = np.ones(values.shape[1], dtype=bool)
     for place in range(min(count, values.shape[1])):
-        s = place % len(values)
+        s = (first + place) % len(values)
         gain = np.maximum(values[s] - reached[s], 0).mean(axis=1)
         gain[~open_] = -np.inf
-        first = int(gain.argmax()) if gain.max() > 0 else int(np.where(open_, spread, -np.inf).argmax())
-        chosen.append(first)
-        open_[first] = False
-        reached = np.maximum(reached, values[:, first])
+        most = int(gain.argmax()) if gain.max() > 0 else int(np.where(open_, spread, -np.inf).argmax())
+        chosen.append(most)
+        open_[most] = False
+        reached = np.maximum(reached, values[:, most])
     return chosen
 
 

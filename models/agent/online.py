@@ -196,7 +196,8 @@ class _Search:
         for kind, places in [*self.shares.places(size, self.rng).items(), ("any", size)]:  # who lacks offers gives way
             open_ = (i for i, (_, one) in enumerate(pool) if kind in (one, "any") and i not in chosen)
             index = np.array([*open_], dtype=np.int64)
-            picked = index[greedy(values[:, index], best, min(places, size - len(chosen)), hope[index])]
+            places = min(places, size - len(chosen))
+            picked = index[greedy(values[:, index], best, places, hope[index], first=len(chosen))]
             best = np.maximum(best, values[:, picked].mean(axis=0).max(axis=0)) if len(picked) else best
             chosen += picked.tolist()
         return [pool[i] for i in chosen]

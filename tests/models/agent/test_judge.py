@@ -75,14 +75,14 @@ def test_the_first_place_goes_to_what_brute_force_finds(seed, candidates, direct
     assert greedy(values, best, 1, spread) == [wanted]
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(0, 12))
-def test_each_place_adds_most_to_those_before_it_under_its_own_sample(seed, count):
+@given(st.integers(0, 2**32 - 1), st.integers(0, 12), st.integers(0, 4))
+def test_each_place_adds_most_to_those_before_it_under_its_own_sample(seed, count, first):
     rng = np.random.default_rng(seed)
     values, best, spread = rng.random((3, 8, 5)), 0.7 * rng.random(5), rng.random(8)
-    chosen = greedy(values, best, count, spread)
+    chosen = greedy(values, best, count, spread, first)
     assert len(chosen) == len(set(chosen)) == min(count, 8)
     for place, one in enumerate(chosen):
-        sample, before = values[place % 3], chosen[:place]
+        sample, before = values[(first + place) % 3], chosen[:place]
         reached = np.vstack([best, sample[before]]).max(axis=0)
         gains = {i: np.maximum(sample[i] - reached, 0).mean() for i in range(8) if i not in before}
         if max(gains.values()) > 0:

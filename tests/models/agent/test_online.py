@@ -1,6 +1,7 @@
 """The online search: what it chooses, promotes and credited, and that it goes on to the end of its budget."""
 
 import math
+from collections import Counter
 from dataclasses import replace
 from itertools import permutations
 
@@ -102,6 +103,24 @@ def test_later_kinds_are_chosen_for_what_they_add_to_the_picks_of_earlier_ones(w
     assert gain.max() > 0
     assert hope.argmax() != pick  # or the mean would do
     assert run.choose(offers, 2) == expected
+
+
+@pytest.mark.parametrize("places", [(3, 3, 2), (1, 1, 6), (6, 5, 5)])
+def test_the_kinds_together_use_all_drawn_samples_alike(places):
+    """Each kind has two candidates for each sample that are excellent under this one alone."""
+    run = begun()
+    samples, size = run.settings.samples, sum(places)
+    paths = iter(dict.fromkeys(run.proposer.paths.random_path(run.rng) for _ in range(300)))
+    offers = {kind: [next(paths) for _ in range(2 * samples)] for kind in run.kinds}
+    excellent = {one: i % samples for some in offers.values() for i, one in enumerate(some)}
+    draw = np.full((samples, len(excellent), 4), 1.1)
+    for i, sample in enumerate(excellent.values()):
+        draw[sample, i] = np.where(np.arange(4) == i // samples % 2, -10.0, 0.0)  # neither of the two dominates
+    run.judge.draw = lambda candidates, count, rng: draw
+    run.shares.places = lambda size, rng: dict(zip(run.kinds, places, strict=True))
+    chosen = run.choose(offers, size)
+    assert Counter(kind for _, kind in chosen) == dict(zip(run.kinds, places, strict=True))
+    assert Counter(excellent[one] for one, _ in chosen) == dict.fromkeys(range(samples), size // samples)
 
 
 def test_promotion_takes_what_is_expected_to_add_most_and_scores_the_rest_of_its_items():
