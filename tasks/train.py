@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from models.agent.phases import new_agent, new_judge, train
-from tasks.project.progress import Bar, Progress
+from tasks.project.progress import Progress
 from tasks.project.records import write_table
 from tasks.project.workspace import Workspace
 from tasks.trials.lab import EngineLab
@@ -31,8 +31,12 @@ def run(workspace: Workspace, progress: Progress) -> None:
     agent = new_agent(trial, paths, statistics, settings, seed)
     judge = new_judge(trial, recipe_space(engine))
     with progress.bar("training", len(NETWORKS) * params.steps, "steps") as bar:
-        rng = np.random.default_rng([seed, 3])
-        rows = train(trial, agent, judge, settings.training, rng, _Steps(bar, params.steps))
+
+        def on_step(network: str, step: int, _: int) -> None:
+            done = NETWORKS.index(network) * params.steps + step  # one that stops early is done when the next begins
+            bar.advance(done - bar.completed, note=network)
+
+        rows = train(trial, agent, judge, settings.training, np.random.default_rng([seed, 3]), on_step)
     agent.surrogate = judge.surrogate
     agent.save(workspace.run / "agent")
     write_table(workspace.run / "train.csv", pd.DataFrame(rows))
@@ -40,14 +44,3 @@ def run(workspace: Workspace, progress: Progress) -> None:
         f"trained on {len(offline)} paths and {len(trial.recipes)} recipes; "
         f"{agent.parameters / 1e6:.1f} million parameters"
     )
-
-
-class _Steps:
-    """Moves one bar over the steps of all networks; one that stops early counts as done when the next begins."""
-
-    def __init__(self, bar: Bar, steps: int) -> None:
-        self.bar, self.steps = bar, steps
-
-    def __call__(self, network: str, step: int, _: int) -> None:
-        done = NETWORKS.index(network) * self.steps + step
-        self.bar.advance(done - self.bar.completed, note=network)

@@ -46,12 +46,11 @@ class Trajectories:
             digests = [zlib.crc32(row.tobytes()) for row in self.actions.numpy()]
             fixed = [np.random.default_rng(one).dirichlet(np.ones(self.costs.shape[1])) for one in digests]
             preferences = np.array(fixed)[:, None]
-            utility = reward.utility(self.costs[:, None], self.depths[:, None], preferences)
-            return torch.from_numpy(preferences).float(), torch.from_numpy(utility).float()
-        shape = (len(self), count, self.costs.shape[1])
-        samples = rng.dirichlet(np.ones(shape[2]), size=shape[:2])
-        share = np.where(np.arange(count) < count // 2, 1.0, 0.5 * rng.random(shape[:2]))[..., None]
-        preferences = share * samples + (1 - share) * own_preference(self.costs)[:, None]
+        else:
+            shape = (len(self), count, self.costs.shape[1])
+            samples = rng.dirichlet(np.ones(shape[2]), size=shape[:2])
+            share = np.where(np.arange(count) < count // 2, 1.0, 0.5 * rng.random(shape[:2]))[..., None]
+            preferences = share * samples + (1 - share) * own_preference(self.costs)[:, None]
         utility = reward.utility(self.costs[:, None], self.depths[:, None], preferences)
         return torch.from_numpy(preferences).float(), torch.from_numpy(utility).float()
 

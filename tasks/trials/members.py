@@ -33,20 +33,15 @@ def shortlist(archive: pd.DataFrame, scale: Scale, engine: Engine, known: Sequen
     A candidate that was scored on a part of the items is left out, and so are those that are ``known`` or lie beyond
     the reference point.
     """
-    whole = archive[(archive["items"] == engine.items("search")) & archive["failed"].isna()]
+    seen = archive["candidate"].isin([one.candidate.to_json() for one in known])
+    whole = archive[(archive["items"] == engine.items("search")) & archive["failed"].isna() & ~seen]
     costs = scale.relative(whole[list(scale.names)].to_numpy(dtype=float))
     whole = whole.iloc[np.flatnonzero((costs < REFERENCE).all(axis=1))]
-    found = [Candidate.from_json(text) for text in whole["candidate"]]
-    seen = {one.candidate for one in known}
-    new = np.array([candidate not in seen for candidate in found], dtype=bool)
-    listed = [
-        Listed(candidate, str(kind), candidate.id)
-        for candidate, kind, is_new in zip(found, whole["kind"], new, strict=True)
-        if is_new
-    ]
-    if not listed:
+    if whole.empty:
         return []
-    scores = whole[list(scale.names)].to_numpy(dtype=float)[new]
+    found = [Candidate.from_json(text) for text in whole["candidate"]]
+    listed = [Listed(one, str(kind), one.id) for one, kind in zip(found, whole["kind"], strict=True)]
+    scores = whole[list(scale.names)].to_numpy(dtype=float)
     chosen: list[int] = []
     for rank in NonDominatedSorting().do(scale.relative(scores)):
         left = count - len(chosen)
