@@ -29,7 +29,7 @@ def overview_sheet(named: Mapping[str, Study]) -> Sheet:
         if not (against and last):
             continue
         best = next(one for one in against if one.arm == last[0].arm)
-        reach, wall = study.reach(), study.wall()
+        reach, wall = study.reach, study.wall
         ours = reach[reach["arm"] == OURS] if len(reach) else None
         rows.append(
             (
@@ -193,7 +193,7 @@ def noninferiority_sheet(study: Study) -> Sheet:
 
 def reach_sheet(study: Study) -> Sheet:
     """What each arm needs for the last hypervolume of the target arm."""
-    found = study.reach()
+    found = study.reach
     rows = tuple(
         (
             arm,
@@ -224,7 +224,7 @@ def wall_sheet(study: Study) -> Sheet:
             f"{forwards[arm]['forwards'].median():.3g}",
             f"{forwards[arm]['shared_forwards'].median():.3g}",
         )
-        for arm, own in _by_arm(study, study.wall())
+        for arm, own in _by_arm(study, study.wall)
     )
     rates = [f"{1000 * one:.3g}" for one in sorted(set(study.seconds_per_item.dropna()))]
     note = (

@@ -181,6 +181,7 @@ class Study:
                 found.append(noninferior(tenth, ours.to_numpy(), whole, MARGIN))
         return found
 
+    @cached_property
     def reach(self) -> pd.DataFrame:
         """Share of the budget, and layer forwards, after which each arm has the last hypervolume of ``TARGET``.
 
@@ -215,6 +216,7 @@ class Study:
         rates: pd.Series = spent["evaluating_seconds"] / spent["computed"].where(spent["computed"] > 0)
         return rates
 
+    @cached_property
     def wall(self) -> pd.DataFrame:
         """Seconds of each run: outside of model forwards as measured, inside as if no score had been known."""
         own = self.final[["arm", "family", "seed", "outside_seconds"]].copy()

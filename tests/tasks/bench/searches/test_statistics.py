@@ -193,7 +193,7 @@ def test_a_study_pairs_runs_and_counts_what_the_target_takes():
     (one,) = found["baselines"]
     assert (one.pairs, one.significant) == (8, True)
     assert one.difference == pytest.approx(0.2)
-    reached = study.reach().groupby("arm")[["share", "evaluations", "forwards"]].median()
+    reached = study.reach.groupby("arm")[["share", "evaluations", "forwards"]].median()
     assert reached.loc["hm3"].tolist() == [0.5, 500, 4500]
     assert reached.loc["nsga2-recipes"].tolist() == [1, 1000, 9000]
     assert np.isinf(reached.loc["half", "share"])
@@ -203,7 +203,7 @@ def test_a_study_pairs_runs_and_counts_what_the_target_takes():
 def test_a_study_reckons_time_as_if_nothing_had_been_known():
     study = made_study()
     assert study.seconds_per_item.unique() == pytest.approx([0.1])
-    own = study.wall()
+    own = study.wall
     assert own["seconds"].unique() == pytest.approx([25 + 1000 * 0.1])
     assert own["share"].unique() == pytest.approx([0.2])
 
@@ -213,7 +213,7 @@ def test_time_of_scoring_is_that_of_the_machine_on_which_an_arm_ran():
     faster = study.rows["arm"] != "hm3"
     study.rows.loc[faster, "commit"] = "another"
     study.rows.loc[faster, "evaluating_seconds"] /= 4
-    own = study.wall().set_index("arm")["seconds"]
+    own = study.wall.set_index("arm")["seconds"]
     assert own["hm3"].unique() == pytest.approx([25 + 1000 * 0.1])
     assert own.drop("hm3").unique() == pytest.approx([25 + 1000 * 0.025])
 
