@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -137,7 +138,8 @@ def cut_sheet(study: Study) -> Sheet:
 def cut_runs(study: Study, loss: float) -> Iterable[tuple[str, pd.Series, pd.Series]]:
     """Of each arm the layers that can go for a loss, and the loss on test, run by run."""
     for arm, own in _by_arm(study, study.cuts) if len(study.cuts) else ():
-        found = [(family, deepest(run, loss)) for (family, _), run in own.groupby(["family", "seed"])]
+        runs: Any = own.groupby(["family", "seed"])  # pandas types no keys
+        found = [(int(family), deepest(run, loss)) for (family, _), run in runs]
         gone = pd.Series([study.base_layers(family) - one[0] if one else 0 for family, one in found])
         yield arm, gone, pd.Series([one[1] if one else 0.0 for _, one in found])
 

@@ -80,11 +80,16 @@ class Study:
     @cached_property
     def scales(self) -> dict[int, tuple[Scale, int]]:
         """Ideal and nadir point of all objectives in each family, depth last where it is one, and L."""
-        found = {}
-        for family, own in self.families.groupby("family"):
-            columns = (map(str, own["objective"]), map(float, own["ideal"]), map(float, own["nadir"]))
-            found[int(str(family))] = Scale(*map(tuple, columns)), int(own["layers"].iloc[-1])
-        return found
+        families: Any = self.families.groupby("family")  # here and below: pandas types no keys
+        return {
+            int(family): (
+                Scale(
+                    tuple(map(str, own["objective"])), tuple(map(float, own["ideal"])), tuple(map(float, own["nadir"]))
+                ),
+                int(own["layers"].iloc[-1]),
+            )
+            for family, own in families
+        }
 
     def base_layers(self, family: int) -> int:
         """L."""
@@ -100,7 +105,8 @@ class Study:
         """The rows at the whole budget with ``igd_plus``, ``epsilon``, ``r2``, ``best TASK`` and ``hv ≤ T``."""
         fronts: dict[Any, tuple[Array, ...]] = {}
         costs: dict[int, list[Array]] = {}
-        for (family, seed, arm), own in self.members.groupby(["family", "seed", "arm"]):
+        runs: Any = self.members.groupby(["family", "seed", "arm"])
+        for (family, seed, arm), own in runs:
             arrays = self.costs(int(family), own)
             costs.setdefault(int(family), []).append(arrays[0])
             last = (own["tenths"].str[-1] == "1").to_numpy()
@@ -132,7 +138,7 @@ class Study:
     @cached_property
     def by_point(self) -> dict[tuple[str, int], pd.DataFrame]:
         """The rows of each arm at each tenth, by family and seed."""
-        grouped = self.rows.groupby(["arm", "tenth"])
+        grouped: Any = self.rows.groupby(["arm", "tenth"])
         return {(str(arm), int(tenth)): own.set_index(["family", "seed"]) for (arm, tenth), own in grouped}
 
     def values(self, arm: str, column: str, tenth: int = LAST) -> pd.Series:
