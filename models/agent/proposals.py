@@ -67,11 +67,7 @@ class Proposer:
         self.made.clear()
 
     def _vary(
-        self,
-        kind: str,
-        some: Sequence[Candidate],
-        parents: Sequence[Sequence[Candidate]],
-        rng: np.random.Generator,
+        self, kind: str, some: Sequence[Candidate], parents: Sequence[Sequence[Candidate]], rng: np.random.Generator
     ) -> Candidate:
         """A parent with a child of its recipe in place of it, or a new recipe in full."""
         space = self.spaces[kind]

@@ -67,11 +67,7 @@ def sce(base: Tensor, experts: Sequence[Tensor], *, int8_mask: bool, select_topk
     "pcb",
     "PCB-Merging",
     "https://arxiv.org/abs/2410.02396",
-    (
-        WEIGHTS,
-        Parameter("density", float, 0.1, low=0.0, high=1.0),
-        Parameter("lambda", float, 1.0),
-    ),
+    (WEIGHTS, Parameter("density", float, 0.1, low=0.0, high=1.0), Parameter("lambda", float, 1.0)),
     # The authors keep 5 or 10 % and search λ within 0.5 to 3.
     (
         ONE,

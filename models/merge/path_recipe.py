@@ -10,10 +10,7 @@ from models.merge.recipe import Recipe, Slice, SliceSource
 
 
 def path_recipe(
-    candidate: Candidate,
-    recipes: Mapping[str, Recipe],
-    locate: Callable[[str], str],
-    layers: int,
+    candidate: Candidate, recipes: Mapping[str, Recipe], locate: Callable[[str], str], layers: int
 ) -> list[Recipe]:
     """Recipes whose last one makes the candidate's model.
 

@@ -20,12 +20,7 @@ NEARLY_PARALLEL = 0.9995
 
 
 @merge_method(
-    "slerp",
-    "SLERP",
-    "https://en.wikipedia.org/wiki/Slerp",
-    (Parameter("t", float),),
-    base="required",
-    max_experts=1,
+    "slerp", "SLERP", "https://en.wikipedia.org/wiki/Slerp", (Parameter("t", float),), base="required", max_experts=1
 )
 def slerp(base: Tensor, experts: Sequence[Tensor], *, t: float) -> Tensor:
     """(sin((1 − t)θ) Θ₀ + sin(tθ) Θ₁) ÷ sin θ with θ the angle between Θ₀ and Θ₁ (Shoemake 1985).

@@ -76,12 +76,7 @@ def iso_c(
     "wudi",
     "WUDI-Merging",
     "https://arxiv.org/abs/2503.08099",
-    (
-        WEIGHTS,
-        LENGTH,
-        Parameter("steps", int, 300, low=0),
-        Parameter("lr", float, 1e-5, low=0.0),
-    ),
+    (WEIGHTS, LENGTH, Parameter("steps", int, 300, low=0), Parameter("lr", float, 1e-5, low=0.0)),
     (ONE, SearchParameter("lambda", 0.5, 1.5, 1.0, per_model=False)),
     base="required",
     by_matrix=True,

@@ -45,11 +45,7 @@ class Pool:
     """Models by name, all of one architecture; what is built of them is kept in an LRU that is bounded in bytes."""
 
     def __init__(
-        self,
-        config: dict[str, Any],
-        device: str = "cpu",
-        dtype: torch.dtype = torch.float32,
-        max_bytes: int = 2**30,
+        self, config: dict[str, Any], device: str = "cpu", dtype: torch.dtype = torch.float32, max_bytes: int = 2**30
     ) -> None:
         """A pool without models.
 

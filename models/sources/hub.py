@@ -107,11 +107,7 @@ class HubModel:
         with self._errors():
             return Path(
                 snapshot_download(
-                    self.repo,
-                    revision=self.revision,
-                    allow_patterns=FILES,
-                    ignore_patterns=NOT,
-                    etag_timeout=SECONDS,
+                    self.repo, revision=self.revision, allow_patterns=FILES, ignore_patterns=NOT, etag_timeout=SECONDS
                 )
             )
 
