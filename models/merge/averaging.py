@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from models.errors import BadInput
-from models.merge.registry import Parameter, SearchParameter, merge_method
+from models.merge.registry import Method, Parameter, SearchParameter
 
 
-@merge_method(
+@Method(
     "linear",
     "Linear",
     "https://arxiv.org/abs/2203.05482",
@@ -41,7 +41,7 @@ def linear(models: Sequence[Tensor], *, weight: Sequence[float], normalize: bool
     return merged.to(first.dtype)
 
 
-@merge_method(
+@Method(
     "passthrough",
     "Passthrough",
     "https://github.com/arcee-ai/mergekit",
@@ -53,7 +53,7 @@ def passthrough(models: Sequence[Tensor], *, scale: Sequence[float | None]) -> T
     return models[0] if scale[0] is None else models[0] * scale[0]
 
 
-@merge_method(
+@Method(
     "model_stock",
     "Model Stock",
     "https://arxiv.org/abs/2403.19522",

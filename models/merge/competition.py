@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from models.merge.registry import Parameter, SearchParameter, merge_method
+from models.merge.registry import Method, Parameter, SearchParameter
 from models.merge.thinning import SORTED, largest, pieces, ranked
 
 WEIGHTS = Parameter("weight", float, 1.0, scope="expert")
@@ -23,7 +23,7 @@ CLAMPED = 1e-4
 """Share of the magnitudes that PCB-Merging clamps at either end."""
 
 
-@merge_method(
+@Method(
     "sce",
     "SCE",
     "https://arxiv.org/abs/2408.07990",
@@ -63,7 +63,7 @@ def sce(base: Tensor, experts: Sequence[Tensor], *, int8_mask: bool, select_topk
     return result.view_as(base)
 
 
-@merge_method(
+@Method(
     "pcb",
     "PCB-Merging",
     "https://arxiv.org/abs/2410.02396",
@@ -119,7 +119,7 @@ def pcb(base: Tensor, experts: Sequence[Tensor], *, weight: Sequence[float], den
     return result.view_as(base)
 
 
-@merge_method(
+@Method(
     "consensus",
     "Consensus merging",
     "https://arxiv.org/abs/2405.07813",

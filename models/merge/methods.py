@@ -3,22 +3,10 @@
 from __future__ import annotations
 
 from models.errors import BadInput
-from models.merge import averaging, competition, spherical, subspace, task_arithmetic
-from models.merge.registry import METHODS, Method, Parameter, SearchParameter
+from models.merge import averaging, competition, spherical, subspace, task_arithmetic  # noqa: F401 (they register)
+from models.merge.registry import METHODS, Method, SearchParameter
 
-__all__ = [
-    "METHODS",
-    "Method",
-    "Parameter",
-    "SearchParameter",
-    "averaging",
-    "competition",
-    "find_method",
-    "search_space",
-    "spherical",
-    "subspace",
-    "task_arithmetic",
-]
+__all__ = ["METHODS", "find_method", "search_space"]
 
 
 def find_method(name: str) -> Method:

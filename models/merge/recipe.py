@@ -12,7 +12,8 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from models.errors import BadInput, one_line
-from models.merge.methods import Method, find_method
+from models.merge.methods import find_method
+from models.merge.registry import Method
 from models.merge.settings import Settings, check, normalise, scalars
 
 UNSUPPORTED = {
@@ -250,7 +251,7 @@ def _check_inputs(method: Method, group: Group) -> None:
         raise ValueError(f"{group.place}: names a model twice")
     if len({len(source.layers) for source in group.sources if isinstance(source, SliceSource)}) > 1:
         raise ValueError(f"{group.place}: layer_range: all need the same number of layers")
-    if method.needs_base and group.base is None:
+    if method.base == "required" and group.base is None:
         raise ValueError(f"base_model: missing; {method.name} needs it")
     if method.base != "ignored" and group.base is not None and group.base not in models:
         raise ValueError(f"{group.place}: {method.name} needs the base_model among them")

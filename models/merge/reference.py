@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from models.merge.methods import METHODS, Method, Parameter, SearchParameter
+from models.merge.methods import METHODS
+from models.merge.registry import Method, Parameter, SearchParameter
 
 PAGE = Path(__file__).parents[2] / "docs" / "merge-methods.md"
 HEAD = """# Merge methods

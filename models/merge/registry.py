@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import keyword
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal
 
 from torch import Tensor
 
 Scalar = bool | int | float | str
-Merge = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -55,33 +54,48 @@ class SearchParameter:
     """One value for each expert, or one for the whole recipe."""
 
 
-@dataclass(frozen=True)
-class Method:
-    """A registered merge method; :func:`merge_method` says what the fields mean.
+Merge = Callable[..., Tensor]
 
-    ``merge`` takes ``(base, experts, **parameters)`` where a base means something to the method, else
+
+@dataclass
+class Method:
+    """A merge method. As a decorator it registers the function, the first line of whose docstring is its formula.
+
+    The function takes ``(base, experts, **parameters)`` where a base means something to the method, else
     ``(models, **parameters)``; a parameter of scope ``model`` or ``expert`` arrives as a tuple with one value for each
     of those tensors. A random method also takes ``generators``, one an expert, and one that works by matrix
     ``linear_layer``: whether the tensor is the weight of a linear layer.
     """
 
     name: str
+    """In recipes."""
     title: str
+    """For people."""
     reference: str
-    merge: Merge
+    """Address of the paper."""
     parameters: tuple[Parameter, ...]
-    search: tuple[SearchParameter, ...]
-    base: Literal["required", "optional", "ignored"]
-    min_experts: int
-    max_experts: int | None
-    random: bool
-    by_matrix: bool
-    in_mergekit: bool
+    """What a recipe may set."""
+    search: tuple[SearchParameter, ...] = ()
+    """Ranges that the recipe search explores."""
+    _: KW_ONLY
+    base: Literal["required", "optional", "ignored"] = "ignored"
+    """A recipe has to name a base, may name one, or names one that is a model like the others."""
+    min_experts: int = 1
+    """Fewest models that it takes beside the base, or in all where the base is like the others."""
+    max_experts: int | None = None
+    random: bool = False
+    """It draws masks, so a recipe may hold a ``seed``."""
+    by_matrix: bool = False
+    """It treats the weights of linear layers as matrices, and other tensors in a plainer way."""
+    in_mergekit: bool = True
+    """mergekit has a method of this name and meaning."""
+    merge: Merge = field(init=False)
 
-    @property
-    def needs_base(self) -> bool:
-        """Whether a recipe has to name a base."""
-        return self.base == "required"
+    def __call__(self, merge: Merge) -> Merge:
+        """Register the function."""
+        self.merge = merge
+        METHODS[self.name] = self
+        return merge
 
     @property
     def takes_families(self) -> bool:
@@ -94,54 +108,4 @@ class Method:
 
 
 METHODS: dict[str, Method] = {}
-"""Filled by :func:`merge_method` as modules with methods are imported: read it from ``models.merge.methods``."""
-
-
-def merge_method(
-    name: str,
-    title: str,
-    reference: str,
-    parameters: Sequence[Parameter],
-    search: Sequence[SearchParameter] = (),
-    *,
-    base: Literal["required", "optional", "ignored"] = "ignored",
-    min_experts: int = 1,
-    max_experts: int | None = None,
-    random: bool = False,
-    by_matrix: bool = False,
-    in_mergekit: bool = True,
-) -> Callable[[Merge], Merge]:
-    """Register the function as a merge method. The first line of its docstring is its formula.
-
-    Args:
-        name: its name in recipes.
-        title: its name for people.
-        reference: address of the paper.
-        parameters: what a recipe may set.
-        search: ranges that the recipe search explores.
-        base: a recipe has to name a base, may name one, or names one that is a model like the others.
-        min_experts: fewest models that it takes beside the base, or in all where the base is like the others.
-        max_experts: most of them.
-        random: it draws masks, so a recipe may hold a ``seed``.
-        by_matrix: it treats the weights of linear layers as matrices, and other tensors in a plainer way.
-        in_mergekit: mergekit has a method of this name and meaning.
-    """
-
-    def register(merge: Merge) -> Merge:
-        METHODS[name] = Method(
-            name,
-            title,
-            reference,
-            merge,
-            tuple(parameters),
-            tuple(search),
-            base,
-            min_experts,
-            max_experts,
-            random,
-            by_matrix,
-            in_mergekit,
-        )
-        return merge
-
-    return register
+"""Filled as modules with methods are imported: read it from ``models.merge.methods``."""

@@ -16,8 +16,9 @@ from pymoo.core.variable import Choice, Real
 
 from models.errors import BadInput
 from models.front import Array
-from models.merge.methods import SearchParameter, find_method, search_space
+from models.merge.methods import find_method, search_space
 from models.merge.recipe import Recipe
+from models.merge.registry import SearchParameter
 
 DTYPE = "float32"
 """Merges are computed in single precision, whatever the sources are stored in."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from models.merge.registry import Parameter, merge_method
+from models.merge.registry import Method, Parameter
 
 SLERP_PIECE = 2**20
 """Entries of which norms and products are summed at a time."""
@@ -19,7 +19,7 @@ NEARLY_PARALLEL = 0.9995
 """Cosine above which two models are interpolated along the straight line."""
 
 
-@merge_method(
+@Method(
     "slerp", "SLERP", "https://en.wikipedia.org/wiki/Slerp", (Parameter("t", float),), base="required", max_experts=1
 )
 def slerp(base: Tensor, experts: Sequence[Tensor], *, t: float) -> Tensor:
@@ -51,7 +51,7 @@ def slerp(base: Tensor, experts: Sequence[Tensor], *, t: float) -> Tensor:
     return merged.view_as(base)
 
 
-@merge_method(
+@Method(
     "nuslerp",
     "NuSLERP",
     "https://github.com/arcee-ai/mergekit",
@@ -97,7 +97,7 @@ def nuslerp(
     return merged if base is None else merged.add_(base)
 
 
-@merge_method(
+@Method(
     "karcher",
     "Karcher mean",
     "https://arxiv.org/abs/2603.04972",

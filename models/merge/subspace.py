@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from models.merge.competition import ONE, WEIGHTS
-from models.merge.registry import Parameter, SearchParameter, merge_method
+from models.merge.registry import Method, Parameter, SearchParameter
 from models.merge.thinning import pieces
 
 LENGTH = Parameter("lambda", float, 1.0)
 LAMBDA = SearchParameter("lambda", 0.5, 2.0, 1.0, per_model=False)
 
 
-@merge_method(
+@Method(
     "tsv_m",
     "TSV-Merge",
     "https://arxiv.org/abs/2412.00081",
@@ -52,7 +52,7 @@ def tsv_m(
     return _moved(base, (_nearest_orthogonal(left) * values) @ _nearest_orthogonal(right).mT, lambda_)
 
 
-@merge_method(
+@Method(
     "iso_c",
     "Iso-C",
     "https://arxiv.org/abs/2502.04959",
@@ -72,7 +72,7 @@ def iso_c(
     return _moved(base, (left @ right.mT) * values.mean() if len(values) else torch.zeros_like(base), lambda_)
 
 
-@merge_method(
+@Method(
     "wudi",
     "WUDI-Merging",
     "https://arxiv.org/abs/2503.08099",

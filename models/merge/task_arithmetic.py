@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.merge.registry import Merge, Parameter, SearchParameter, merge_method
+from models.merge.registry import Method, Parameter, SearchParameter
 from models.merge.thinning import Rescale, Thinning, as_factor, drop, drop_by_magnitude, pieces, trim, trim_outliers
 
 TASK_ARITHMETIC = "https://arxiv.org/abs/2212.04089"
@@ -60,14 +60,14 @@ def family_method(
     name: str,
     title: str,
     reference: str,
-    search: Sequence[SearchParameter],
+    search: tuple[SearchParameter, ...],
     *more: Parameter,
     normalize: bool = False,
     rescale: bool = False,
     random: bool = False,
     elects: bool = False,
-) -> Callable[[Merge], Merge]:
-    """Register a method of this family: what mergekit lets each of them take, with the defaults that differ.
+) -> Method:
+    """A method of this family: what mergekit lets each of them take, with the defaults that differ.
 
     ``int8_mask`` saves memory there and changes no value; masks always take a byte an entry here. Random methods can
     rescale by ``inverse_density`` as their papers do, and ``elect_sign: unweighted`` is TIES as its paper has it.
@@ -84,7 +84,7 @@ def family_method(
     if elects:
         elect = Parameter("elect_sign", str, "weighted", choices=("weighted", "unweighted"), in_mergekit=False)
         parameters += (elect,)
-    return merge_method(name, title, reference, parameters, search, base="required", random=random)
+    return Method(name, title, reference, parameters, search, base="required", random=random)
 
 
 @family_method("task_arithmetic", "Task arithmetic", TASK_ARITHMETIC, (WEIGHT,))

@@ -24,18 +24,6 @@ class Call:
         output: Tensor = block(hidden, *self.arguments, **self.options)
         return output
 
-    def repeat(self, times: int) -> Call:
-        """The call for the same B sequences, ``times`` times one after the other."""
-        rows = len(self.hidden)
-
-        def repeated(value: Any) -> Any:
-            if isinstance(value, Tensor) and rows > 1 and value.dim() and len(value) == rows:
-                return value.repeat(times, *(1,) * (value.dim() - 1))
-            return tuple(map(repeated, value)) if isinstance(value, tuple) else value
-
-        options = {name: repeated(value) for name, value in self.options.items()}
-        return Call(self.hidden, tuple(map(repeated, self.arguments)), options)
-
 
 _CALLS: ContextVar[list[Call]] = ContextVar("_CALLS")
 

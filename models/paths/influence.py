@@ -6,7 +6,8 @@ layer of small influence does little, so it can be left out (their Eq. 1 and sec
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -40,3 +41,18 @@ def block_influence(pool: Pool, candidate: Candidate, requests: Iterable[Request
     if count == 0:
         raise ValueError("there are no tokens to measure block influence on")
     return 1 - total / count
+
+
+@dataclass(frozen=True)
+class Influence:
+    """The job (:class:`models.paths.pool.Job`) of :func:`block_influence` on some requests."""
+
+    requests: tuple[Requests, ...]
+
+    def run(self, pool: Pool, candidates: Sequence[Candidate], on_done: Callable[[float], None]) -> list[Array]:
+        """Influence (T,) of each layer of each candidate."""
+        found = []
+        for candidate in candidates:
+            found.append(block_influence(pool, candidate, self.requests))
+            on_done(1)
+        return found

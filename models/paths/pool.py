@@ -18,7 +18,7 @@ from transformers.models.auto import CONFIG_MAPPING
 from models.candidate import Candidate
 from models.errors import BadInput
 from models.paths.ends import Ends, Listener
-from models.sources.architecture import ENDS, architecture_of
+from models.sources.architecture import ENDS, architecture_of, module_of
 from models.sources.checkpoint import Source
 
 Built = TypeVar("Built", bound=nn.Module)
@@ -67,8 +67,8 @@ class Pool:
         self.skeleton = _skeleton(config, self.device)
         live = self.architecture.live
         self._blocks = live(self.architecture.blocks)
-        self._norm = _module(live(self.architecture.norm))
-        self._head = _module(live(self.architecture.head or ""))
+        self._norm = module_of(live(self.architecture.norm))
+        self._head = module_of(live(self.architecture.head or ""))
         self._listening: PreTrainedModel = shallow_clone(self.skeleton)
         self._listening.set_submodule(self._blocks, nn.ModuleList(Listener() for _ in range(self.layers)))
         self._sources: dict[str, Source] = {}
@@ -268,15 +268,10 @@ def _skeleton(config: dict[str, Any], device: torch.device) -> PreTrainedModel:
     return model
 
 
-def _module(tensor: str) -> str:
-    return tensor.rpartition(".")[0]
-
-
 def shallow_clone(module: Filled) -> Filled:
     """A module of its own, down to the leaves, that shares every tensor with the given one."""
-    clone: Filled = object.__new__(
-        type(module)
-    )  # the constructor would allocate, and copy.copy takes ten times as long
+    # the constructor would allocate, and copy.copy takes ten times as long
+    clone: Filled = object.__new__(type(module))
     for name, value in vars(module).items():
         # parameters, buffers, children and hooks lie in dictionaries that a copy would share; most of them are empty
         vars(clone)[name] = (value.copy() if value else type(value)()) if isinstance(value, dict) else value

@@ -176,7 +176,7 @@ def path_likelihoods(
     on_scored: Callable[[int], None] | None = None,
     *,
     hidden_bytes: int = HIDDEN_BYTES,
-    by_depth: bool = False,
+    walk: Callable[..., None] | None = None,
     shares: bool = False,
 ) -> list[tuple[Tensor, Tensor]]:
     """Log-likelihoods of the answers under each candidate, and whether it takes them for the likeliest.
@@ -192,8 +192,7 @@ def path_likelihoods(
         requests: N of them.
         on_scored: told how many more candidates are done.
         hidden_bytes: what the hidden states kept at branches may hold in all; what must go is computed again.
-        by_depth: run all states that take the same layer at the same depth through it as one batch. Sums are then made
-            in another order: scores agree to rounding, not bit for bit.
+        walk: how a batch passes the trie, in place of :func:`depth_first`, with the same arguments.
         shares: give the share of a continuation's tokens that greedy decoding gives, instead of whether it gives all.
 
     Returns:
@@ -205,14 +204,13 @@ def path_likelihoods(
     """
     for candidate in candidates:
         pool.check(candidate)
-    found = _Likelihoods(len(candidates), requests, on_scored)
+    found = Likelihoods(len(candidates), requests, on_scored)
     workers = torch.get_num_threads() if pool.device.type == "cpu" else 1
-    walk = _walk_by_depth if by_depth else _walk
 
     def run(batch: Scorable, roots: dict[str, Node]) -> None:
         with torch.inference_mode():
             for host, root in roots.items():
-                walk(pool, host, root, batch.to(pool.device), found, hidden_bytes // workers)
+                (walk or depth_first)(pool, host, root, batch.to(pool.device), found, hidden_bytes // workers)
 
     for group in pool.fitting(candidates):
         run_group = partial(run, roots=trie(candidates, group))
@@ -222,6 +220,21 @@ def path_likelihoods(
         else:
             _one_thread_each(run_group, requests.batches)
     return list(zip(found.likelihoods, found.shares if shares else found.shares == 1, strict=True))
+
+
+@dataclass(frozen=True)
+class PathLikelihoods:
+    """The job (:class:`models.paths.pool.Job`) of :func:`path_likelihoods` for some requests."""
+
+    requests: Requests
+    shares: bool = False
+    """Give shares in place of bools."""
+
+    def run(
+        self, pool: Pool, candidates: Sequence[Candidate], on_done: Callable[[float], None]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """For each candidate ``(N,)`` log-likelihoods, and bools or shares."""
+        return path_likelihoods(pool, candidates, self.requests, on_done, shares=self.shares)
 
 
 def _one_thread_each(run: Callable[[Scorable], None], batches: Sequence[Scorable]) -> None:
@@ -246,7 +259,7 @@ class Branch:
     """Those still to be walked, the next one last."""
 
 
-def _walk(pool: Pool, host: str, root: Node, batch: Scorable, found: _Likelihoods, hidden_bytes: int) -> None:
+def depth_first(pool: Pool, host: str, root: Node, batch: Scorable, found: Likelihoods, hidden_bytes: int) -> None:
     """Score every candidate behind one host on one batch, depth-first."""
     ends = pool.ends(host)
     start, calls = ends.embed(batch.inputs)
@@ -273,29 +286,6 @@ def _walk(pool: Pool, host: str, root: Node, batch: Scorable, found: _Likelihood
             one.hidden = None
 
 
-def _walk_by_depth(pool: Pool, host: str, root: Node, batch: Scorable, found: _Likelihoods, hidden_bytes: int) -> None:
-    """Score every candidate behind one host on one batch, all states of a depth before the next."""
-    ends = pool.ends(host)
-    start, calls = ends.embed(batch.inputs)
-    most = max(1, hidden_bytes // start.nbytes)
-    states = [(root, start)]
-    while states:
-        takers: dict[SourceLayer, list[tuple[Node, Tensor]]] = {}
-        for node, hidden in states:
-            for step, child in node.children.items():
-                takers.setdefault(step, []).append((child, hidden))
-        states = []
-        for step, waiting in takers.items():
-            block = pool.block(*step)
-            for first in range(0, len(waiting), most):
-                some = waiting[first : first + most]
-                output = calls[step[1]].repeat(len(some)).replay(block, torch.cat([hidden for _, hidden in some]))
-                states += zip((node for node, _ in some), torch.split(output, len(start)), strict=True)
-        for node, hidden in states:
-            if node.candidates:
-                found.add(node.candidates, batch, *batch.likelihoods(ends, hidden))
-
-
 def _continuations(ends: Ends, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """Log-likelihood ``(B,)`` of each row's continuation, summed in float64, and the share of right argmaxes."""
     chosen = hidden[batch.row, batch.column]
@@ -314,7 +304,7 @@ def _continuations(ends: Ends, hidden: Tensor, batch: Batch) -> tuple[Tensor, Te
     return likelihood.masked_fill(~finite, torch.nan), share * finite
 
 
-class _Likelihoods:
+class Likelihoods:
     """What has been scored; a candidate is done when it was scored on every batch."""
 
     def __init__(self, candidates: int, requests: Requests, on_scored: Callable[[int], None] | None) -> None:

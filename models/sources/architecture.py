@@ -55,14 +55,6 @@ class Architecture:
     """Whether weights of linear layers are stored as (inputs, outputs)."""
     left_out: str = ""
     """Prefix that some of the family's checkpoints leave out."""
-    reads: tuple[str, ...] = ("input_layernorm.weight", "post_attention_layernorm.weight")
-    """In a block, the norms' weights through which its branches read the residual stream."""
-    writes: tuple[str, ...] = ("self_attn.o_proj", "mlp.down_proj")
-    """In a block, the last modules of its branches: their outputs are added to the residual stream."""
-    centred: bool = False
-    """Whether norms subtract the mean (LayerNorm), or not (RMSNorm)."""
-    norm_offset: float = 0.0
-    """What norms add to their weights."""
     classes: Literal["", "head", "texts"] = ""
     """Of an encoder of images: whether classes are rows of its head, or texts where its head projects to."""
     beside: tuple[str, ...] = ()
@@ -94,12 +86,12 @@ class Architecture:
 
     def is_before(self, name: str) -> bool:
         """Whether a tensor outside the blocks is used before them: the embedding, and what stands beside it."""
-        return _within(name, (_module(self.embedding), *self.before))
+        return _within(name, (module_of(self.embedding), *self.before))
 
     def is_after(self, name: str) -> bool:
         """Whether a tensor outside the blocks is used behind them: final norm, head, and what stands beside them."""
-        heads = (_module(self.head),) if self.head else ()
-        return _within(name, (_module(self.norm), *heads, *self.after))
+        heads = (module_of(self.head),) if self.head else ()
+        return _within(name, (module_of(self.norm), *heads, *self.after))
 
     def group(self, name: str) -> str:
         """Tensor group: ``layer.3`` for block 3, ``ends`` for embedding, final norm and head.
@@ -120,7 +112,7 @@ class Architecture:
 
     def canonical(self, name: str) -> str:
         """The name with the prefix that some checkpoints leave out."""
-        known = (self.left_out, *self.beside, _module(self.head or ""))
+        known = (self.left_out, *self.beside, module_of(self.head or ""))
         if not self.left_out or name.startswith(known):
             return name
         return f"{self.left_out}{name}"
@@ -133,12 +125,7 @@ class Architecture:
 
 
 LLAMA = Architecture("model.layers", "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
-GEMMA = replace(LLAMA, tied=True, norm_offset=1.0)
-GEMMA2 = replace(
-    GEMMA,
-    reads=("input_layernorm.weight", "pre_feedforward_layernorm.weight"),
-    writes=("post_attention_layernorm", "post_feedforward_layernorm"),
-)
+GEMMA = replace(LLAMA, tied=True)
 GPT2 = Architecture(
     "transformer.h",
     "transformer.wte.weight",
@@ -151,9 +138,6 @@ GPT2 = Architecture(
     tied=True,
     inputs_first=True,
     left_out="transformer.",
-    reads=("ln_1.weight", "ln_2.weight"),
-    writes=("attn.c_proj", "mlp.c_proj"),
-    centred=True,
     fixed_place=("scale_attn_by_inverse_layer_idx",),
 )
 GPT_NEOX = Architecture(
@@ -163,8 +147,6 @@ GPT_NEOX = Architecture(
     "embed_out.weight",
     in_memory=(("embed_out", "lm_head"),),
     buffers=(".attention.bias", ".attention.masked_bias", "rotary_emb.inv_freq"),
-    writes=("attention.dense", "mlp.dense_4h_to_h"),
-    centred=True,
 )
 VIT = Architecture(
     "vit.encoder.layer",
@@ -183,9 +165,6 @@ VIT = Architecture(
     ),
     sizes=VISION_SIZES,
     left_out="vit.",
-    reads=("layernorm_before.weight", "layernorm_after.weight"),
-    writes=("attention.output.dense", "output.dense"),
-    centred=True,
     classes="head",
     beside=("pooler.", "vit.pooler."),
 )
@@ -198,9 +177,6 @@ CLIP_VISION = Architecture(
     sizes=VISION_SIZES,
     buffers=("embeddings.position_ids",),
     left_out="vision_model.",
-    reads=("layer_norm1.weight", "layer_norm2.weight"),
-    writes=("self_attn.out_proj", "mlp.fc2"),
-    centred=True,
     classes="texts",
     beside=("text_model.", "text_projection.", "logit_scale"),
 )
@@ -211,8 +187,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "Qwen2ForCausalLM": LLAMA,
     "Qwen3ForCausalLM": LLAMA,
     "GemmaForCausalLM": GEMMA,
-    "Gemma2ForCausalLM": GEMMA2,
-    "Gemma3ForCausalLM": GEMMA2,
+    "Gemma2ForCausalLM": GEMMA,
+    "Gemma3ForCausalLM": GEMMA,
     "Phi3ForCausalLM": LLAMA,
     "GPT2LMHeadModel": GPT2,
     "GPTNeoXForCausalLM": GPT_NEOX,
@@ -290,7 +266,8 @@ def _lists_by_default(config: dict[str, Any], keys: Sequence[str]) -> dict[str, 
     return {key: described[key] for key in missing if described.get(key)}
 
 
-def _module(tensor: str) -> str:
+def module_of(tensor: str) -> str:
+    """The module that holds a tensor."""
     return tensor.rpartition(".")[0]
 
 

@@ -11,9 +11,8 @@ from typing import Any
 
 from models.candidate import Candidate
 from models.errors import BadInput
-from models.paths.jobs import PathLikelihoods
 from models.paths.pool import Pool
-from models.paths.prefix import CPU_TOKENS, GPU_TOKENS, Answer, Pair, Requests
+from models.paths.prefix import CPU_TOKENS, GPU_TOKENS, Answer, Pair, PathLikelihoods, Requests
 from tasks.objectives.built_task import BuiltTask
 from tasks.objectives.parts import Answers, Failure, OnScored, Span, TaskKind, TaskPart
 from tasks.objectives.tokens import encode, windows

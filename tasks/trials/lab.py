@@ -9,7 +9,7 @@ import numpy as np
 from models.candidate import Candidate
 from models.front import Array
 from models.merge.recipe import Recipe
-from models.paths.jobs import Influence
+from models.paths.influence import Influence
 from models.paths.pool import unwatched
 from models.search.features import layer_statistics
 from models.sources.architecture import architecture_of

@@ -22,7 +22,7 @@ def tensors(count, shape, dtype, seed=0):
 
 def theirs(name, models, based=None, **parameters):
     """mergekit's result; the first model is the base where there is one."""
-    based = find_method(name).needs_base if based is None else based
+    based = find_method(name).base == "required" if based is None else based
     (result,) = registry.get(name)(
         [TensorGroup.from_tensors(models, base_index=0 if based else None)], parameters=parameters
     )
@@ -31,7 +31,7 @@ def theirs(name, models, based=None, **parameters):
 
 def ours(name, models, generators=None, based=None, **parameters):
     method = find_method(name)
-    based = method.needs_base if based is None else based
+    based = method.base == "required" if based is None else based
     count = {"shared": None, "model": len(models), "expert": len(models) - based}
     arguments = {
         one.argument: one.default if count[one.scope] is None else [one.default] * count[one.scope]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +19,7 @@ from models.paths.prefix import Requests, path_likelihoods
 from models.preferences import preferences
 from models.search.environment import PathSpace
 from tasks import dataset, sample, train
+from tasks.bench.engine.by_depth import by_depth
 from tasks.bench.engine.families import OPEN_GATES, make_project
 from tasks.bench.engine.registry import Bench, Measure, Todo, benchmark
 from tasks.bench.engine.rows import Row
@@ -86,7 +85,6 @@ class Family:
 def prefix(bench: Bench, todo: Todo) -> Iterator[Sequence[Row]]:
     """Score three sets of paths, new ones in every repetition, over trained families of different depth."""
     families: dict[int, Family] = {}
-    by_depth = "by_depth" in inspect.signature(path_likelihoods).parameters
     for case, repetition in todo:
         name, depth = case.split(", L = ")
         if int(depth) not in families:
@@ -97,18 +95,15 @@ def prefix(bench: Bench, todo: Todo) -> Iterator[Sequence[Row]]:
         together, ours = timed(path_likelihoods, family.pool, chosen, family.requests)
         alone, theirs = timed(one_by_one, family, chosen)
         same, note = identical(together, alone), f"{len(chosen)} paths"
-        rows = [
+        batched, wide = timed(path_likelihoods, family.pool, chosen, family.requests, walk=by_depth)
+        apart = greatest_difference(batched, alone)
+        close, far = apart <= BATCHED, f"greatest difference {apart:.1e}"
+        yield [
             Row(case, repetition, "wall", "s", ours.wall, theirs.wall, None, same, note),
             Row(case, repetition, "cpu", "s", ours.cpu, theirs.cpu, None, same, note),
             Row(case, repetition, "layer forwards", "", edges(chosen), sum(one.depth for one in chosen), None, same),
+            Row(case, repetition, "wall by depth", "s", wide.wall, theirs.wall, None, close, far),
         ]
-        if by_depth:
-            batch: dict[str, Any] = {"by_depth": True}
-            batched, wide = timed(path_likelihoods, family.pool, chosen, family.requests, **batch)
-            apart = greatest_difference(batched, alone)
-            close, far = apart <= BATCHED, f"greatest difference {apart:.1e}"
-            rows.append(Row(case, repetition, "wall by depth", "s", wide.wall, theirs.wall, None, close, far))
-        yield rows
 
 
 def make_family(bench: Bench, layers: int) -> Family:

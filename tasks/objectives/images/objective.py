@@ -13,9 +13,8 @@ from typing import Any
 import torch
 
 from models.candidate import Candidate
-from models.paths.jobs import PathLikelihoods
 from models.paths.pool import Pool
-from models.paths.prefix import Requests
+from models.paths.prefix import PathLikelihoods, Requests
 from models.paths.vision import ImageItems, image_requests
 from models.sources.heads import Head
 from models.sources.lora import open_model

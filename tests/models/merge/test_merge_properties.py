@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from models.merge.methods import METHODS, find_method, search_space
 from models.merge.thinning import drop, drop_by_magnitude, largest, trim, trim_outliers
 
-BASED = {name: method for name, method in METHODS.items() if method.needs_base}
+BASED = {name: method for name, method in METHODS.items() if method.base == "required"}
 WEIGHTED = sorted(name for name, method in BASED.items() if method.parameter("weight"))
 ADDED = sorted(set(WEIGHTED) - {"tsv_m", "iso_c", "wudi"})  # entry by entry, so exact whatever the tensors are
 SYMMETRIC = sorted(name for name, method in METHODS.items() if method.takes_families)

@@ -203,26 +203,6 @@ def test_hidden_states_stay_within_their_bound_and_the_scores_as_they_are(make_p
         assert torch.equal(one_greedy, other_greedy)
 
 
-@pytest.mark.parametrize("hidden_bytes", [2**30, 1])
-def test_running_the_states_of_a_depth_as_a_batch_gives_the_same_scores(pool, requests, hidden_bytes):
-    candidates = edited_paths(25)
-    one_by_one = path_likelihoods(pool, candidates, requests)
-    by_depth = path_likelihoods(pool, candidates, requests, hidden_bytes=hidden_bytes, by_depth=True)
-    for (one, one_greedy), (other, other_greedy) in zip(one_by_one, by_depth, strict=True):
-        assert (one - other).abs().max() <= 1e-4
-        assert torch.equal(one_greedy, other_greedy)
-
-
-def test_by_depth_a_layer_is_called_once_for_all_states_that_take_it(make_pool, requests):
-    pool, calls = make_pool(), []
-    for model in "abc":
-        for layer in range(4):
-            pool.block(model, layer).register_forward_hook(lambda *_: calls.append(1))
-    candidates = [Candidate("a", ((first, 0), (second, 1), ("a", 2))) for first in "abc" for second in "abc"]
-    path_likelihoods(pool, candidates, requests, by_depth=True)
-    assert len(calls) == 7 * len(requests.batches)
-
-
 def test_results_are_independent_of_how_requests_are_batched(pool):
     pairs, candidates = random_pairs(31, seed=3), edited_paths(4)
     coarse = path_likelihoods(pool, candidates, Requests.from_pairs(pairs, 128, tokens=10**6))

@@ -93,20 +93,16 @@ def family(request):
     return request.getfixturevalue(request.param)
 
 
-@pytest.mark.parametrize("by_depth", [False, True], ids=["depth first", "by depth"])
-def test_sharing_prefixes_changes_no_score(family, by_depth):
+def test_sharing_prefixes_changes_no_score(family):
     folders, tasks = family
     pool = pool_of(folders)
     requests = image_requests(pool, tasks)
     alone = [path_likelihoods(pool, [one], requests)[0] for one in PATHS]
     for held in (2**30, 1):  # all states kept, or none but the last
-        together = path_likelihoods(pool, PATHS, requests, hidden_bytes=held, by_depth=by_depth)
+        together = path_likelihoods(pool, PATHS, requests, hidden_bytes=held)
         for (ours, right), (theirs, also) in zip(together, alone, strict=True):
-            if by_depth:
-                assert (ours - theirs).abs().max() <= 1e-4
-            else:
-                assert torch.equal(ours, theirs)
-                assert torch.equal(right, also)
+            assert torch.equal(ours, theirs)
+            assert torch.equal(right, also)
 
 
 def test_a_shared_layer_runs_once_a_batch(vit, monkeypatch):
