@@ -122,18 +122,10 @@ def contributions(costs: Array) -> Array:
 
 
 def scalarise(costs: Array, preferences: Array, rho: float = RHO) -> Array:
-    """Augmented Tchebycheff utility -max_k λ_k c_k - ρ Σ_k λ_k c_k, element by element (method.md, section 4).
+    """Augmented Tchebycheff utility (...,) -max_k λ_k c_k - ρ Σ_k λ_k c_k, element by element (method.md, section 4).
 
     An objective of weight zero is ignored: it stays out of the maximum too, where its 0 would hide that the others are
-    better than ideal (c_k < 0).
-
-    Args:
-        costs: (..., K).
-        preferences: (..., K), broadcast against the costs.
-        rho: ρ.
-
-    Returns:
-        (...,).
+    better than ideal (c_k < 0). Preferences (..., K) are broadcast against the costs (..., K).
     """
     weighted = preferences * costs
     worst = np.where(preferences > 0, weighted, -np.inf).max(axis=-1)

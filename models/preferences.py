@@ -42,14 +42,9 @@ def preferences(objectives: int, count: int, rng: np.random.Generator) -> Array:
 
 
 def parse_preference(text: str, names: Sequence[str]) -> Array:
-    """A preference from ``"translation=0.5,math=0.3"``; objectives that it does not name weigh nothing.
+    """A preference (K,), which sums to 1, from ``"translation=0.5,math=0.3"``; the weights in the text need not.
 
-    Args:
-        text: name=weight pairs, separated by commas; the weights need not sum to 1.
-        names: the objectives, in order (K).
-
-    Returns:
-        (K,), sums to 1.
+    Objectives, whose ``names`` come in order (K), weigh nothing where the text does not name them.
 
     Raises:
         BadInput: an unknown or repeated name, a weight that is negative or no number, or no weight above zero.

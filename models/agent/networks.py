@@ -193,13 +193,9 @@ class Agent:
     """Actor and critic for the paths over one pool, and the surrogate that stands in for the scores."""
 
     def __init__(self, config: AgentConfig, statistics: Array, seed: int, surrogate: Surrogate | None = None) -> None:
-        """New networks.
+        """New networks; there is no surrogate before any training.
 
-        Args:
-            config: what they are for.
-            statistics: (M, L, F), see :func:`models.search.features.layer_statistics`.
-            seed: of their weights.
-            surrogate: what is known of the scores; none before any training.
+        ``statistics`` (M, L, F) are those of :func:`models.search.features.layer_statistics`.
         """
         self.surrogate = surrogate
         self.config = config

@@ -61,9 +61,7 @@ def train_offline(
     """Train critic and actor, in this order, in place.
 
     Args:
-        agent: new or trained networks.
         data: paths of the agent's space.
-        settings: hyperparameters.
         rng: order of the paths, preferences and dropout.
         on_step: called with the network's name, the step and the steps in all.
 

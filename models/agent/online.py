@@ -72,7 +72,6 @@ def search(
         space: of recipes.
         paths: over the pool.
         preferences: (M, K) that the rounds cycle through.
-        settings: hyperparameters.
         rng: every choice.
         agent: trained, for those paths; without one there are no proposals of policy and beam.
         on_round: called with each row.
@@ -140,7 +139,7 @@ class _Search:
         chosen = self.choose(offers, size)
         if not chosen:
             return False
-        before = self.charged()
+        before = {entry.candidate: entry.charged for entry in self.trial.archive.entries}
         entered = {self.proposer.enter(candidate): kind for candidate, kind in chosen}
         self.proposer.forget()
         found = [one for one in entered if one not in self.trial.archive]  # a recipe can come up a second time
@@ -216,10 +215,6 @@ class _Search:
         gains = np.maximum(values[picked] - best, 0).mean(axis=1)
         entries = [archive.entries[index[i]] for i, gain in zip(picked, gains, strict=True) if gain > 0 or count == 1]
         self.trial.spend_on([one.candidate for one in entries], [one.kind for one in entries], stop, self.number)
-
-    def charged(self) -> dict[Candidate, int]:
-        """What each candidate has cost so far."""
-        return {entry.candidate: entry.charged for entry in self.trial.archive.entries}
 
     def credit(self, before: dict[Candidate, int]) -> None:
         """Tell the shares what each kind has cost in this round, and what its candidates added to the hypervolume.

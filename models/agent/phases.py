@@ -89,9 +89,6 @@ def offline_paths(
     """Paths of the offline data set and where each comes from, the identity path of every model of the pool first.
 
     Args:
-        paths: over the pool.
-        settings: how many.
-        rng: every choice.
         spare: layers that an edit leaves out at most; 0 where depth is no objective, and nothing is left out.
         merged: models of the pool that layers are left out of in turn, if each is left out alone; by default all.
     """
@@ -138,17 +135,18 @@ def new_judge(trial: Trial, space: RecipeSpace) -> Judge:
 
 def new_agent(trial: Trial, paths: PathSpace, statistics: Array, settings: AgentSettings, seed: int) -> Agent:
     """Untrained networks for the paths over a pool; ``statistics`` are those of its layers (M, L, F)."""
+    reward = trial.reward
     config = AgentConfig(
         paths.models,
         paths.layers,
         paths.rules,
-        trial.reward.scale,
+        reward.scale,
         FEATURES,
         hidden=settings.hidden,
         dropout=settings.dropout,
     )
     agent = Agent(config, statistics, seed)
-    agent.reward = trial.reward
+    agent.reward = reward
     return agent
 
 

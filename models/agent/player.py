@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ class Player:
         self.optimiser = optimiser_of(agent, settings.learning_rate)
         self.first = trial.spent
         self.drawn: list[Candidate] = []
-        self._mine: dict[Candidate, bool] = {}
+        self.is_mine = cache(agent.space.contains)
 
     def improve(self, judge: Judge, wanted: Array) -> dict[str, float]:
         """PPO on paths of the policy under the preferences (R, K), rewarded by the surrogate's pessimistic scores."""
@@ -71,7 +72,7 @@ class Player:
     def learn(self) -> None:
         """A few steps of the offline losses on the archive's paths over the pool."""
         archive, settings, agent = self.trial.archive, self.settings, self.agent
-        index = np.array([i for i in archive.scored(1) if self._is_mine(archive.entries[i].candidate)], dtype=np.int64)
+        index = np.array([i for i in archive.scored(1) if self.is_mine(archive.entries[i].candidate)], dtype=np.int64)
         if len(index) == 0:
             return
         candidates = [archive.entries[i].candidate for i in index]
@@ -82,9 +83,3 @@ class Player:
             value_loss = critic_loss(agent.critic, batch, wanted, utility, settings.expectile, self.generator)
             policy_loss = actor_loss(agent.actor, agent.critic, batch, wanted, settings.temperature, self.generator)
             update(self.optimiser, value_loss + policy_loss)
-
-    def _is_mine(self, candidate: Candidate) -> bool:
-        """Whether a candidate is a path over the agent's pool."""
-        if candidate not in self._mine:
-            self._mine[candidate] = self.agent.space.contains(candidate)
-        return self._mine[candidate]

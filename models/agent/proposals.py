@@ -104,8 +104,8 @@ class Proposer:
 
         One path for each preference (R, K), down to the ideal depth; two layers where depth is no objective.
         """
-        here = dict(enumerate(starts))
-        goal = {r: self._shortest(one) for r, one in here.items()}
+        here, reward = dict(enumerate(starts)), self.trial.reward
+        goal = {r: reward.shortest if reward.depth_counts else one.depth - 2 for r, one in here.items()}
         found: list[Candidate] = []
         while here := {r: one for r, one in here.items() if one.depth > goal[r]}:
             children = [
@@ -119,15 +119,10 @@ class Proposer:
                 break
             rows, paths = np.array([r for r, _ in children]), [one for _, one in children]
             depths = np.array([one.depth for one in paths])
-            u = self.trial.reward.utility(self.judge.costs(paths), depths, wanted[rows])
+            u = reward.utility(self.judge.costs(paths), depths, wanted[rows])
             here = {int(r): paths[int(np.where(rows == r, u, -np.inf).argmax())] for r in np.unique(rows)}
             found += here.values()
         return found
-
-    def _shortest(self, start: Candidate) -> int:
-        """How many layers are to be left of a path."""
-        reward = self.trial.reward
-        return reward.shortest if reward.depth_counts else start.depth - 2
 
     def _edits(self, parents: Sequence[Candidate], count: int, rng: np.random.Generator) -> list[Candidate]:
         """Legal edits of paths, with layers of their own models and of the pool; fewer where many are illegal."""

@@ -39,11 +39,6 @@ class Hyperparameters:
     amplitude: Tensor  # ()
     noise: Tensor  # ()
 
-    @classmethod
-    def prior(cls, groups: int) -> Hyperparameters:
-        """Before any data."""
-        return cls(torch.full((groups,), PRIOR_SCALE).double(), torch.zeros(()).double(), torch.tensor(-2.5).double())
-
 
 class Surrogate:
     """Posterior over the task scores of described candidates."""
@@ -52,7 +47,8 @@ class Surrogate:
         """Nothing known yet; ``groups`` (F,) says to which group each feature belongs, from 0 to G - 1."""
         self.groups = torch.from_numpy(np.asarray(groups, dtype=np.int64))
         self.sizes = torch.bincount(self.groups).double()
-        self.hyper = Hyperparameters.prior(len(self.sizes))
+        scales, noise = torch.full((len(self.sizes),), PRIOR_SCALE).double(), torch.tensor(-2.5).double()
+        self.hyper = Hyperparameters(scales, torch.zeros(()).double(), noise)
         self.known = False
 
     def fit(self, descriptions: Array, scores: Array, items: Array, steps: int, rng: np.random.Generator) -> float:

@@ -60,10 +60,5 @@ def trajectories(space: PathSpace, reward: Reward, candidates: Sequence[Candidat
     actions = space.encode(candidates)
     taken = torch.from_numpy(actions >= 0)
     depths = np.array([candidate.depth for candidate in candidates], dtype=np.int64)
-    return Trajectories(
-        torch.from_numpy(actions),
-        taken,
-        torch.from_numpy(space.masks(actions)) | ~taken[:, :, None],
-        depths,
-        reward.costs(scores, depths),
-    )
+    legal = torch.from_numpy(space.masks(actions)) | ~taken[:, :, None]
+    return Trajectories(torch.from_numpy(actions), taken, legal, depths, reward.costs(scores, depths))

@@ -24,7 +24,6 @@ def model_card(
     """Markdown with a Hugging Face header.
 
     Args:
-        name: of the model.
         recipes: the last makes the model, those before it are its intermediate merges.
         vocabulary: the model's, if its tokenizer is to be described.
         classes: of each task, if it sees images.

@@ -19,10 +19,9 @@ def path_recipe(
     tokenizer are taken from there. A whole merged model is written as its own recipe alone.
 
     Args:
-        candidate: host and path.
         recipes: recipes of merged models by name.
         locate: folder of any other model, as it is to stand in the recipe.
-        layers: number of layers L of every model.
+        layers: L of every model.
 
     Raises:
         BadInput: the path is empty or has an unknown layer; what ``locate`` raises for an unknown model.

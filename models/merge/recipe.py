@@ -156,9 +156,7 @@ class Recipe(Strict):
 def parse_recipes(text: str, label: str) -> list[Recipe]:
     """Recipes of a YAML text, the last of which makes the result; it may name those before it as models.
 
-    Args:
-        text: one document or several.
-        label: name of the file for messages.
+    Messages call the text by its ``label``.
 
     Raises:
         BadInput: no YAML, an unknown key or method, a value out of range, or names that don't fit.

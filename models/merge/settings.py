@@ -74,7 +74,6 @@ def resolve(parameter: Parameter, scopes: Iterable[Settings], tensor: str, t: fl
     """Value of a parameter for one tensor.
 
     Args:
-        parameter: which one.
         scopes: settings from the nearest to the farthest; the first that has a value for the tensor counts.
         tensor: name of the tensor in the model that the value is for.
         t: relative depth in the slice, from 0 to 1.

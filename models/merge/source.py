@@ -42,12 +42,7 @@ class MergedSource:
     """A recipe applied to models. Implements :class:`models.sources.checkpoint.Source`."""
 
     def __init__(self, recipe: Recipe, resolve: Resolve, device: str = "cpu") -> None:
-        """Look the models up and see that they fit.
-
-        Args:
-            recipe: what to merge.
-            resolve: the model of a name in the recipe.
-            device: where tensors are merged, and stay.
+        """Look the recipe's models up by their names, and see that they fit; what is merged stays on the device.
 
         Raises:
             BadInput: models of different sizes, or a layer that a model doesn't have.
@@ -86,11 +81,8 @@ class MergedSource:
         if others:
             shapes = ", ".join(f"{model}: {list(tensor.shape)}" for model, tensor in inputs.items())
             raise BadInput(f"{name}: shapes differ ({shapes}); only fine-tunes of one base can be merged")
-        dtype = (
-            getattr(torch, self.recipe.dtype)
-            if self.recipe.dtype
-            else reduce(torch.promote_types, (tensor.dtype for tensor in inputs.values()))
-        )
+        widest = reduce(torch.promote_types, (tensor.dtype for tensor in inputs.values()))
+        dtype = getattr(torch, self.recipe.dtype) if self.recipe.dtype else widest
         inputs = {model: tensor.to(dtype) for model, tensor in inputs.items()}
         arguments = self._arguments(name)
         base = () if method.base == "ignored" else (inputs.pop(origin.group.base or "", None),)
@@ -218,10 +210,7 @@ def open_recipes(recipes: Sequence[Recipe], resolve: Resolve, device: str = "cpu
 
     Models whose vocabularies differ get a common one, as ``tokenizer_source`` says; see ``models.sources.vocabulary``.
 
-    Args:
-        recipes: as :func:`models.merge.recipe.parse_recipes` gives them.
-        resolve: the model of any other name.
-        device: where tensors are merged.
+    Recipes are as :func:`models.merge.recipe.parse_recipes` gives them; ``resolve`` gives the model of any other name.
 
     Raises:
         BadInput: models that don't fit together.

@@ -146,22 +146,14 @@ class RecipeSpace:
                 values = np.atleast_1d(np.asarray(block.get(parameter.name, parameter.default), dtype=np.float64))
                 places = np.linspace(0, 1, self.stops) if self.stops > 1 else np.array([0.5])
                 read = np.interp(places, np.linspace(0, 1, len(values)), values) if len(values) > 1 else values
-                name = f"{parameter.name}.{expert}" if parameter.per_model else parameter.name
-                keys = [name] if self.stops == 1 or not parameter.per_model else []
-                keys = keys or [f"{name}@{stop}" for stop in range(self.stops)]
+                keys = self.keys_of(parameter, expert) if parameter.per_model else [parameter.name]
                 point |= {key: float(one) for key, one in zip(keys, np.resize(read, len(keys)), strict=True)}
         return point
 
     def make(
         self, method: str, own: Mapping[str, Mapping[str, Any]], parameters: Mapping[str, float] | None = None
     ) -> Recipe:
-        """A merge of all experts in mergekit's terms.
-
-        Args:
-            method: name of the merge method.
-            own: expert → its own parameters (``weight``, …).
-            parameters: parameters of the whole merge.
-        """
+        """A merge of all experts, each with its ``own`` parameters (``weight``, …), in mergekit's terms."""
         document: dict[str, Any] = {
             "merge_method": method,
             "models": [{"model": self.experts[name], "parameters": dict(one)} for name, one in own.items()],

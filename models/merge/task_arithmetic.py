@@ -162,8 +162,6 @@ def combine_thinned(
     Args:
         thinner: takes the magnitudes of a task vector, values for it, and ``rescale``.
         takes: names of these values, of which there is one an expert.
-        base: Θ₀ ``(…)``.
-        experts: K tensors Θ_k ``(…)``.
         rescale: how what is kept is multiplied.
         how: these values by name, and what :func:`combine` takes.
     """
@@ -195,7 +193,6 @@ def combine(
         thinnings: what makes δ̂_k of δ_k = Θ_k − Θ₀.
         weight: K weights w_k.
         normalize: divide by the sum of the weights that took part.
-        lambda_: λ.
         elect_sign: merge only what has the elected sign, of the ``weighted`` or ``unweighted`` task vectors.
         int8_mask: has no effect.
     """

@@ -43,12 +43,7 @@ class Thinning:
     """What to compute in, where that is not the dtype of the task vector."""
 
     def __call__(self, delta: Tensor, piece: slice = slice(None)) -> Tensor:
-        """The thinned entries.
-
-        Args:
-            delta: entries of the task vector, of any shape where they are all of it.
-            piece: which they are.
-        """
+        """A piece of the task vector, thinned; it may have any shape where it is the whole."""
         if self.keep is None:
             return delta
         thinned = delta.to(self.dtype or delta.dtype, copy=True).mul_(as_factor(self.keep[piece]).view_as(delta))

@@ -13,9 +13,7 @@ from models.sources.vocabulary_source import vocabulary_of
 def merged_vocabularies(recipes: Sequence[Recipe], resolve: Callable[[str], Source]) -> dict[str, Vocabulary]:
     """Name of each recipe, empty for one without → the vocabulary of the model that it makes.
 
-    Args:
-        recipes: as :func:`models.merge.recipe.parse_recipes` gives them.
-        resolve: the model of a name that is no recipe's.
+    ``resolve`` gives the model of a name that is no recipe's.
 
     Raises:
         BadInput: vocabularies differ, and a model doesn't tell its tokens.

@@ -34,10 +34,7 @@ class Job(Protocol):
     def run(self, pool: Pool, candidates: Sequence[Candidate], on_done: Callable[[float], None]) -> list[Any]:
         """What comes of each candidate: numbers, texts, and tensors on the CPU.
 
-        Args:
-            pool: the models.
-            candidates: what to compute it with.
-            on_done: told how many more candidates are done, in parts of them.
+        ``on_done`` is told how many more candidates are done, in parts of them.
         """
 
 
@@ -51,8 +48,6 @@ class Pool:
 
         Args:
             config: the base's ``config.json``.
-            device: where blocks live and scoring runs.
-            dtype: number format of every parameter.
             max_bytes: what blocks and ends may hold together; the one in use is always held.
 
         Raises:

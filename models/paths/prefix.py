@@ -55,9 +55,7 @@ class Scorable(Protocol):
     def likelihoods(self, ends: Ends, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Log-likelihood of each answer ``(B,)`` in float64, and how far it is the likeliest ``(B,)``, on the CPU.
 
-        Args:
-            ends: what lies behind the last layer.
-            hidden: its hidden states, ``(B, T, D)``.
+        From the last layer's hidden states ``(B, T, D)`` and what lies behind it.
         """
 
 
@@ -187,7 +185,6 @@ def path_likelihoods(
     small sums of one batch among threads, and makes the scores independent of the number of threads.
 
     Args:
-        pool: the models on the candidates' paths.
         candidates: C of them; prefixes that they share are computed once a batch.
         requests: N of them.
         on_scored: told how many more candidates are done.

@@ -69,12 +69,9 @@ class ImageBatch:
 
 
 def features(ends: Ends, hidden: Tensor, texts: bool) -> Tensor:
-    """What a head reads, ``(B, D)``.
+    """What a head reads ``(B, D)`` of the last layer's states ``(B, T, D')``; the first token stands for the image.
 
-    Args:
-        ends: what lies behind the last layer.
-        hidden: its states, ``(B, T, D')``; the first token stands for the image.
-        texts: project into the space of texts.
+    Where classes are ``texts`` it is projected into their space.
     """
     if texts:
         return normalize(ends.logits(hidden[:, 0]).float(), dim=-1)
@@ -83,12 +80,7 @@ def features(ends: Ends, hidden: Tensor, texts: bool) -> Tensor:
 
 
 def image_requests(pool: Pool, tasks: Sequence[ImageItems]) -> Requests:
-    """The images of several tasks in batches, one task behind the other, so that a batch may hold images of two.
-
-    Args:
-        pool: whose models are to read them.
-        tasks: images and head of each.
-    """
+    """The images of several tasks in batches, one task behind the other, so that a batch may hold images of two."""
     config = pool.skeleton.config
     tokens = CPU_TOKENS if pool.device.type == "cpu" else GPU_TOKENS
     size = max(1, tokens // ((config.image_size // config.patch_size) ** 2 + 1))

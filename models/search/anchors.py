@@ -12,13 +12,7 @@ def choose_anchors(costs: Array, preferences: Array, count: int) -> list[int]:
 
     The mean best utility is submodular, so the greedy choice reaches at least 1 - 1/e of the best possible gain.
 
-    Args:
-        costs: (N, K) of the models.
-        preferences: (M, K).
-        count: how many are wanted.
-
-    Returns:
-        Indices in the order in which they were chosen; ties go to the first.
+    Indices into the costs (N, K), as they were chosen under the preferences (M, K); ties go to the first.
     """
     gains = utility(costs, preferences)  # (N, M)
     chosen: list[int] = []

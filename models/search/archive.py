@@ -28,12 +28,7 @@ class Archive:
     """Entries in the order in which they came."""
 
     def __init__(self, entries: Iterable[Entry], counts: Sequence[int]) -> None:
-        """An archive of what is known.
-
-        Args:
-            entries: the first of equal candidates stays.
-            counts: items of each task on the search split (K_tasks).
-        """
+        """Of equal candidates the first stays; ``counts`` (K_tasks) are the items of each task on the search split."""
         self.counts = np.array(counts, dtype=np.int64)
         self.entries: list[Entry] = []
         self._index: dict[Candidate, int] = {}

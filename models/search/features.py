@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
 
 from models.front import Array
+from models.sources.checkpoint import Source
 
 SPECTRUM = 3
 """Leading singular values that are kept."""
 FEATURES = 3 + SPECTRUM
 """F: relative norm of δ, cosine to the base, sign agreement, leading singular values."""
-
-
-class Source(Protocol):
-    """A model as named tensors."""
-
-    def names(self) -> list[str]:
-        """Tensor names, sorted."""
-
-    def tensor(self, name: str) -> torch.Tensor:
-        """One tensor on the CPU."""
 
 
 def layer_statistics(
@@ -41,10 +31,8 @@ def layer_statistics(
     Frobenius norm, averaged over its matrices, by two power iterations from a fixed start (Halko et al. 2011).
 
     Args:
-        base: Θ₀.
         pool: the models by name, in the order of the path space.
         experts: names in the pool whose task vectors are compared with.
-        layers: L.
         group_of: gives "layer.3" for the tensors of block 3.
         on_tensor: called for every tensor name that is done.
     """

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from models.front import RHO, Array, Scale, scalarise
+from models.front import Array, Scale, scalarise
 
 LAYERS = "layers"
 """Name of the depth objective, T/L, which is known exactly and so never predicted. It comes last where it is one."""
@@ -22,7 +22,6 @@ class Reward:
 
     scale: Scale
     layers: int
-    rho: float = RHO
     depth_cost: float = 0.02
     linear: bool = False
     """The paper's reward instead: -Σ_k λ_k c_k - β₁ T/L. An ablation: it misses the concave parts of a front."""
@@ -56,5 +55,5 @@ class Reward:
 
     def utility(self, costs: Array, depths: npt.ArrayLike, preferences: Array) -> Array:
         """u_λ (...,) of costs (..., K) and depths (...,) under preferences (..., K), element by element."""
-        u = -(preferences * costs).sum(axis=-1) if self.linear else scalarise(costs, preferences, self.rho)
+        u = -(preferences * costs).sum(axis=-1) if self.linear else scalarise(costs, preferences)
         return u if self.depth_counts else u - self.depth_cost * np.asarray(depths) / self.layers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 import shutil
@@ -16,7 +17,6 @@ from torch import Tensor
 
 from models.errors import BadInput, one_line
 from models.sources.architecture import Architecture, architecture_of, encoder_config, is_tied
-from models.sources.digest import group_digest
 from models.sources.shards import Shard, write_shards
 from models.sources.vocabulary import Vocabulary, read_vocabulary
 
@@ -119,9 +119,15 @@ class Checkpoint:
         return view
 
     def digest(self, group: str) -> str:
-        """See ``Source``."""
+        """Of names inside the block, dtypes, shapes and bytes; see ``Source``."""
         if group not in self._digests:
-            self._digests[group] = group_digest(self.architecture, self.names(), self.tensor, group)
+            digest = hashlib.sha256()
+            for name in self.names():
+                if self.architecture.group(name) == group:
+                    tensor = self.tensor(name).contiguous()
+                    digest.update(f"{self.architecture.split(name)[1]} {tensor.dtype} {list(tensor.shape)}\n".encode())
+                    digest.update(tensor.view(torch.uint8).numpy().data)
+            self._digests[group] = digest.hexdigest()
         return self._digests[group]
 
     def map(self, file: str) -> Any:
@@ -137,10 +143,8 @@ class Checkpoint:
             except FileNotFoundError:
                 raise BadInput(f"{self.path}: {file}: missing; fetch or copy the checkpoint again") from None
             except (SafetensorError, OSError) as error:
-                reason = one_line(error)
-                raise BadInput(
-                    f"{self.path}: {file}: truncated or no safetensors file ({reason}); fetch or copy it again"
-                ) from None
+                reason = f"truncated or no safetensors file ({one_line(error)})"
+                raise BadInput(f"{self.path}: {file}: {reason}; fetch or copy it again") from None
         return opened
 
     def release(self) -> None:
@@ -248,7 +252,7 @@ def write_checkpoint(
     Each tensor is on the disk before the next is asked for. The bytes depend on nothing but the arguments.
 
     Args:
-        out: folder to make; its parents are made too.
+        out: folder to make, with its parents.
         config: ``config.json``; ``dtype`` is set to that of the tensors.
         tensors: names and tensors in the order in which they are stored; a tied head is left out.
         tokenizer_from: folder whose tokenizer, chat template and generation config are copied.
@@ -318,12 +322,8 @@ def _tensor_files(source: Checkpoint) -> dict[str, str]:
         return dict.fromkeys(source.map(WEIGHTS).keys(), WEIGHTS)
     pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in path.glob(pattern))
     if pickles:
-        folder = str(path)
-        program = (
-            "from transformers import AutoModelForCausalLM as M; "
-            f"M.from_pretrained({folder!r}).save_pretrained({folder!r})"
-        )
-        command = f"python -c {shlex.quote(program)}"
+        convert = f"M.from_pretrained({str(path)!r}).save_pretrained({str(path)!r})"
+        command = f"python -c {shlex.quote(f'from transformers import AutoModelForCausalLM as M; {convert}')}"
         raise BadInput(
             f"{path}: {pickles[0]}: a pickled checkpoint can run code and is refused; if you trust it, run: {command}"
         )

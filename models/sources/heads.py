@@ -62,13 +62,7 @@ class HeadSource:
     """A model with another one's head. Implements :class:`models.sources.checkpoint.Source`."""
 
     def __init__(self, source: Source, head: Source, label: str) -> None:
-        """Nothing is read.
-
-        Args:
-            source: the model.
-            head: the one whose head it is given, if that has one.
-            label: its name in messages.
-        """
+        """Nothing is read; ``head`` is the model whose head this one is given, if that has one."""
         self.source = source
         self.head = head
         self.label = label
@@ -104,22 +98,18 @@ def head_shapes(source: Source, architecture: Architecture) -> dict[str, tuple[i
 
 
 def share_heads(sources: Mapping[str, Source]) -> dict[str, Source]:
-    """Image encoders with one head; each as it is where it has that already, or reads no images.
-
-    Args:
-        sources: by name, the base first.
-    """
+    """Image encoders, the base first, with its head; each as it is where it has that already, or reads no images."""
     base = next(iter(sources.values()))
-    name = (base.config.get("architectures") or ["none"])[0]
-    same = {key: one for key, one in sources.items() if (one.config.get("architectures") or ["none"])[0] == name}
-    architecture = architecture_of(base.config)
+    family, architecture = base.config["architectures"][0], architecture_of(base.config)
     if not architecture.classes:
         return dict(sources)
     wanted = head_shapes(base, architecture)
-    return {
-        key: HeadSource(source, base, key) if key in same and head_shapes(source, architecture) != wanted else source
-        for key, source in sources.items()
-    }
+
+    def differs(source: Source) -> bool:
+        own = (source.config.get("architectures") or ["none"])[0]
+        return own == family and head_shapes(source, architecture) != wanted
+
+    return {key: HeadSource(source, base, key) if differs(source) else source for key, source in sources.items()}
 
 
 def own_head(source: Source, task: str, classes: tuple[str, ...], label: str) -> Head:
@@ -128,8 +118,6 @@ def own_head(source: Source, task: str, classes: tuple[str, ...], label: str) ->
     Where no label has such a name, and there are as many as classes, they are taken in their order.
 
     Args:
-        source: the expert.
-        task: name of the task.
         classes: names of its classes, in the order of the items' labels.
         label: the expert's name in messages.
 
@@ -164,12 +152,7 @@ class JoinedHeads:
     """The heads of all tasks, one behind the other, as one classifier: a :class:`models.sources.checkpoint.Source`."""
 
     def __init__(self, config: dict[str, Any], heads: Mapping[str, TaskHead]) -> None:
-        """Join them.
-
-        Args:
-            config: of the model that is given the classifier.
-            heads: by task; a row is called ``TASK/CLASS``.
-        """
+        """The config is that of the model that is given the classifier, whose rows are called ``TASK/CLASS``."""
         labels = [f"{task}{SEPARATOR}{name}" for task, one in heads.items() for name in one.classes]
         rows = {"id2label": {str(row): name for row, name in enumerate(labels)}}
         kept = {key: value for key, value in config.items() if key not in LABELS}

@@ -224,11 +224,9 @@ class LoraSource:
 
 
 def open_model(reference: str, find: Callable[[str], Path]) -> Model:
-    """The model of a folder, or ``MODEL+ADAPTER``.
+    """The model of a folder, or ``MODEL+ADAPTER``, as it stands in a recipe or a profile.
 
-    Args:
-        reference: as it stands in a recipe or a profile.
-        find: folder of a model or an adapter.
+    ``find`` gives the folder of a model or an adapter.
 
     Raises:
         BadInput: a folder is missing or damaged, or the adapter doesn't fit.

@@ -61,7 +61,6 @@ def write_shards(folder: Path, tensors: Iterable[tuple[str, Tensor]], shard_byte
     """Write tensors into the files ``0.part``, ``1.part``, … of a folder.
 
     Args:
-        folder: where; it holds no such files yet.
         tensors: names and floating-point tensors in the order in which they are stored.
         shard_bytes: a file holds at most so many bytes of tensors, or one tensor.
 

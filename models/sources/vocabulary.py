@@ -41,11 +41,7 @@ class Vocabulary:
 
 
 def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
-    """The vocabulary of a model.
-
-    Args:
-        folder: of its tokenizer.
-        rows: of its embedding.
+    """The vocabulary of a model, from the folder of its tokenizer and the rows of its embedding.
 
     Raises:
         BadInput: ``tokenizer.json`` can't be read.
@@ -59,10 +55,7 @@ def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
 
 
 def union(vocabularies: Mapping[str, Vocabulary]) -> Vocabulary:
-    """The first vocabulary and what the others add to it; the first itself if they add nothing.
-
-    Args:
-        vocabularies: by the name of the model, the base's first.
+    """The first vocabulary, the base's, and what other models' add to it; the first itself if they add nothing.
 
     Raises:
         BadInput: tokens must be compared, and a model doesn't tell its own.

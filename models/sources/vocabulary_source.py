@@ -49,14 +49,9 @@ class VocabularySource:
     """A model with the rows of another vocabulary. Implements :class:`models.sources.checkpoint.Source`."""
 
     def __init__(self, source: Source, fills: tuple[Fill, ...], own: Vocabulary, out: Vocabulary, label: str) -> None:
-        """The rows are gathered when they are asked for.
+        """The rows of embedding and head are gathered from the ``fills`` when they are asked for.
 
-        Args:
-            source: the model.
-            fills: where the rows of embedding and head come from.
-            own: the model's vocabulary.
-            out: the one that it is given.
-            label: its name in messages.
+        The model has its ``own`` vocabulary, and is given the one ``out``.
         """
         self.source = source
         self.label = label
@@ -114,10 +109,7 @@ def vocabulary_of(source: Source) -> Vocabulary:
 
 
 def share_vocabulary(sources: Mapping[str, Source]) -> dict[str, Source]:
-    """Models with the union of their vocabularies; each as it is where it has that already.
-
-    Args:
-        sources: by name, the base first.
+    """Models, the base first, with the union of their vocabularies; each as it is where it has that already.
 
     Raises:
         BadInput: vocabularies differ, and a model doesn't tell its tokens.
@@ -127,14 +119,9 @@ def share_vocabulary(sources: Mapping[str, Source]) -> dict[str, Source]:
 
 
 def align(sources: Mapping[str, Source], vocabularies: Mapping[str, Vocabulary], out: Vocabulary) -> dict[str, Source]:
-    """Models with one vocabulary; each as it is where it has that already.
+    """Models, the base first, of these vocabularies with the one ``out``; each as it is where it has that already.
 
     A model that doesn't tell its tokens, and has as many rows as the base, counts as one with the base's tokens.
-
-    Args:
-        sources: by name, the base first.
-        vocabularies: theirs.
-        out: the one that they are given.
     """
     sources = share_heads(sources)
     base = next(iter(vocabularies.values()))

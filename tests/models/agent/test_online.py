@@ -162,7 +162,7 @@ def test_failed_candidates_are_never_parents_nor_promoted_nor_learnt_from():
 
 def test_the_credit_of_a_round_is_what_it_cost_and_added_by_kind():
     run = begun()
-    before, whole = run.charged(), run.trial.complete()
+    before, whole = {entry.candidate: entry.charged for entry in run.trial.archive.entries}, run.trial.complete()
     entries = run.trial.archive.entries
     known = run.judge.costs([entries[i].candidate for i in whole])
     offers = run.offers(WANTED[:3])
