@@ -100,14 +100,14 @@ def head_shapes(source: Source, architecture: Architecture) -> dict[str, tuple[i
 def share_heads(sources: Mapping[str, Source]) -> dict[str, Source]:
     """Image encoders, the base first, with its head; each as it is where it has that already, or reads no images."""
     base = next(iter(sources.values()))
-    family, architecture = base.config["architectures"][0], architecture_of(base.config)
+    architecture = architecture_of(base.config)
     if not architecture.classes:
         return dict(sources)
     wanted = head_shapes(base, architecture)
 
     def differs(source: Source) -> bool:
         own = (source.config.get("architectures") or ["none"])[0]
-        return own == family and head_shapes(source, architecture) != wanted
+        return own == base.config["architectures"][0] and head_shapes(source, architecture) != wanted
 
     return {key: HeadSource(source, base, key) if differs(source) else source for key, source in sources.items()}
 
