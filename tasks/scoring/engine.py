@@ -49,6 +49,9 @@ CHUNK = 16
 SHARED_CHUNK = 8
 """The same where several chunks are scored at once: with 16, the last one kept the others waiting for longer."""
 
+Chunk = tuple[int, int, Mapping[str, Candidate]]
+"""Candidates by their keys that are scored together, and the range of items on which they are."""
+
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
 """What torch says."""
 
@@ -70,30 +73,17 @@ class Scored:
         return np.array(list(self.means().values()))
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """Candidates that are scored together, on the same items."""
-
-    start: int
-    stop: int
-    keys: tuple[str, ...]
-    candidates: tuple[Candidate, ...]
-
-
 class Engine:
     """The pool of a family, the objectives on each split and the journal."""
 
     def __init__(self, workspace: Workspace, journal: Path | None = None):
-        """Open the family.
-
-        Args:
-            workspace: project and profile.
-            journal: folder of the journal, by default the profile's own in the state folder.
-        """
+        """Open the family; by default with the profile's own journal: in the state folder and any bucket."""
         self.workspace = workspace
         self.family: Family = load_family(workspace)
         self.recipes: dict[str, Recipe] = {}
-        self.journal = Journal(journal) if journal else open_journal(workspace)
+        remote, mine = None if journal else remote_state(), f"journal/{workspace.name}"
+        segments = RemoteSegments(f"{remote}/{mine}") if remote else None
+        self.journal = Journal(journal or workspace.state / mine, segments)
         self._objectives: dict[str, Objectives] = {}
         names = dict.fromkeys((self.family.base, *self.family.experts.values()))
         self._find = finder(workspace)
@@ -173,7 +163,10 @@ class Engine:
         """
         objectives = self.objectives(split)
         stop = self.items(split) if stop is None else stop
-        keys = [self._key(candidate, objectives.definition, split) for candidate in candidates]
+        profile = self.workspace.profile
+        setting = {"dtype": profile.dtype, "device": torch.device(profile.device).type, "split": split}
+        versions = {"versions": self.versions, "scoring": SCORING_VERSION, "definition": objectives.definition}
+        keys = [key_of(content=self.pool.digest(candidate), **setting, **versions) for candidate in candidates]
         advance = bar.advance if bar else unwatched
         work: dict[tuple[int, int], dict[str, Candidate]] = {}
         for candidate, key in zip(candidates, keys, strict=True):
@@ -183,10 +176,10 @@ class Engine:
         if known:
             advance(known)
         chunks = [chunk for span, by_key in work.items() for chunk in self._chunks(*span, by_key)]
-        for chunk, scores in self._chunk_scores(objectives, chunks, advance):
+        for (low, high, by_key), scores in self._chunk_scores(objectives, chunks, advance):
             self.journal.append(
-                Entry(key, chunk.start, chunk.stop, {name: tuple(some) for name, some in one.items.items()}, one.failed)
-                for key, one in zip(chunk.keys, scores, strict=True)
+                Entry(key, low, high, {name: tuple(values) for name, values in one.items.items()}, one.failed)
+                for key, one in zip(by_key, scores, strict=True)
             )
         return [
             self._read(candidate, self.journal.find(key), objectives.names, start, stop)
@@ -201,8 +194,7 @@ class Engine:
             found.sort(key=lambda one: (one[1].host, one[1].path))
             size = max(1, min(SHARED_CHUNK, -(-len(found) // self.pool.lanes)))
         for first in range(0, len(found), size):
-            keys, candidates = zip(*found[first : first + size], strict=True)
-            yield Chunk(start, stop, keys, candidates)
+            yield start, stop, dict(found[first : first + size])
 
     def _chunk_scores(
         self, objectives: Objectives, chunks: Sequence[Chunk], advance: OnScored
@@ -210,19 +202,19 @@ class Engine:
         """Chunks with their scores, as they come."""
 
         def scores(chunk: Chunk) -> list[ItemScores]:
-            return self._bearable(objectives, chunk.candidates, chunk.start, chunk.stop, advance)
+            start, stop, by_key = chunk
+            return self._bearable(objectives, list(by_key.values()), start, stop, advance)
 
         lanes = min(self.pool.lanes, len(chunks))
         if lanes <= 1:
             yield from ((chunk, scores(chunk)) for chunk in chunks)
             return
-        with ThreadPoolExecutor(lanes) as executor:
+        executor = ThreadPoolExecutor(lanes)
+        try:
             asked = {executor.submit(scores, chunk): chunk for chunk in chunks}
-            try:
-                yield from ((asked[one], one.result()) for one in as_completed(asked))
-            finally:
-                for one in asked:
-                    one.cancel()
+            yield from ((asked[one], one.result()) for one in as_completed(asked))
+        finally:
+            executor.shutdown(cancel_futures=True)
 
     def _bearable(
         self, objectives: Objectives, candidates: Sequence[Candidate], start: int, stop: int, advance: OnScored
@@ -244,18 +236,6 @@ class Engine:
         parts = (candidates[:half], candidates[half:])
         return [one for part in parts for one in self._bearable(objectives, part, start, stop, advance)]
 
-    def _key(self, candidate: Candidate, definition: str, split: str) -> str:
-        profile = self.workspace.profile
-        return key_of(
-            content=self.pool.digest(candidate),
-            definition=definition,
-            split=split,
-            dtype=profile.dtype,
-            device=torch.device(profile.device).type,
-            versions=self.versions,
-            scoring=SCORING_VERSION,
-        )
-
     @staticmethod
     def _read(candidate: Candidate, entries: Sequence[Entry], names: Sequence[str], start: int, stop: int) -> Scored:
         for entry in entries:
@@ -270,21 +250,8 @@ class Engine:
         return Scored(candidate, values)
 
 
-def open_journal(workspace: Workspace) -> Journal:
-    """The journal of a profile, in the state folder and, where the state is in a bucket, there too."""
-    remote = remote_state()
-    folder = f"journal/{workspace.name}"
-    return Journal(workspace.state / folder, RemoteSegments(f"{remote}/{folder}") if remote else None)
-
-
 def open_pool(config: dict[str, Any], profile: Profile, engine: EngineName) -> Pool:
-    """A pool without models, in this process or on the workers of a cluster.
-
-    Args:
-        config: the base's ``config.json``.
-        profile: the model family.
-        engine: which of the two.
-    """
+    """A pool without models for a base's ``config.json``, in this process or on the workers of a cluster."""
     if engine == "ray":
         address = settle(profile.ray.address)
         from tasks.scoring.ray_pool import RayPool

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from models.candidate import Candidate
@@ -52,19 +52,14 @@ class Evaluation:
 
     def shown(self) -> RenderableType:
         """For a terminal."""
-        table = Table(box=None, pad_edge=False)
-        table.add_column("objective")
-        table.add_column("score", justify="right")
-        table.add_column("items", justify="right")
+        scores, items, values = (Column(name, justify="right") for name in ("score", "items", "value"))
+        table = Table("objective", scores, items, box=None, pad_edge=False)
         for name, value in self.scores.items():
             table.add_row(name, f"{value:.4f}", str(self.items.get(name, "")))
         title = Text(f"{self.target}: {self.layers} layers, scores on {self.split}", style="bold")
         if not self.tasks:
             return Group(title, table)
-        theirs = Table(box=None, pad_edge=False)
-        for heading in ("task", "metric", "filter"):
-            theirs.add_column(heading)
-        theirs.add_column("value", justify="right")
+        theirs = Table("task", "metric", "filter", values, box=None, pad_edge=False)
         for tasks in self.tasks.values():
             for task, metrics in tasks.items():
                 for key, value in metrics.items():
@@ -76,11 +71,8 @@ def evaluate(workspace: Workspace, target: str, split: str, here: Path, progress
     """Scores of a model on all items of a split, in memory: nothing is written.
 
     Args:
-        workspace: project and profile.
         target: a model as a profile names it, or a recipe file.
-        split: ``search``, ``selection`` or ``test``.
         here: folder from which ``target`` is a relative path.
-        progress: shows what is done.
 
     Raises:
         BadInput: there is no such model or file, or it can't be used.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -57,6 +58,11 @@ class Member:
     """Reference of its first answer."""
     since: float = field(default_factory=time.monotonic)
     """When it was asked for, or when it last took up a call."""
+
+    @property
+    def age(self) -> float:
+        """Seconds since then."""
+        return time.monotonic() - self.since
 
 
 class Fleet:
@@ -130,13 +136,12 @@ class Fleet:
             Exception: what ``work`` raised.
         """
         running: dict[Any, Member] = {}
-        began: dict[Any, float] = {}
         losses = 0
         try:
             while True:
                 if not running:
-                    self._put(self._take(), running, began, arguments)
-                done, _ = ray.wait(list(running), num_returns=1, timeout=self._until(sort, units, began))
+                    self._put(self._take(), running, arguments)
+                done, _ = ray.wait(list(running), num_returns=1, timeout=self._until(sort, units, running))
                 for reference in done:
                     member = running.pop(reference)
                     try:
@@ -148,18 +153,20 @@ class Fleet:
                         self._lose(reference, member, f"was lost ({type(error).__name__})")
                         losses += 1
                         continue
+                    taken = (time.monotonic() - member.since) / units
                     self._give_back(reference, member)
-                    self._learn(sort, (time.monotonic() - began[reference]) / units)
+                    with self._changed:
+                        self._usual[sort] = max(taken, 0.8 * self._usual.get(sort, 0.0))
                     return found
-                for reference in [one for one in running if time.monotonic() - began[one] > self._patience]:
+                for reference in [one for one, member in running.items() if member.age > self._patience]:
                     self._lose(reference, running.pop(reference), f"did not answer for {self._patience:.0f} s")
                     losses += 1
                 if losses >= LOSSES and not running:
                     raise Lost(f"{losses} workers, one after the other, were lost over it")
-                if len(running) == 1 and self._is_slow(sort, units, min(began[one] for one in running)):
+                if len(running) == 1 and max(one.age for one in running.values()) > self._slow(sort, units):
                     second = self._take(wait=False)
                     if second is not None:
-                        self._put(second, running, began, arguments)
+                        self._put(second, running, arguments)
         finally:
             with self._changed:  # those that were slower
                 for reference, member in running.items():
@@ -176,23 +183,14 @@ class Fleet:
         for member in members:
             _kill(member)
 
-    def _until(self, sort: Any, units: float, began: dict[Any, float]) -> float:
+    def _until(self, sort: Any, units: float, running: dict[Any, Member]) -> float:
         """Seconds until something has to be done about a call."""
-        now = time.monotonic()
-        waits = [self._patience - (now - one) for one in began.values()]
-        if sort in self._usual:
-            waits.append(max(TEND_SECONDS, self._slow(sort, units) - (now - min(began.values()))))
-        return max(0.01, min(waits))
+        oldest = max(one.age for one in running.values())
+        return max(0.01, min(self._patience - oldest, max(TEND_SECONDS, self._slow(sort, units) - oldest)))
 
     def _slow(self, sort: Any, units: float) -> float:
-        return max(SLOW_SECONDS, SLOW * self._usual[sort] * units)
-
-    def _is_slow(self, sort: Any, units: float, began: float) -> bool:
-        return sort in self._usual and time.monotonic() - began > self._slow(sort, units)
-
-    def _learn(self, sort: Any, seconds: float) -> None:
-        with self._changed:
-            self._usual[sort] = max(seconds, 0.8 * self._usual.get(sort, 0.0))
+        """Seconds after which a call is slow: never, as long as none of its sort was answered."""
+        return max(SLOW_SECONDS, SLOW * self._usual.get(sort, math.inf) * units)
 
     def _take(self, *, wait: bool = True) -> Any:
         """An idle worker that answers; none if there is none now and nobody wants to wait."""
@@ -218,12 +216,10 @@ class Fleet:
                 del self._busy[reference]
             return member
 
-    def _put(
-        self, member: Member, running: dict[Any, Member], began: dict[Any, float], arguments: tuple[Any, ...]
-    ) -> None:
+    def _put(self, member: Member, running: dict[Any, Member], arguments: tuple[Any, ...]) -> None:
         with self._changed:
             reference = member.actor.work.remote(*arguments)
-            member.since = began[reference] = time.monotonic()
+            member.since = time.monotonic()
             running[reference] = self._busy[reference] = member
 
     def _give_back(self, reference: Any, member: Member) -> None:
@@ -263,7 +259,7 @@ class Fleet:
                     del self._beaten[reference]
                     self._idle.append(member)  # whether it lives, a ping will tell
                     self._changed.notify_all()
-                elif time.monotonic() - member.since > self._patience:
+                elif member.age > self._patience:
                     del self._beaten[reference]
                     _kill(member)
             there = len(self._idle) + len(self._busy) + len(self._beaten)

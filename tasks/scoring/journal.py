@@ -38,15 +38,13 @@ class Entry:
 
     def to_json(self) -> str:
         """One line of a segment."""
-        record = {"key": self.key, "start": self.start, "stop": self.stop, "scores": self.scores, "failed": self.failed}
-        return json.dumps(record, separators=(",", ":"))
+        return json.dumps(vars(self), separators=(",", ":"))
 
     @classmethod
     def from_json(cls, line: str) -> Entry:
         """Inverse of :meth:`to_json`."""
         data = json.loads(line)
-        scores = {name: tuple(values) for name, values in data["scores"].items()}
-        return cls(data["key"], data["start"], data["stop"], scores, data["failed"])
+        return cls(**data | {"scores": {name: tuple(values) for name, values in data["scores"].items()}})
 
     def part(self, start: int, stop: int) -> Entry:
         """The same for some of its items."""

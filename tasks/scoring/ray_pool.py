@@ -16,6 +16,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any
 
 import ray
@@ -34,17 +35,6 @@ from tasks.scoring.where import LOCAL
 
 JOBS = 16
 """Jobs that are kept for later calls, by the driver in the object store and by each worker."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a worker's pool is made with."""
-
-    config: dict[str, Any]
-    device: str
-    dtype: torch.dtype
-    max_bytes: int
-    threads: int
 
 
 @dataclass(frozen=True)
@@ -100,18 +90,18 @@ class Added:
 class Worker:
     """Keeps a pool and does jobs with it; the class of the actors."""
 
-    def __init__(self, setting: Setting, shared: Mapping[str, Shared]) -> None:
+    def __init__(self, config: dict[str, Any], profile: Profile, shared: Mapping[str, Shared]) -> None:
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         logging.getLogger("transformers").setLevel(logging.ERROR)
-        torch.set_num_threads(setting.threads)
+        torch.set_num_threads(profile.threads)
         torch.use_deterministic_algorithms(True)
-        self._setting = setting
-        self._pool = Pool(setting.config, setting.device, setting.dtype, setting.max_bytes)
+        self._device = profile.device
+        self._pool = Pool(config, profile.device, getattr(torch, profile.dtype), profile.pool_bytes)
         group = self._pool.architecture.group
         self._sources: dict[str, Source] = {name: SharedSource(one, group) for name, one in shared.items()}
         for name, source in self._sources.items():
             self._pool.add(name, source)
-        self._jobs: OrderedDict[Any, Job] = OrderedDict()
+        self._job = lru_cache(JOBS)(ray.get)
 
     def ping(self) -> int:
         """Its process id: it is there."""
@@ -127,18 +117,10 @@ class Worker:
         """
         for one in recipes:
             if one.name not in self._sources:
-                self._sources[one.name] = MergedSource(one.recipe, self._resolver(one.models), self._setting.device)
+                models = {name: self._sources[mine] for name, mine in one.models.items()}
+                self._sources[one.name] = MergedSource(one.recipe, models.__getitem__, self._device)
                 self._pool.add(one.name, self._sources[one.name])
-        (reference,) = job
-        if reference not in self._jobs:
-            self._jobs[reference] = ray.get(reference)
-            while len(self._jobs) > JOBS:
-                self._jobs.popitem(last=False)
-        self._jobs.move_to_end(reference)
-        return self._pool.run(self._jobs[reference], candidates, unwatched)
-
-    def _resolver(self, models: Mapping[str, str]) -> Callable[[str], Source]:
-        return lambda name: self._sources[models[name]]
+        return self._pool.run(self._job(*job), candidates, unwatched)
 
 
 class RayPool(Pool):
@@ -158,7 +140,7 @@ class RayPool(Pool):
         """
         super().__init__(config, "cpu", getattr(torch, profile.dtype), profile.pool_bytes)
         self.device = torch.device(profile.device)  # of the workers: no block is built here
-        self._setting = Setting(config, profile.device, self.dtype, profile.pool_bytes, profile.threads)
+        self._config = config
         self._profile = profile
         self._say = say
         self._shared: dict[str, Source] = {}
@@ -198,13 +180,8 @@ class RayPool(Pool):
                 gpus = wanted.gpus if self.device.type == "cuda" else 0
                 cpus = wanted.cpus if wanted.cpus is not None else (1 if gpus else self._profile.threads)
                 actor = ray.remote(Worker).options(num_cpus=cpus, num_gpus=gpus, max_restarts=0)
-                self._fleet = Fleet(
-                    lambda: actor.remote(self._setting, shared),
-                    Need(cpus, gpus),
-                    wanted.workers,
-                    wanted.minutes * 60,
-                    self._say,
-                )
+                hire = partial(actor.remote, self._config, self._profile, shared)
+                self._fleet = Fleet(hire, Need(cpus, gpus), wanted.workers, wanted.minutes * 60, self._say)
             return self._fleet
 
     def run(self, job: Job, candidates: Sequence[Candidate], on_done: Callable[[float], None]) -> list[Any]:

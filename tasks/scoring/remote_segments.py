@@ -80,11 +80,6 @@ class RemoteSegments:
             self._again = self._clock() + PAUSE_SECONDS
             _log.warning("%s; %d segments of the journal wait, scoring goes on", error, len(self._waiting))
 
-    @property
-    def waiting(self) -> int:
-        """Files that could not be sent yet."""
-        return len(self._waiting)
-
     def set_aside(self, url: str) -> None:
         """Move all files to another folder, for a run that is to reuse none.
 
