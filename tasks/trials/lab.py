@@ -23,12 +23,7 @@ class EngineLab:
     """What an engine has of the models and scores of a family. Implements :class:`models.search.trial.Lab`."""
 
     def __init__(self, engine: Engine, bar: Bar | None = None) -> None:
-        """Nothing is scored yet.
-
-        Args:
-            engine: with the family.
-            bar: advanced by one for each candidate that is scored.
-        """
+        """Nothing is scored yet; ``bar`` is advanced by one for each candidate that is."""
         self.engine = engine
         self.bar = bar
         objectives = engine.objectives(SPLIT)

@@ -17,29 +17,17 @@ def sample_settings(params: SampleParams) -> SampleSettings:
 
 def dataset_settings(params: DatasetParams) -> DatasetSettings:
     """Hyperparameters of the offline data set."""
-    return DatasetSettings(edits=params.edits, random=params.random, items=params.items, deletions=params.deletions)
+    return DatasetSettings(**params.model_dump())
 
 
 def train_settings(params: TrainParams) -> AgentSettings:
     """Hyperparameters of the networks and of their offline training."""
-    training = TrainSettings(
-        steps=params.steps,
-        batch=params.batch,
-        learning_rate=params.learning_rate,
-        expectile=params.expectile,
-        relabels=params.relabels,
-        patience=params.patience,
-    )
+    training = TrainSettings(**params.model_dump(exclude={"hidden", "dropout"}))
     return AgentSettings(hidden=params.hidden, dropout=params.dropout, training=training)
 
 
 def search_settings(params: SearchParams) -> SearchSettings:
     """Hyperparameters of the online search."""
     ppo = PPOSettings(rollouts=params.rollouts, epochs=params.ppo_epochs)
-    return SearchSettings(
-        batch=params.batch,
-        rungs=params.rungs,
-        keep=params.keep,
-        stops=params.stops,
-        player=PlayerSettings(beam=params.beam, epsilon=params.epsilon, ppo=ppo),
-    )
+    player = PlayerSettings(beam=params.beam, epsilon=params.epsilon, ppo=ppo)
+    return SearchSettings(**params.model_dump(include={"batch", "rungs", "keep", "stops"}), player=player)

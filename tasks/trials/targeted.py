@@ -80,11 +80,10 @@ def search_for(workspace: Workspace, front: Front, wish: Wish, count: int, progr
     """Search for one preference and choose, among what is best on `search` and the members, on `selection`.
 
     Args:
-        workspace: project and profile; its agent, archive and front must be there.
+        workspace: its agent, archive and front must be there.
         front: the members.
         wish: preference and requirements. The search keeps to the requirements, too.
         count: candidates whose cost on all items of `search` may be spent.
-        progress: shows item evaluations.
 
     Raises:
         BadInput: a file is missing or of another version, or nothing meets the requirements.
@@ -117,7 +116,8 @@ def search_for(workspace: Workspace, front: Front, wish: Wish, count: int, progr
             lambda row: bar.advance(0, f"utility {row['utility']:.3f}"),
         )
     judge.learn(trial.archive, rng, steps=0)
-    new = [one for one in best(trial, judge, wish.weights, len(front.members) + SHORTLIST) if one not in paths(front)]
+    members = {one.candidate for one in front.members}
+    new = [one for one in best(trial, judge, wish.weights, len(front.members) + SHORTLIST) if one not in members]
     listed = on_selection(engine, trial, front, new[:SHORTLIST], wish, progress)
     chosen = choose_among(front, [*front.members, *listed], wish)
     if chosen in listed:
@@ -155,13 +155,9 @@ def read_archive(workspace: Workspace) -> pd.DataFrame:
 
 def reopened(front: Front, lab: EngineLab, archive: pd.DataFrame, wish: Wish) -> Trial:
     """The trial of the pipeline as it ended, with the requirements in its reward and nothing left to spend."""
-    scale = front.scale
+    above, below = (tuple(wish.bounds(front.scale, upwards=upwards)) for upwards in (True, False))
     reward = BoundedReward(
-        scale,
-        lab.layers,
-        costs_at_most=tuple(wish.bounds(scale, upwards=True)),
-        costs_at_least=tuple(wish.bounds(scale, upwards=False)),
-        depth_at_most=wish.max_layers,
+        front.scale, lab.layers, costs_at_most=above, costs_at_least=below, depth_at_most=wish.max_layers
     )
     spent = int(archive["charged"].sum())
     trial = Trial(lab, reward, Archive(entries(archive, front.tasks), lab.counts), spent, spent)
@@ -173,15 +169,9 @@ def entries(archive: pd.DataFrame, tasks: Sequence[str]) -> Iterator[Entry]:
     """The rows of an archive; a candidate that failed has no scores."""
     for row in archive.to_dict("records"):
         scores = tuple(float(row[name]) for name in tasks)
-        yield Entry(
-            Candidate.from_json(str(row["candidate"])),
-            str(row["kind"]),
-            int(row["round"]),
-            int(row["items"]),
-            scores if np.isfinite(scores).all() else None,
-            int(row["charged"]),
-            int(row["at"]),
-        )
+        numbers = {name: int(row[name]) for name in ("round", "items", "charged", "at")}
+        known = scores if np.isfinite(scores).all() else None
+        yield Entry(Candidate.from_json(str(row["candidate"])), str(row["kind"]), scores=known, **numbers)
 
 
 def seed_of(weights: Array) -> int:
@@ -198,11 +188,6 @@ def best(trial: Trial, judge: Judge, weights: Array, count: int) -> list[Candida
     return [found[i] for i in np.argsort(-u, kind="stable")[:count]]
 
 
-def paths(front: Front) -> set[Candidate]:
-    """The paths of the members."""
-    return {one.candidate for one in front.members}
-
-
 def on_selection(
     engine: Engine, trial: Trial, front: Front, candidates: Sequence[Candidate], wish: Wish, progress: Progress
 ) -> list[Member]:
@@ -211,9 +196,7 @@ def on_selection(
         scored = engine.scored(candidates, SPLIT, bar=bar)
     serves = {name: round(float(one), 4) for name, one in zip(front.objectives, wish.weights, strict=True)}
     result = []
-    for one in scored:
-        if one.failed is not None:
-            continue
+    for one in (some for some in scored if some.failed is None):
         depth = {"layers": one.candidate.depth / engine.layers} if "layers" in front.objectives else {}
         searched = dict(zip(front.tasks, trial.archive[one.candidate].scores or (), strict=True))
         result.append(
