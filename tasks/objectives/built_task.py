@@ -48,7 +48,7 @@ class BuiltTask:
     requests: tuple[tuple[Any, ...], ...]
     """lm-eval's ``Instance`` objects of each item."""
     ids: tuple[str, ...]
-    """Name of each item."""
+    """Name of each item: its ``id`` where it has one, else a digest of its content."""
     available: int
     """Items that there are in the split."""
     text: str
@@ -59,9 +59,7 @@ class BuiltTask:
     def metrics(self, responses: Sequence[Sequence[Sequence[Any]]], start: int = 0) -> list[dict[Key, Any]]:
         """Value of each metric and filter for the items from ``start`` on, as lm-eval computes it.
 
-        Args:
-            responses: of each item, for each of its requests what the model answered, as often as it was asked.
-            start: the first item.
+        Responses are of each item, for each of its requests, what the model answered, as often as it was asked.
         """
         items = range(start, start + len(responses))
         asked = [instance for item in items for instance in self.requests[item]]
@@ -132,10 +130,7 @@ class Wanted:
 def build(workspace: Workspace, wanted: Wanted, chat: Callable[..., str] | None) -> BuiltTask:
     """A task with the requests of the first items of a split, of one at least.
 
-    Args:
-        workspace: project and profile.
-        wanted: the task and its items.
-        chat: lm-eval's ``apply_chat_template`` for the models' tokenizer, if prompts are put into one.
+    Prompts are put into ``chat``, lm-eval's ``apply_chat_template`` for the models' tokenizer, where it is given.
 
     Raises:
         BadInput: its data can't be read, or it has too few items.
@@ -190,17 +185,14 @@ def build(workspace: Workspace, wanted: Wanted, chat: Callable[..., str] | None)
     requests = tuple(tuple(sorted(grouped[item], key=lambda one: one.idx)) for item in sorted(grouped))
     docs = tuple(dict(one[0].doc) for one in requests)
     text = "\n".join([file.text(), *([json.dumps(sandbox.definition)] if sandbox else [])])
-    return BuiltTask(task, file.name, docs, requests, tuple(map(item_id, docs)), available, text, label)
+    ids = tuple(str(doc["id"]) if "id" in doc else digest(doc)[:16] for doc in docs)
+    return BuiltTask(task, file.name, docs, requests, ids, available, text, label)
 
 
 def fit_data(config: dict[str, Any], wanted: Wanted, workspace: Workspace, shots: bool) -> bool:
     """Let a task's configuration read the files of one split, or all of its items where no files are named for ours.
 
-    Args:
-        config: lm-eval's configuration of the task, changed in place.
-        wanted: the task, its split, and data that the profile names in place of the task's own.
-        workspace: project and profile.
-        shots: whether prompts have examples, which may come from the search split.
+    The configuration is changed in place; ``shots``: prompts have examples, which may come from the search split.
 
     Returns:
         Whether the data has files for our splits.
@@ -261,14 +253,7 @@ def leave_examples_out(config: dict[str, Any]) -> None:
 def take_items(task: Any, split: str, workspace: Workspace, by_file: bool) -> int:
     """Let a task have the items of one split alone, in our order, and draw its examples from none that is scored.
 
-    Args:
-        task: lm-eval's task with its data.
-        split: ``search``, ``selection`` or ``test``.
-        workspace: project and profile, which says how items are shared among splits.
-        by_file: whether the data has files for our splits.
-
-    Returns:
-        Number of items.
+    Returns the number of items; ``by_file``: the data has files for our splits.
     """
     docs = task.eval_docs
     contents = [digest(doc) for doc in docs]
@@ -276,9 +261,11 @@ def take_items(task: Any, split: str, workspace: Workspace, by_file: bool) -> in
     apart: set[str] = set()
     if shots and shares_its_data(task, by_file):
         # examples come from the end of the search split, whichever split is scored
-        pool = search_docs(task) if by_file else docs
-        pooled = [digest(doc) for doc in pool] if by_file else contents
-        order = list(range(len(pooled))) if by_file else chosen(contents, "search", workspace.profile.splits)
+        pool, pooled, order = docs, contents, chosen(contents, "search", workspace.profile.splits)
+        if by_file:
+            pool = (task.config.process_docs or (lambda found: found))(task.dataset["search"])
+            pooled = [digest(doc) for doc in pool]
+            order = list(range(len(pooled)))
         apart = last_distinct([pooled[index] for index in order], EXAMPLES * shots)
         task.sampler.replace_df([pool[index] for index in order if pooled[index] in apart])
         task.fewshot_cfg.split = "examples"  # of another name than the items' split: none of them is an item
@@ -299,14 +286,3 @@ def shares_its_data(task: Any, by_file: bool) -> bool:
     else:
         source = config.training_split or config.validation_split or config.test_split
     return source == own or (by_file and source in SPLITS)
-
-
-def search_docs(task: Any) -> Any:
-    """Items of the file for the search split."""
-    docs = task.dataset["search"]
-    return docs if task.config.process_docs is None else task.config.process_docs(docs)
-
-
-def item_id(doc: Mapping[str, Any]) -> str:
-    """An item's ``id`` where it has one, else a digest of its content."""
-    return str(doc["id"]) if "id" in doc else digest(doc)[:16]

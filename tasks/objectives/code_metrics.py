@@ -66,12 +66,9 @@ class CodeEval:
         k: Sequence[int] = (1, 10, 100),
         **_: object,
     ) -> tuple[dict[str, float], dict[int, list[tuple[int, dict[str, Any]]]]]:
-        """Run each program with its tests behind it.
+        """Run the programs in ``predictions`` of each problem with its tests, in ``references``, behind them.
 
-        Args:
-            references: tests of each problem.
-            predictions: programs of each problem.
-            k: values of k; those above the samples of a problem are left out, as ``code_eval`` does.
+        Values of k above the samples of a problem are left out, as ``code_eval`` does.
 
         Returns:
             The mean of ``pass@k`` over the problems, and what became of every program.
@@ -111,11 +108,8 @@ def pass_at_k(
 ) -> dict[str, float]:
     """``pass@k`` for each k, of one or more problems: the metric for tasks of one's own.
 
-    Args:
-        references: tests of each problem, which are run behind each of its programs.
-        predictions: programs of each problem.
-        k: one value or several.
-        sandbox: where they run; bubblewrap if left out, as under lm-eval's own command, which asks for consent itself.
+    The tests in ``references`` are run behind each program. The sandbox is bubblewrap if left out, as under lm-eval's
+    own command, which asks for consent itself.
     """
     tries = [[one] if isinstance(one, str) else one for one in predictions]
     scorer = CodeEval(sandbox or shared_sandbox("bubblewrap"))
@@ -178,9 +172,7 @@ def confine(task: Any, sandbox: Sandbox | None) -> None:
 
     Where it judges by functions of a module of its own, all tasks of that module judge in the sandbox given last.
 
-    Args:
-        task: lm-eval's ``ConfigurableTask``; one that isn't marked ``unsafe_code`` is left as it is.
-        sandbox: as ``sandbox_of`` gives it.
+    One that isn't marked ``unsafe_code`` is left as it is.
 
     Raises:
         BadInput: the user hasn't agreed, or the task runs programs in a way that can't be confined.

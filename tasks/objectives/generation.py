@@ -125,13 +125,7 @@ class Generation(TaskKind):
     """Scores parts whose answers are texts."""
 
     def __init__(self, parts: Sequence[TaskPart], tokenizer: Any, batch: int) -> None:
-        """Nothing is computed yet.
-
-        Args:
-            parts: lm-eval tasks.
-            tokenizer: of the models.
-            batch: prompts that are answered at once.
-        """
+        """Nothing is computed yet; ``batch``: prompts that are answered at once."""
         self.parts = parts
         self.tokenizer = tokenizer
         self.batch = batch
@@ -161,12 +155,8 @@ class Generation(TaskKind):
     def requests(self, pool: Pool, spans: Sequence[Span]) -> Requests:
         """The prompts of those items in batches, whose last token counts as their answer."""
         tokens = CPU_TOKENS if pool.device.type == "cpu" else GPU_TOKENS
-        prompts = [
-            prompt
-            for part, (start, stop) in zip(self.parts, spans, strict=True)
-            for item in part.tokens[start:stop]
-            for prompt in item
-        ]
+        items = [item for part, span in zip(self.parts, spans, strict=True) for item in part.tokens[slice(*span)]]
+        prompts = [prompt for item in items for prompt in item]
         return Requests.from_pairs([(one[:-1], one[-1:]) for one in prompts], pool.max_length, tokens)
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 from tasks.schema.profile import Splits
@@ -32,12 +32,7 @@ def place(content: str) -> float:
 
 
 def split_of(content: str, shares: Splits) -> str:
-    """The split of an item, which depends on its own content and nothing else.
-
-    Args:
-        content: the item's digest.
-        shares: of the splits, in [0, 1].
-    """
+    """The split of an item, which depends on its own digest and nothing else; ``shares`` of the splits in [0, 1]."""
     where = place(content)
     if where < shares.search:
         return "search"
@@ -45,13 +40,7 @@ def split_of(content: str, shares: Splits) -> str:
 
 
 def chosen(contents: Sequence[str], split: str, shares: Splits) -> list[int]:
-    """The items of a split in the order of their hashes: any first n of them are a fair sample.
-
-    Args:
-        contents: digests of all items of a task.
-        split: ``search``, ``selection`` or ``test``.
-        shares: of the splits.
-    """
+    """The items of a split, by the digests of all, in the order of their hashes: any first n are a fair sample."""
     mine = [index for index, content in enumerate(contents) if split_of(content, shares) == split]
     return sorted(mine, key=lambda index: (contents[index], index))
 
@@ -65,16 +54,11 @@ def interleaved(weights: Sequence[float]) -> Iterator[int]:
     """Which task each item of an objective comes from, for ever.
 
     Each first n have of every task its share of n, rounded down or up, so that a plain mean over items is the mean of
-    the tasks by their weights (Balinski and Young's quota method, 1975).
-
-    Args:
-        weights: of the tasks, positive.
+    the tasks by their weights, which are positive (Balinski and Young's quota method, 1975).
     """
     shares = [weight / sum(weights) for weight in weights]
     taken = [0] * len(shares)
-    n = 0
-    while True:
-        n += 1
+    for n in count(1):
         due = [task for task, share in enumerate(shares) if taken[task] < share * n]
         chosen_one = max(due, key=lambda task: (shares[task] / (taken[task] + 1), -task))
         taken[chosen_one] += 1

@@ -10,7 +10,7 @@ from tasks.objectives import generation, likelihood
 from tasks.objectives.built_task import BuiltTask, Wanted, build
 from tasks.objectives.images.objective import ImageKind, ImageObjective
 from tasks.objectives.metrics import Metric
-from tasks.objectives.parts import Kind, Part, TaskKind, TaskPart
+from tasks.objectives.parts import Kind, TaskKind, TaskPart
 from tasks.objectives.tokens import chat_template
 from tasks.project.workspace import Workspace
 
@@ -19,13 +19,6 @@ def task_part(
     workspace: Workspace, objective: str, wanted: Wanted, metric: Callable[[BuiltTask], Metric], tokenizer: Any
 ) -> TaskPart:
     """The part of an objective that is an lm-eval task.
-
-    Args:
-        workspace: project and profile.
-        objective: its name.
-        wanted: the task and its items.
-        metric: makes the metric of the task.
-        tokenizer: of the models.
 
     Raises:
         BadInput: it has too few items, or its metric is missing or can't be computed.
@@ -41,14 +34,8 @@ def task_part(
     return TaskPart(objective, built, metric(built), wanted.count, tokens_of(tokenizer, built))
 
 
-def kinds_of(parts: Sequence[Part], tokenizer: Callable[[], Any], batch: int) -> list[Kind]:
-    """What scores the parts, those of one kind together.
-
-    Args:
-        parts: of all objectives.
-        tokenizer: opens that of the models.
-        batch: prompts that are answered at once.
-    """
+def kinds_of(parts: Sequence[TaskPart | ImageObjective], tokenizer: Callable[[], Any], batch: int) -> list[Kind]:
+    """What scores the parts of all objectives, those of one kind together; ``batch``: prompts answered at once."""
     kinds: list[Kind] = [*task_kinds([part for part in parts if isinstance(part, TaskPart)], tokenizer, batch)]
     images = [part for part in parts if isinstance(part, ImageObjective)]
     return [*kinds, ImageKind(images)] if images else kinds
@@ -56,14 +43,10 @@ def kinds_of(parts: Sequence[Part], tokenizer: Callable[[], Any], batch: int) ->
 
 def task_kinds(parts: Sequence[TaskPart], tokenizer: Callable[[], Any], batch: int) -> list[TaskKind]:
     """The same for lm-eval tasks alone."""
-    kinds: list[TaskKind] = []
     likelihoods = [part for part in parts if not is_generated(part.built)]
     generations = [part for part in parts if is_generated(part.built)]
-    if likelihoods:
-        kinds.append(likelihood.Likelihood(likelihoods, tokenizer()))
-    if generations:
-        kinds.append(generation.Generation(generations, tokenizer(), batch))
-    return kinds
+    kinds: list[TaskKind] = [likelihood.Likelihood(likelihoods, tokenizer())] if likelihoods else []
+    return [*kinds, generation.Generation(generations, tokenizer(), batch)] if generations else kinds
 
 
 def is_generated(built: BuiltTask) -> bool:

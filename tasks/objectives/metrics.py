@@ -41,11 +41,7 @@ class Metric:
         return f"{','.join(self.key)} ({'higher' if self.factor > 0 else 'lower'} is better{scale})"
 
     def values(self, found: Sequence[Any]) -> list[float]:
-        """Values of items, higher is better.
-
-        Args:
-            found: of each item what lm-eval's ``process_results`` gives for the metric.
-        """
+        """Values of items, higher is better, from what lm-eval's ``process_results`` gives for the metric."""
         from lm_eval.api.metrics import mean, nanmean, perplexity, weighted_perplexity
 
         if self.aggregation is mean or self.aggregation is nanmean:

@@ -121,12 +121,7 @@ class Objectives:
     ) -> list[ItemScores]:
         """Scores of the items ``[start, stop)`` of every objective; one with fewer items gives what it has.
 
-        Args:
-            pool: the models on the candidates' paths.
-            candidates: what to score.
-            start: first item.
-            stop: item after the last.
-            on_scored: told how many more candidates are done, in parts of them where several kinds of scoring are.
+        ``on_scored`` is told how many more candidates are done, in parts of them where several kinds of scoring are.
         """
         found: list[Found] = [{} for _ in candidates]
         for kind, spans, told in self._work(start, stop, on_scored):
@@ -137,13 +132,7 @@ class Objectives:
     def evaluate(
         self, pool: Pool, candidate: Candidate, on_scored: OnScored = unwatched
     ) -> tuple[ItemScores, TaskResults]:
-        """Scores of all items, and of each lm-eval task every metric by its own aggregation: what its command prints.
-
-        Args:
-            pool: the models on the candidate's path.
-            candidate: what to score.
-            on_scored: told how much more of it is done.
-        """
+        """Scores of all items, and of each lm-eval task every metric by its own aggregation, as its command prints."""
         found: Found = {}
         results: TaskResults = {}
         stop = max(map(self.count, self.names))
@@ -196,12 +185,8 @@ class Objectives:
     def _by_objective(self, found: Found, start: int, stop: int) -> ItemScores:
         if isinstance(found, Failure):
             return ItemScores(failed=found.reason)
-        return ItemScores(
-            {
-                name: one.merged([found[id(part)] for part in one.parts], start, stop)
-                for name, one in self.composed.items()
-            }
-        )
+        values = {name: [found[id(part)] for part in one.parts] for name, one in self.composed.items()}
+        return ItemScores({name: one.merged(values[name], start, stop) for name, one in self.composed.items()})
 
     def _definition(self) -> str:
         """Digest of all that decides the scores beside the candidate: part of the key under which they are kept."""
@@ -212,12 +197,7 @@ class Objectives:
 
 
 def described(name: str, splits: Mapping[str, Objectives]) -> Iterator[str]:
-    """What an objective is made of, in a line a task: metric, and the items that are asked for and there, by split.
-
-    Args:
-        name: the objective's.
-        splits: the profile's objectives on each split.
-    """
+    """What an objective is made of, in a line a task: metric, and the items that are asked for and there, by split."""
     parts = {split: one.composed[name].parts for split, one in splits.items()}
     first = next(iter(parts.values()))
     for number, part in enumerate(first[:SHOWN]):

@@ -30,26 +30,6 @@ class Failure:
     reason: str
 
 
-class Part(Protocol):
-    """Items of one objective that are scored alike."""
-
-    @property
-    def name(self) -> str:
-        """The objective's."""
-
-    @property
-    def count(self) -> int:
-        """Number of items."""
-
-    @property
-    def ids(self) -> Sequence[str]:
-        """Names of the items, in order."""
-
-    @property
-    def definition(self) -> Any:
-        """All that decides the scores beside the candidate, as JSON holds it."""
-
-
 class Kind(Protocol):
     """Scores the items of some parts, which may belong to several objectives."""
 

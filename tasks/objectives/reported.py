@@ -22,14 +22,7 @@ class Reported:
     """The profile's ``reported`` metrics on one split; their tasks are built when first asked for."""
 
     def __init__(self, workspace: Workspace, split: str, tokenizer: Callable[[], Any], counts: Mapping[str, int]):
-        """Nothing is built yet.
-
-        Args:
-            workspace: project and profile.
-            split: ``search``, ``selection`` or ``test``.
-            tokenizer: opens that of the models.
-            counts: items of each objective.
-        """
+        """Nothing is built yet; ``counts``: items of each objective."""
         self.workspace = workspace
         self.split = split
         self.tokenizer = tokenizer

@@ -224,13 +224,7 @@ def _index(folder: Path | None, *, defaults: bool) -> dict[str, Listed]:
 
 
 def located(files: Mapping[str, Any], names: Sequence[str], root: Path, label: str) -> dict[str, list[str]]:
-    """Files of some splits, seen from the project's folder.
-
-    Args:
-        files: split → file or files.
-        names: splits of which files are needed.
-        root: the project's folder.
-        label: how errors name the place.
+    """The file or files of each split that is named, seen from the project's folder.
 
     Raises:
         BadInput: a file is missing or empty.

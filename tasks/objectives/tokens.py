@@ -28,12 +28,7 @@ def open_tokenizer(folder: Path) -> Any:
 
 
 def encode(tokenizer: Any, instances: Sequence[Any]) -> tuple[Pair, ...]:
-    """Contexts and continuations of log-likelihood requests.
-
-    Args:
-        tokenizer: a Hugging Face tokenizer.
-        instances: lm-eval's requests.
-    """
+    """Contexts and continuations of log-likelihood requests, lm-eval's ``instances``."""
     model = _without_model(tokenizer)
     model._loglikelihood_tokens = lambda requests, **_: requests
     requests = model.loglikelihood(list(instances), disable_tqdm=True)
@@ -43,10 +38,7 @@ def encode(tokenizer: Any, instances: Sequence[Any]) -> tuple[Pair, ...]:
 def windows(tokenizer: Any, instances: Sequence[Any], max_length: int) -> tuple[tuple[Pair, ...], ...]:
     """The windows of rolling log-likelihood requests: each token of a text is predicted in one of them.
 
-    Args:
-        tokenizer: a Hugging Face tokenizer.
-        instances: lm-eval's requests.
-        max_length: longest sequence that the model takes, in tokens.
+    They hold ``max_length`` tokens at most, the longest sequence that the model takes.
     """
     model = _without_model(tokenizer)
     model._max_length = max_length

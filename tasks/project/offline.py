@@ -8,11 +8,8 @@ from pathlib import Path
 def offline_environment(state: Path, hub: bool = False) -> dict[str, str]:
     """Variables that keep the libraries off the network, quiet, and their caches in the state folder.
 
-    To be set before ``transformers``, ``datasets`` or ``lm_eval`` is imported.
-
-    Args:
-        state: the workspace's state folder.
-        hub: whether models or data may come from the hub.
+    To be set before ``transformers``, ``datasets`` or ``lm_eval`` is imported. With ``hub`` models and data may come
+    from the hub.
     """
     variables = {
         "HF_DATASETS_CACHE": str(state / "datasets"),

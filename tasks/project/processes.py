@@ -40,11 +40,7 @@ def is_alive(pid: int, born: float | None = None) -> bool:
 
 
 def end_with_owner(seconds: float = 0.5) -> None:
-    """End this process from a thread of its own as soon as the process that ``OWNER`` names is gone, if it names one.
-
-    Args:
-        seconds: between two looks.
-    """
+    """End this process from a thread of its own once the process that ``OWNER`` names is gone, if it names one."""
     owner = os.environ.get(OWNER)
     if not owner:
         return

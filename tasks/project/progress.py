@@ -45,18 +45,6 @@ class Amount(ProgressColumn):
         return Text.assemble(self.counted.render(task), f" {task.fields['unit']}")
 
 
-def columns() -> tuple[Any, ...]:
-    """What a bar shows: what is being done, how much of it, and what is left."""
-    return (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        Amount(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", style="dim"),
-    )
-
-
 @dataclass
 class Bar:
     """One task with a known or unknown total."""
@@ -91,7 +79,9 @@ class Progress:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("w", encoding="utf-8", buffering=1)
         if self.console is not None and self.console.is_terminal:
-            self._rich = RichProgress(*columns(), console=self.console)
+            about, note = TextColumn("{task.description}"), TextColumn("{task.fields[note]}", style="dim")
+            columns = about, BarColumn(bar_width=24), Amount(), TimeElapsedColumn(), TimeRemainingColumn(), note
+            self._rich = RichProgress(*columns, console=self.console)
             self._rich.start()
         return self
 
@@ -125,16 +115,8 @@ class Progress:
         if not force and now - bar.last < MIN_SECONDS and bar.completed != bar.total:
             return
         bar.last = now
-        self._write(
-            {
-                "event": "bar",
-                "description": bar.description,
-                "completed": bar.completed,
-                "total": bar.total,
-                "unit": bar.unit,
-                "note": bar.note,
-            }
-        )
+        said = ("description", "completed", "total", "unit", "note")
+        self._write({"event": "bar"} | {name: getattr(bar, name) for name in said})
 
     def _write(self, event: dict[str, Any]) -> None:
         if self._file is not None:

@@ -12,6 +12,7 @@ import importlib.metadata
 import os
 import re
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -122,7 +123,8 @@ def converted(file: Path, folder: Path) -> Path:
         BadInput: the file is missing or can't be read.
     """
     gguf.check(file)
-    found = folder / f"{file.stem}-{_content(file)[:16]}-{CONVERTER}"
+    stat = file.stat()
+    found = folder / f"{file.stem}-{_content(file, stat.st_size, stat.st_mtime_ns)[:16]}-{CONVERTER}"
     if not found.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f".{found.name}.lock"):
@@ -131,14 +133,8 @@ def converted(file: Path, folder: Path) -> Path:
     return found
 
 
-_digests: dict[tuple[Path, int, int], str] = {}
-
-
-def _content(file: Path) -> str:
-    """Hex sha256 of a file, read once a process unless it changes."""
-    stat = file.stat()
-    key = file, stat.st_size, stat.st_mtime_ns
-    if key not in _digests:
-        with file.open("rb") as opened:
-            _digests[key] = hashlib.file_digest(opened, "sha256").hexdigest()
-    return _digests[key]
+@cache
+def _content(file: Path, size: int, changed: int) -> str:
+    """Hex sha256 of a file, read once a process unless its size or time of change do not stay."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -134,11 +134,6 @@ def open_workspace(name: str | None = None, root: Path | None = None, state: Pat
 def with_own(params: Params, profile: Profile, label: str) -> Params:
     """The parameters with those in place that a profile sets for itself.
 
-    Args:
-        params: those of params.yaml.
-        profile: the model family.
-        label: the profile's file, for messages.
-
     Raises:
         BadInput: the profile sets something that is no parameter, or out of range.
     """

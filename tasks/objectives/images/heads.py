@@ -85,14 +85,7 @@ def family_heads(workspace: Workspace) -> Heads:
 
 
 def write_text_heads(workspace: Workspace, folder: Path) -> bool:
-    """Make the heads of all objectives that are named by texts, where the base has a text tower.
-
-    Args:
-        workspace: project and profile; its models can be opened.
-        folder: where the file goes.
-
-    Returns:
-        Whether there are any.
+    """Make the file of the heads that are named by texts, where the base has a text tower; gives whether there are any.
 
     Raises:
         BadInput: a data set is missing, or the base has no text tower.
@@ -141,9 +134,7 @@ class TextTower:
     def head(self, classes: Sequence[str], templates: Sequence[str]) -> Head:
         """The head of some classes: of each the normalised mean of the normalised texts of all templates.
 
-        Args:
-            classes: names; underscores become spaces.
-            templates: texts with ``{}`` for the name.
+        Templates have ``{}`` for the name of the class, whose underscores become spaces.
         """
         texts = [template.replace("{}", name.replace("_", " ")) for name in classes for template in templates]
         with torch.inference_mode():

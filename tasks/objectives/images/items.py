@@ -36,11 +36,7 @@ class ImageSet:
     classes: tuple[str, ...]
 
     def pixels(self, processor: Any, label: str) -> Tensor:
-        """What an encoder reads, ``(N, C, H, W)`` in single precision.
-
-        Args:
-            processor: of :func:`open_processor`.
-            label: how errors name the place.
+        """What an encoder reads, ``(N, C, H, W)`` in single precision, by the processor of :func:`open_processor`.
 
         Raises:
             BadInput: an image can't be decoded.

@@ -29,7 +29,7 @@ from tasks.schema.profile import Objective
 
 @dataclass(frozen=True)
 class ImageObjective:
-    """Images of one split of a task, with the task's own head. Implements :class:`tasks.objectives.parts.Part`."""
+    """A part of an objective: images of one split of a task, with the task's own head."""
 
     name: str
     metric: str
@@ -108,13 +108,7 @@ class ImageKind:
 
 
 def image_objective(workspace: Workspace, objective: Objective, split: str, count: int) -> ImageObjective:
-    """The one part of an objective of images.
-
-    Args:
-        workspace: project and profile; the family's models can be opened.
-        objective: whose ``images`` is set.
-        split: ``search``, ``selection`` or ``test``.
-        count: items.
+    """The one part of an objective of images; the family's models can be opened.
 
     Raises:
         BadInput: the images, the head or the base's image processor can't be used.
