@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
 from subprocess import Popen
 from typing import TYPE_CHECKING, Any
@@ -104,9 +104,7 @@ def as_flow(work: Callable[[], dict[str, Any]], **shown: Any) -> dict[str, Any]:
 def opened(profile: str, what: str) -> Iterator[tuple[Workspace, Screen]]:
     """For a flow that a worker runs: the project around the working directory, and Prefect's log as a screen.
 
-    Args:
-        profile: the model family.
-        what: goes on, for those who have to wait for it.
+    ``what`` goes on, for those who have to wait for it.
     """
     enter()
     workspace = open_workspace(profile)
@@ -132,8 +130,6 @@ def run_all(
 
     Args:
         workspace: project and profile, which this process has claimed, and where candidates are scored.
-        screen: where the run is shown.
-        params: to run with.
         fresh: run every stage, and resume nothing.
         push: send the outs to DVC's default remote at the end.
         hours: after which a stage is stopped.
@@ -142,42 +138,32 @@ def run_all(
     Returns:
         What there is to say about the front, and what the run took.
     """
-    from tasks.front.table import summary
-
     screen.log = get_run_logger().info
-    walked = partial(walk, screen=screen, fresh=fresh, push=push, hours=hours)
     if params == workspace.params:
-        front, done = walked(workspace, asked=asked, experiment_name=None)
-        return summary(front) | done
+        return walk(workspace, screen, fresh=fresh, push=push, hours=hours, asked=asked)
     screen.spin("preparing a working tree for the experiment")
     with experiment(workspace, params, screen.line) as (tree, name):
-        front, done = walked(tree, experiment_name=name)
-        return summary(front) | done
+        return walk(tree, screen, fresh=fresh, push=push, hours=hours, experiment_name=name)
 
 
 def walk(
     workspace: Workspace,
     screen: Screen,
     *,
-    experiment_name: str | None,
+    fresh: bool,
+    push: bool,
+    hours: float,
     asked: Popen[str] | None = None,
-    fresh: bool = False,
-    push: bool = False,
-    hours: float = STAGE_HOURS,
-) -> tuple[Front, dict[str, Any]]:
-    """All stages of a profile, the report and the registry; arguments as those of :func:`run_all`.
-
-    Args:
-        experiment_name: of the DVC experiment, if it is one.
-
-    Returns:
-        The front, and what the run took.
+    experiment_name: str | None = None,
+) -> dict[str, Any]:
+    """All stages of a profile, the report and the registry; gives and takes what :func:`run_all` does.
 
     Raises:
         BadInput: a stage finds something that the user can mend.
         Failed: a stage failed or took too long.
     """
     from tasks.front.front import Front
+    from tasks.front.table import summary
     from tasks.report.report import write_report
     from tasks.tracking.tracker import Tracker
 
@@ -228,7 +214,7 @@ def walk(
     screen.clear()
     seconds = time.monotonic() - began
     present(workspace, front, screen, kept[0], tracker.url, seconds, experiment_name)
-    return front, {"seconds": round(seconds, 1), "experiment": experiment_name}
+    return summary(front) | {"seconds": round(seconds, 1), "experiment": experiment_name}
 
 
 def keep(stage: Stage, screen: Screen, tracker: Tracker) -> None:

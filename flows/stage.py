@@ -23,11 +23,6 @@ STAGES = ("zoo", "sample", "dataset", "train", "search", "pareto")
 def run_stage(name: str, profile: str | None, console: Console) -> None:
     """Run ``tasks.NAME.run`` in the project's folder.
 
-    Args:
-        name: the stage.
-        profile: the model family, by default the first of params.yaml.
-        console: where bars and messages go.
-
     Raises:
         BadInput: there is no such stage, or the stage finds something that the user can mend.
         Failed: the stage's work failed, or the disk is full.

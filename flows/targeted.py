@@ -21,13 +21,7 @@ def search_on(
 ) -> Targeted:
     """Search on with the profile's journal to itself: two that write to it at once would stop each other.
 
-    Args:
-        workspace: project and profile.
-        front: its members.
-        wish: preference and requirements.
-        count: candidates whose cost may be spent.
-        progress: shows item evaluations.
-        say: gets a line if another has the journal.
+    ``count`` candidates' cost may be spent; ``say`` gets a line if another has the journal.
 
     Raises:
         BadInput: no candidate may be spent, a file is missing, or nothing meets the requirements.

@@ -14,10 +14,6 @@ if TYPE_CHECKING:
 def look(profile: str | None, root: Path | None = None) -> Diagnosis:
     """All checks of a profile, with the libraries set up as stages have them.
 
-    Args:
-        profile: the model family, by default the first of params.yaml.
-        root: the project's folder; by default found upwards.
-
     Raises:
         BadInput: params.yaml or the profile is refused.
     """

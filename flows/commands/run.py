@@ -23,18 +23,7 @@ from tasks.scoring.where import engine_name
 def run_pipeline(
     profile: str | None, settings: Sequence[str], *, fresh: bool, push: bool, engine: str | None, console: Console
 ) -> dict[str, Any]:
-    """Run the flow in this process.
-
-    Args:
-        profile: the model family, by default the first of params.yaml.
-        settings: ``key=value`` pairs that differ from params.yaml.
-        fresh: compute everything again.
-        push: send the outs to DVC's default remote at the end.
-        engine: where candidates are scored; by default as the environment says.
-        console: where progress and the front's table go.
-
-    Returns:
-        What there is to say about the front.
+    """Run the flow in this process, with the options of `hm3 run`; gives what there is to say about the front.
 
     Raises:
         BadInput: parameters, models or data can't be used.

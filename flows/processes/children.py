@@ -22,18 +22,8 @@ class Guarded:
     """A command behind :mod:`flows.processes.guard`: it, and all that it started, ends when this process does."""
 
     def __init__(self, command: Sequence[str], *, cwd: Path, env: Mapping[str, str], log: Path):
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "flows.processes.guard", str(GRACE_SECONDS), *command],
-                cwd=cwd,
-                env=dict(env),
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        self.log = log
+        guard = [sys.executable, "-P", "-m", "flows.processes.guard", str(GRACE_SECONDS)]
+        self.process = start([*guard, *command], cwd=cwd, env=env, log=log, stdin=subprocess.PIPE)
 
     def poll(self) -> int | None:
         """Exit status, once it has ended."""
@@ -44,6 +34,17 @@ class Guarded:
         if self.process.stdin is not None:
             self.process.stdin.close()
         return self.process.wait()
+
+
+def start(
+    command: Sequence[str], *, cwd: Path, env: Mapping[str, str], log: Path, stdin: int = subprocess.DEVNULL
+) -> subprocess.Popen[bytes]:
+    """Start a command in a session of its own, with its output in a log."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            command, cwd=cwd, env=env, stdin=stdin, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
 
 
 def command_line(process: psutil.Process) -> list[str]:

@@ -59,7 +59,6 @@ def claimed(
     """Have a workspace to oneself, in its folder: the one way to it for runs, stages and whatever else changes it.
 
     Args:
-        workspace: project and profile.
         label: what is done, for those who have to wait.
         say: gets a line if this has to wait.
         lock: which of the workspace's locks: ``run``, a profile's name, …
@@ -78,14 +77,7 @@ def prepare(workspace: Workspace) -> None:
 
 
 def settle(root: Path, state: Path, threads: int, *, hub: bool) -> None:
-    """:func:`prepare` before there is a profile.
-
-    Args:
-        root: the project's folder.
-        state: its state folder.
-        threads: of torch on the CPU.
-        hub: whether models or data may come from the hub.
-    """
+    """:func:`prepare` before there is a profile; with ``hub`` models or data may come from the hub."""
     os.environ.update(variables() | KERNELS | {"OMP_NUM_THREADS": str(threads)} | offline_environment(state, hub=hub))
     os.chdir(root)
     import torch

@@ -68,15 +68,7 @@ class Gauge:
 
 
 def show_front(workspace: Workspace, front: Front, report: Path, tracked: str | None, *, images: bool) -> None:
-    """Artifacts of a finished run.
-
-    Args:
-        workspace: project and profile.
-        front: what the run found.
-        report: the HTML report.
-        tracked: page of the run in MLflow, where a server shows it.
-        images: whether there is anything new to draw.
-    """
+    """Artifacts of a finished run; ``tracked``: its page in MLflow, if any; ``images``: there is something to draw."""
     from tasks.front.table import markdown
     from tasks.report.figures import of_front, of_stage
 

@@ -28,9 +28,6 @@ def slot(device: str) -> Iterator[None]:
     """Hold one of the GPUs for the time of the block, waiting for it; nothing to hold for another device.
 
     A server that does not answer for a moment ends no stage that has its slot already.
-
-    Args:
-        device: torch's name of it, such as ``cuda`` or ``cuda:1``.
     """
     if not device.startswith("cuda"):
         yield

@@ -19,11 +19,7 @@ START_SECONDS = 240.0
 
 
 def environment(state: Path) -> dict[str, str]:
-    """The environment of child processes, servers and stages: this one, with what hm3 sets where the user set nothing.
-
-    Args:
-        state: the workspace's state folder.
-    """
+    """The environment of child processes, servers and stages: this one, with what hm3 sets where the user did not."""
     return {"PREFECT_HOME": str(state / "prefect"), **variables(), "HM3_STATE": remote_state() or str(state)}
 
 
@@ -32,13 +28,7 @@ def run_logged(command: Sequence[str], *, cwd: Path, env: Mapping[str, str], log
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         return subprocess.run(
-            list(command),
-            cwd=cwd,
-            env=dict(env),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            check=False,
+            command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, check=False
         ).returncode
 
 

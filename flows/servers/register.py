@@ -55,12 +55,7 @@ def deploy(root: Path, pools: set[str]) -> int:
 
 
 def ensure_gpu_pool(client: SyncPrefectClient, job: Path) -> None:
-    """Make the Kubernetes work pool where the server has none.
-
-    Args:
-        client: of the server.
-        job: template of a run's job; where there is no such file, it is Prefect's own with one GPU.
-    """
+    """Make the Kubernetes work pool where the server has none, for jobs like the template: by default Prefect's own."""
     if any(one.name == GPU_POOL for one in client.read_work_pools()):
         return
     template = read_yaml(job) if job.is_file() else plain_job(client)

@@ -9,19 +9,17 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 
-from flows.processes.children import GRACE_SECONDS
+from flows.processes.children import GRACE_SECONDS, start
 from flows.servers.local import START_SECONDS, answers, environment, free_port, last_line, run_logged, wait_for
 from models.errors import BadInput, Failed
 from tasks.project.processes import birth, is_alive
@@ -90,13 +88,7 @@ def up(
 ) -> dict[str, Running]:
     """Start what does not run yet of Prefect server, worker and MLflow server, and register the deployments.
 
-    Args:
-        root: the project's folder, with ``prefect.yaml``.
-        state: its state folder.
-        prefect_port: port of the Prefect server, by default a free one.
-        mlflow_port: port of the MLflow server, by default a free one.
-        say: gets a line for each step.
-        gpu: make the Kubernetes work pool too.
+    Ports are free ones by default; ``say`` gets a line for each step; ``gpu``: make the Kubernetes work pool too.
 
     Raises:
         BadInput: the project has no ``prefect.yaml``.
@@ -107,18 +99,18 @@ def up(
     (state / "logs").mkdir(parents=True, exist_ok=True)
     before = read_record(state)
     servers = dict(before)
+
+    def ensure(name: str, launched: Callable[[], Running]) -> None:
+        if name not in servers:
+            servers[name] = launched()
+            write_record(state, servers)
+
     try:
-        if "mlflow" not in servers:
-            servers["mlflow"] = start_mlflow(state, mlflow_port or free_port())
-            write_record(state, servers)
-        if "prefect" not in servers:
-            servers["prefect"] = start_prefect(state, prefect_port or free_port())
-            write_record(state, servers)
+        ensure("mlflow", lambda: start_mlflow(state, mlflow_port or free_port()))
+        ensure("prefect", lambda: start_prefect(state, prefect_port or free_port()))
         say("Prefect server: runs already" if "prefect" in before else "Prefect server: starting")
         wait_until_healthy("prefect", servers["prefect"], "/api/health")
-        if "worker" not in servers:
-            servers["worker"] = start_worker(root, state, servers["prefect"].url)
-            write_record(state, servers)
+        ensure("worker", lambda: start_worker(root, state, servers["prefect"].url))
         say("Prefect worker: runs already" if "worker" in before else "Prefect worker: starting")
         wait_for_worker(servers["prefect"].url, servers["worker"])
         say("deployments of prefect.yaml: registering")
@@ -147,16 +139,7 @@ def down(state: Path) -> list[str]:
 def launch(name: str, url: str, command: Sequence[str], *, cwd: Path, env: Mapping[str, str], state: Path) -> Running:
     """Start a server that outlives this process, in a session of its own."""
     log = state / "logs" / f"{name}.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            list(command),
-            cwd=cwd,
-            env=dict(env),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    process = start(command, cwd=cwd, env=env, log=log)
     return Running(url, process.pid, birth(process.pid), str(log))
 
 
@@ -187,13 +170,7 @@ def start_mlflow(state: Path, port: int) -> Running:
 
 
 def mlflow_command(port: int, database: str, *artifacts: str) -> list[str]:
-    """An MLflow server on loopback.
-
-    Args:
-        port: on which it listens.
-        database: where runs and models are kept.
-        artifacts: options that say where their files are.
-    """
+    """An MLflow server on loopback; ``artifacts``: options that say where the files of runs and models are."""
     listens = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     return [sys.executable, "-m", "mlflow", "server", *listens, "--backend-store-uri", database, *artifacts]
 
@@ -211,23 +188,16 @@ def wait_until_healthy(name: str, server: Running, path: str) -> None:
 def wait_for_worker(prefect_url: str, worker: Running) -> None:
     """Until the worker has reported to the server; raises Failed if it does not."""
     deadline = time.monotonic() + START_SECONDS
-    while not any(one.get("status") == "ONLINE" for one in call(f"{prefect_url}/api/work_pools/{POOL}/workers/filter")):
+    while not any(one.get("status") == "ONLINE" for one in workers_of(prefect_url)):
         if not is_alive(worker.pid, worker.born) or time.monotonic() > deadline:
             raise Failed(f"the Prefect worker did not start: {last_line(Path(worker.log))}; see {worker.log}")
         time.sleep(0.3)
 
 
-def call(url: str, body: Any = None) -> Any:
-    """Answer of a POST with a JSON body; an empty list where the thing does not exist."""
-    data = json.dumps(body or {}).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310 (as above)
-    try:
-        with urllib.request.urlopen(request, timeout=30) as reply:  # noqa: S310
-            return json.load(reply)
-    except urllib.error.HTTPError as error:
-        if error.code == 404:
-            return []
-        raise
+def workers_of(prefect_url: str) -> list[dict[str, Any]]:
+    """The workers of our work pool; none where the server has no such pool yet."""
+    reply = httpx.post(f"{prefect_url}/api/work_pools/{POOL}/workers/filter", json={}, timeout=30)
+    return [] if reply.status_code == httpx.codes.NOT_FOUND else reply.raise_for_status().json()
 
 
 def register(root: Path, state: Path, prefect_url: str, *, gpu: bool) -> None:

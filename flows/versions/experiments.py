@@ -32,7 +32,6 @@ def with_settings(root: Path, settings: Sequence[str], own: Mapping[str, Any] | 
     """The parameters of params.yaml with ``key=value`` settings applied, checked by the schema.
 
     Args:
-        root: the project's folder.
         settings: such as ``search.budget=20000``; the value is YAML.
         own: blocks that the profile sets for itself, which settings override.
 

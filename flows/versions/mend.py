@@ -33,9 +33,6 @@ def mend(repo: Repo) -> None:
 
     A ``dvc.lock`` that was cut off becomes what it was before; what DVC did since is in its cache of runs. A cut file
     of read and write locks goes: the process that was to hold them is gone.
-
-    Args:
-        repo: the project, as DVC opened it.
     """
     root = Path(repo.root_dir)
     kept, rwlock = copy_of(root), copy_of(root).with_name(RWLOCK)

@@ -15,14 +15,7 @@ WAITS = (5.0, 30.0, 120.0)
 
 
 def push(workspace: Workspace, stages: Sequence[str]) -> str:
-    """Send the outs of stages to the default remote; what is there is left alone.
-
-    Args:
-        workspace: the project whose dvc.lock says which versions.
-        stages: such as ``search@tiny``.
-
-    Returns:
-        What was done, in words.
+    """Send the outs of stages, such as ``search@tiny``, to the default remote, and say so; what is there is left alone.
 
     Raises:
         BadInput: DVC has no default remote.

@@ -45,7 +45,7 @@ def test_the_exit_status_and_the_output_come_through(tmp_path):
     child = guarded("print('said'); raise SystemExit(7)", tmp_path)
     until(lambda: child.poll() is not None)
     assert child.stop() == 7
-    assert child.log.read_text() == "said\n"
+    assert (tmp_path / "log").read_text() == "said\n"
 
 
 def test_a_command_that_a_signal_ended_has_the_status_that_a_shell_gives(tmp_path):
@@ -67,7 +67,7 @@ def test_stop_ends_grandchildren_that_ignore_the_interrupt(tmp_path):
 def test_children_left_behind_by_a_command_that_ended_are_ended(tmp_path):
     child = guarded(FAMILY.replace("subprocess.Popen(", "print(subprocess.Popen(")[:-2] + ".pid)", tmp_path)
     assert child.process.wait(20) == 0
-    until(lambda: not is_alive(int(child.log.read_text().split()[0])), 2)
+    until(lambda: not is_alive(int((tmp_path / "log").read_text().split()[0])), 2)
 
 
 def test_everything_ends_when_the_owner_is_killed_outright(tmp_path):
