@@ -44,7 +44,7 @@ def greedy_deletion(trial: Trial, space: RecipeSpace, rules: PathRules, rng: np.
     for preference in _endless(trial.reward.tasks, rng):
         before = trial.spent
         starts = plain(trial)
-        start = starts[int(scalarise(task_costs(trial, starts), preference, trial.reward.rho).argmax())]
+        start = starts[int(scalarise(task_costs(trial, starts), preference).argmax())]
         delete_greedily(trial, start, preference, known)
         idle = idle + 1 if trial.spent == before else 0
         if trial.left < trial.whole or idle == IDLE:
@@ -79,7 +79,7 @@ def delete_greedily(trial: Trial, start: Candidate, preference: Array, known: Kn
             if untried := [step for step in here.path if step not in added]:
                 steps = untried
             else:
-                u = scalarise(costs + np.array([added[step] for step in here.path]), preference, trial.reward.rho)
+                u = scalarise(costs + np.array([added[step] for step in here.path]), preference)
                 steps = [here.path[int(u.argmax())]]
                 if steps[0] in tried:
                     break
@@ -89,7 +89,7 @@ def delete_greedily(trial: Trial, start: Candidate, preference: Array, known: Kn
             added.update(zip(steps, task_costs(trial, children) - costs, strict=True))
             known.update(((gone, step[1]), added[step]) for step in steps)
             tried.update(steps)
-        loss = float(scalarise(costs, preference, trial.reward.rho) - u.max())
+        loss = float(scalarise(costs, preference) - u.max())
         here, costs, gone = without(here, steps[0]), costs + added[steps[0]], gone | {steps[0][1]}
         found.append(here)
         if not worth(trial, here, loss):
