@@ -8,6 +8,7 @@ import pytest
 from models.baselines.baseline import relative
 from models.baselines.deletion import delete_by_influence, delete_greedily, task_costs, without
 from models.candidate import Candidate
+from models.front import RHO
 from tests.models.lab import new_trial, recipe_space
 
 pytestmark = pytest.mark.lab
@@ -31,7 +32,7 @@ def brute_force(trial, start, preference):
         scores = np.array([trial.lab.scores(one) for one in children])
         costs = trial.reward.scale.relative(trial.reward.scores(scores, [one.depth for one in children]))[:, :3]
         weighted = costs * preference
-        u = -weighted.max(axis=1) - trial.reward.rho * weighted.sum(axis=1)
+        u = -weighted.max(axis=1) - RHO * weighted.sum(axis=1)
         here = children[int(u.argmax())]
         found.append(here)
         if (costs[u.argmax()] > 1.1).any():
