@@ -60,7 +60,7 @@ def init(
         state = state_folder(root)
         settle(root, state, 1, hub=True)
         content = {
-            "description": profile.described(experts, base),
+            "description": f"{', '.join(experts)} from {base}",
             "base": profile.reference(root, here, base),
             "experts": {one: profile.reference(root, here, model) for one, model in experts.items()},
             "objectives": profile.objectives(profile.pairs("--task", task), state),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -62,7 +63,7 @@ def zoo(
     with progress_of_command() as progress:
         made = make_experts(root, name, reference, find, files, templates, settings, params, progress)
     if as_json:
-        emit(made.to_json())
+        emit(asdict(made))
         return
     for one, trained in made.experts.items():
         text = f"{one}: {trained.rows:,} rows, loss {trained.first_loss:.3f} → {trained.last_loss:.3f}"

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -17,12 +16,10 @@ from tasks.families.finetune import Row, Settings, Trained, divided, read_rows, 
 from tasks.objectives.tokens import open_tokenizer
 from tasks.project.progress import Progress
 from tasks.schema.params import Params
+from tasks.schema.profile import Items, Splits
 
-SHARES = {"search": 0.45, "selection": 0.25, "test": 0.30}
-"""Of the rows that are held out."""
-
-MOST = {"search": 128, "selection": 128, "test": 256}
-"""Items of an objective."""
+SHARES, MOST = Splits().model_dump(), Items().model_dump()
+"""Of the rows that are held out, and items of an objective."""
 
 METRICS = "teacher_forced.py"
 
@@ -35,10 +32,6 @@ class Made:
     experts: dict[str, Trained]
     items: dict[str, dict[str, int]]
     """Of each objective and split."""
-
-    def to_json(self) -> dict[str, Any]:
-        """What ``--json`` prints."""
-        return asdict(self)
 
 
 def make_experts(
@@ -91,7 +84,7 @@ def make_experts(
     place = f"zoo/{name}/{{}}" if settings.full else f"{base}+zoo/{name}/{{}}"
     own = profile.fitting(params, min(counts["search"] for counts in items.values()))
     content = {
-        "description": profile.described(data, base),
+        "description": f"{', '.join(data)} from {base}",
         "base": base,
         "experts": {one: place.format(one) for one in data},
         "objectives": [

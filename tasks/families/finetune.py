@@ -18,12 +18,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from models.errors import BadInput, Failed
 from tasks.project.progress import Progress
 
 IGNORED = -100
 """Label of a token that carries no loss."""
+
+Tokens = tuple[list[int], int]
+"""Token ids of a row, and how many of them are prompt."""
 
 
 @dataclass(frozen=True)
@@ -118,10 +122,8 @@ def _filled(template: str, data: Mapping[str, Any], label: str) -> str:
         for text, field, *_ in string.Formatter().parse(template):
             parts.append(text + ("" if field is None else str(data[field])))
     except KeyError as error:
-        there = ", ".join(map(str, data)) or "none"
-        raise BadInput(
-            f"{label}: has no field {error}; there are {there}; name them in --prompt and --completion"
-        ) from None
+        remedy = f"there are {', '.join(map(str, data)) or 'none'}; name them in --prompt and --completion"
+        raise BadInput(f"{label}: has no field {error}; {remedy}") from None
     except ValueError as error:
         raise BadInput(f"--prompt or --completion {template!r}: {error}; write fields as {{name}}") from None
     return "".join(parts)
@@ -140,11 +142,8 @@ def divided(rows: Sequence[Row], held_out: float) -> tuple[list[Row], list[Row]]
     return train, kept
 
 
-def tokens_of(tokenizer: Any, row: Row) -> tuple[list[int], int]:
-    """Token ids of a row with the end token, and how many of them are prompt.
-
-    Spaces at the end of the prompt belong to the answer, as with lm-eval.
-    """
+def tokens_of(tokenizer: Any, row: Row) -> Tokens:
+    """A row with the end token. Spaces at the end of the prompt belong to the answer, as with lm-eval."""
     prompt = row.prompt.rstrip()
     whole: list[int] = tokenizer(row.prompt + row.completion).input_ids
     before = len(tokenizer(prompt).input_ids) if prompt else 0
@@ -155,12 +154,12 @@ def tokens_of(tokenizer: Any, row: Row) -> tuple[list[int], int]:
 def train_expert(
     base: Path, rows: Sequence[Row], out: Path, settings: Settings, progress: Progress, label: str, named: str
 ) -> Trained:
-    """Train one expert and write it as an adapter, or as a checkpoint.
+    """Train one expert and write it as an adapter, or as a checkpoint; it appears when it is whole.
 
     Args:
         base: folder of the base model.
         rows: to train on.
-        out: folder to make; it appears under its name when it is whole.
+        out: folder to make.
         settings: of the training.
         progress: shows steps and loss.
         label: the expert's name.
@@ -204,17 +203,14 @@ def _with_adapter(model: Any, settings: Settings, named: str) -> Any:
         from peft import LoraConfig, get_peft_model
     except ImportError:
         raise BadInput("peft is missing; run: pip install peft, or train all weights with --full") from None
-    config = LoraConfig(
-        r=settings.rank, lora_alpha=2 * settings.rank, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
+    rank = settings.rank
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
     adapted = get_peft_model(model, config)
     adapted.peft_config["default"].base_model_name_or_path = named
     return adapted
 
 
-def _train(
-    model: Any, examples: Sequence[tuple[list[int], int]], settings: Settings, progress: Progress, label: str
-) -> list[float]:
+def _train(model: Any, examples: Sequence[Tokens], settings: Settings, progress: Progress, label: str) -> list[float]:
     """Loss of each step, nats a token."""
     weights = [one for one in model.parameters() if one.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=settings.rate, weight_decay=0.0)
@@ -239,11 +235,9 @@ def _train(
     return losses
 
 
-def _batches(
-    examples: Sequence[tuple[list[int], int]], tokens: int, generator: torch.Generator
-) -> Iterator[list[tuple[list[int], int]]]:
+def _batches(examples: Sequence[Tokens], tokens: int, generator: torch.Generator) -> Iterator[list[Tokens]]:
     """Batches without end: epochs in random order, cut where the next row would be too much."""
-    batch: list[tuple[list[int], int]] = []
+    batch: list[Tokens] = []
     while True:
         for index in torch.randperm(len(examples), generator=generator).tolist():
             longest = max(len(ids) for ids, _ in [*batch, examples[index]])
@@ -256,14 +250,9 @@ def _batches(
             batch = []
 
 
-def _padded(batch: Sequence[tuple[list[int], int]]) -> tuple[Tensor, Tensor, Tensor]:
+def _padded(batch: Sequence[Tokens]) -> tuple[Tensor, Tensor, Tensor]:
     """Token ids, labels and mask ``(B, T)``, padded on the right."""
-    longest = max(len(ids) for ids, _ in batch)
-    ids = torch.zeros(len(batch), longest, dtype=torch.long)
-    labels = torch.full_like(ids, IGNORED)
-    mask = torch.zeros_like(ids)
-    for number, (row, before) in enumerate(batch):
-        ids[number, : len(row)] = torch.tensor(row)
-        labels[number, before : len(row)] = ids[number, before : len(row)]
-        mask[number, : len(row)] = 1
-    return ids, labels, mask
+    ids = [torch.tensor(row) for row, _ in batch]
+    labels = [torch.tensor([IGNORED] * before + row[before:]) for row, before in batch]
+    mask = [torch.ones_like(row) for row in ids]
+    return pad_sequence(ids, True), pad_sequence(labels, True, IGNORED), pad_sequence(mask, True)

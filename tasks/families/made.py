@@ -7,36 +7,50 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from statistics import mean
 from typing import Any, cast
 
-from models.errors import Failed
+from models.errors import BadInput, Failed
+from tasks.families.training import Training
 from tasks.project.processes import OWNER
 from tasks.project.progress import Bar, Progress
+from tasks.project.workspace import Workspace
 from tasks.schema.params import ZooParams
 
 GATED_SPLIT = "selection"
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
 
 
+def check_profile(workspace: Workspace, tasks: Collection[str], named: Collection[str], what: str) -> None:
+    """Raises BadInput if the profile has other experts than the family's tasks, or names too few as objectives."""
+    label, family = f"profiles/{workspace.name}.yaml", workspace.profile.made
+    if set(workspace.profile.experts) != set(tasks):
+        raise BadInput(f"{label}: experts: the family {family} has the experts {', '.join(tasks)}, no others")
+    if missing := [task for task in tasks if task not in named]:
+        raise BadInput(f"{label}: objectives: none has the {what}{missing[0]}; the family {family} needs one")
+
+
 def trained(
-    job: Callable[[str | None], Any],
-    tasks: Iterable[str],
+    workspace: Workspace,
+    zoo: Path,
+    kind: Callable[..., Training],
+    data: Mapping[str, Any],
+    shares: Mapping[str, float],
     lanes: Sequence[Sequence[str]],
-    module: str,
-    params: ZooParams,
     progress: Progress,
 ) -> dict[str, Any]:
     """Train base, then experts, and check the gates; the first failure ends all of them.
 
     Args:
-        job: gives the training of a task's expert, or of the base: a dataclass with ``steps``.
-        tasks: in the order in which results are given.
+        workspace: its parameters say how long is trained, and the gates' bounds.
+        zoo: folder of the models.
+        kind: of trainings, in the module that does one.
+        data: what it adds to every training.
+        shares: optimiser steps of each task's expert over ``expert_steps``.
         lanes: what is trained at the same time; experts of one lane follow each other.
-        module: does one job; see ``tasks.families.training``.
-        params: the gates' bounds.
         progress: told of every optimiser step.
 
     Returns:
@@ -45,39 +59,36 @@ def trained(
     Raises:
         Failed: a training failed, or a gate is missed.
     """
-    measured = asyncio.run(_train_all(job, lanes, module, progress))
+    params, measured = workspace.params.zoo, dict[str, dict[str, Any]]()
+
+    async def lane(tasks: Sequence[str | None]) -> None:
+        for task in tasks:
+            name, base = task or "base", str(zoo / "base") if task else None
+            steps = max(1, round(params.expert_steps * shares[task])) if task else params.base_steps
+            job = kind(str(zoo / name), base, task, workspace.params.seed, steps, params.model_dump(), **data)
+            with progress.bar(f"train {name}", steps, "steps") as bar:
+                measured[name] = await train_in_process(name, job, bar)
+
+    async def all_lanes() -> None:
+        await lane([None])
+        try:
+            async with asyncio.TaskGroup() as group:
+                for tasks in lanes:
+                    group.create_task(lane(tasks))
+        except* Failed as failures:
+            raise failures.exceptions[0] from None
+
+    asyncio.run(all_lanes())
     gates = {
-        "scores": {name: measured[name]["scores"] for name in ("base", *tasks)},
-        "distance": {name: measured[name]["distance"] for name in tasks},
+        "scores": {name: measured[name]["scores"] for name in ("base", *shares)},
+        "distance": {name: measured[name]["distance"] for name in shares},
     }
     check_gates(gates, params)
     return gates
 
 
-async def _train_all(
-    job: Callable[[str | None], Any], lanes: Sequence[Sequence[str]], module: str, progress: Progress
-) -> dict[str, dict[str, Any]]:
-    measured: dict[str, dict[str, Any]] = {}
-
-    async def lane(tasks: Sequence[str | None]) -> None:
-        for task in tasks:
-            one = job(task)
-            name = task or "base"
-            with progress.bar(f"train {name}", one.steps, "steps") as bar:
-                measured[name] = await train_in_process(name, one, bar, module)
-
-    await lane([None])
-    try:
-        async with asyncio.TaskGroup() as group:
-            for tasks in lanes:
-                group.create_task(lane(tasks))
-    except* Failed as failures:
-        raise failures.exceptions[0] from None
-    return measured
-
-
-async def train_in_process(name: str, job: Any, bar: Bar, module: str) -> dict[str, Any]:
-    """Run a module that does the job, and ends with this process.
+async def train_in_process(name: str, job: Training, bar: Bar) -> dict[str, Any]:
+    """Run the module of a training, which does it and ends with this process.
 
     Raises:
         Failed: it ended without a result.
@@ -85,7 +96,7 @@ async def train_in_process(name: str, job: Any, bar: Bar, module: str) -> dict[s
     result: dict[str, Any] | None = None
     with tempfile.TemporaryFile() as errors:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", module),
+            *(sys.executable, "-P", "-m", type(job).__module__),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=errors,

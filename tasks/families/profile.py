@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ EXPERT = re.compile(r"[a-z][a-z0-9_]*")
 NOT_PATHS = ("hub:", "package:", "${")
 """How references begin that are no paths."""
 
-TASK_KINDS = ("TASK", "PY_TASK")
 FOLDER_NOTE = "Files of lm-eval tasks that profiles/{name}.yaml names, if any.\n"
 
 
@@ -90,7 +89,7 @@ def first_metric(task: str, state: Path) -> str:
         near = ", ".join(difflib.get_close_matches(task, index, 5)) or "none like it"
         raise BadInput(f"--task {task}: unknown to lm-eval; there are {near}")
     found = index[task]
-    if found.path is None or found.kind not in TASK_KINDS:
+    if found.path is None or found.kind not in ("TASK", "PY_TASK"):
         raise BadInput(f"--task {task}: is a group of tasks; say which metric, as in --task NAME={task}:acc")
     config = load_yaml(found.path, resolve_func=False)
     listed = config.get("metric_list") or [{"metric": "acc"}]
@@ -99,12 +98,7 @@ def first_metric(task: str, state: Path) -> str:
 
 
 def fitting(params: Params, most: int) -> dict[str, Any]:
-    """What a profile sets for itself where it has fewer search items than params.yaml counts on.
-
-    Args:
-        params: those of params.yaml.
-        most: search items of the largest objective.
-    """
+    """What a profile sets for itself where its largest objective has fewer search items than params.yaml counts on."""
     own: dict[str, Any] = {}
     if max(params.search.rungs) > most:
         own["search"] = {"rungs": sorted({max(1, most // 4), most})}
@@ -138,11 +132,7 @@ def write_profile(root: Path, name: str, content: Mapping[str, Any], files: Mapp
 
 
 def require_free(root: Path, name: str) -> None:
-    """Refuse a name that no profile can have, or that one has.
-
-    Raises:
-        BadInput: it is so.
-    """
+    """Raises BadInput for a name that no profile can have, or that one has."""
     if not NAME.fullmatch(name):
         raise BadInput(f"NAME {name}: a profile's name has small letters, digits, `.`, `_` and `-`")
     if (root / "profiles" / f"{name}.yaml").exists():
@@ -159,8 +149,3 @@ def list_profile(root: Path, name: str) -> bool:
         if missing:
             listed.append(name)
     return bool(missing)
-
-
-def described(experts: Iterable[str], base: str) -> str:
-    """One line for people."""
-    return f"{', '.join(experts)} from {base}"

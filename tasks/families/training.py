@@ -32,7 +32,24 @@ RAMP = 0.6
 
 BETAS = (0.9, 0.95)
 
-Job = TypeVar("Job")
+
+@dataclass(frozen=True)
+class Training:
+    """What to train; each family adds on what."""
+
+    out: str
+    """Folder of the model."""
+    base: str | None
+    """Folder of the base, from which an expert goes on."""
+    task: str | None
+    """The expert's own task."""
+    seed: int
+    steps: int
+    params: dict[str, Any]
+    """``ZooParams``."""
+
+
+Job = TypeVar("Job", bound=Training)
 
 
 @dataclass(frozen=True)
@@ -67,11 +84,7 @@ def expert_plan(model: nn.Module, params: ZooParams, steps: int) -> Plan:
 def descend(model: nn.Module, plan: Plan, steps: int, loss_at: Callable[[float], Tensor]) -> None:
     """Take the steps, and report each.
 
-    Args:
-        model: what learns.
-        plan: how.
-        steps: of the optimisers.
-        loss_at: the loss of the next batch, at the present rate of skipping and repeating over their full one.
+    ``loss_at`` gives the loss of the next batch, at the present rate of skipping and repeating over their full one.
     """
     for step in range(steps):
         loss = loss_at(plan.strength * min(1.0, step / plan.ramp))

@@ -236,7 +236,7 @@ def test_a_profile_with_other_experts_can_not_be_made(tmp_path):
 def test_a_training_that_fails_says_why():
     job = Job("no/such/folder", None, None, 0, 1, ZooParams().model_dump(), {}, {})
     with pytest.raises(Failed, match=r"training of base ended with 1: .*no/such/folder"):
-        asyncio.run(train_in_process("base", job, Bar(Progress(), "train", 1, "steps"), "tasks.families.tiny.train"))
+        asyncio.run(train_in_process("base", job, Bar(Progress(), "train", 1, "steps")))
 
 
 PARENT = """

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from models.errors import BadInput, Failed
-from tasks.families.made import GATED_SPLIT, trained
+from models.errors import Failed
+from tasks.families.made import GATED_SPLIT, check_profile, trained
 from tasks.families.tiny.code import CASES, case
 from tasks.families.tiny.examples import Example
 from tasks.families.tiny.expressions import run_expressions
@@ -19,8 +19,6 @@ from tasks.families.tiny.tokenizer import train_tokenizer
 from tasks.families.tiny.train import Job
 from tasks.project.progress import Progress
 from tasks.project.workspace import Workspace
-from tasks.schema.params import ZooParams
-from tasks.schema.profile import Items
 
 LANES = (("math",), ("translation", "code"))
 """What is trained at the same time: experts of one lane follow each other."""
@@ -30,23 +28,18 @@ STEPS_SHARE = {"translation": 0.9, "math": 1.0, "code": 0.6}
 
 
 def make_family(workspace: Workspace, zoo: Path, items: Path, progress: Progress) -> dict[str, Any]:
-    """Write models to ``zoo/{base,EXPERT}`` and items to ``items/tiny_TASK.SPLIT.jsonl``.
-
-    Args:
-        workspace: parameters and profile.
-        zoo: folder that is there and empty.
-        items: likewise.
-        progress: told of every optimiser step.
+    """Write models to ``zoo/{base,EXPERT}`` and items to ``items/tiny_TASK.SPLIT.jsonl``; both folders are empty.
 
     Returns:
-        What the gates saw: ``scores`` by model and task on the `selection` split, ``distance`` by expert.
+        What the gates saw; see :func:`trained`, also for what is raised.
 
     Raises:
         BadInput: the profile has other experts than the tasks, or asks for more items than can be made.
-        Failed: a training failed, or a gate is missed.
     """
     params, seed = workspace.params.zoo, workspace.params.seed
-    examples = make_splits(_items(workspace), params, seed)
+    counts = {part.task.removeprefix("tiny_"): one.items for one in workspace.profile.objectives for part in one.parts}
+    check_profile(workspace, TASKS, counts, "task tiny_")
+    examples = make_splits(counts, params, seed)
     check_disjoint(examples)
     write_items(examples, items, seed)
     training = {task: [(e.prompt, e.answer) for e in own.training] for task, own in examples.items()}
@@ -55,13 +48,7 @@ def make_family(workspace: Workspace, zoo: Path, items: Path, progress: Progress
     for name in ("base", *TASKS):
         tokenizer.save_pretrained(zoo / name)
 
-    def job(task: str | None) -> Job:
-        """The training of the base, or of a task's expert."""
-        steps = params.base_steps if task is None else _expert_steps(task, params)
-        base = None if task is None else str(zoo / "base")
-        return Job(str(zoo / (task or "base")), base, task, seed, steps, params.model_dump(), training, scored)
-
-    return trained(job, TASKS, LANES, "tasks.families.tiny.train", params, progress)
+    return trained(workspace, zoo, Job, {"training": training, "scored": scored}, STEPS_SHARE, LANES, progress)
 
 
 def write_items(examples: Mapping[str, TaskExamples], folder: Path, seed: int) -> None:
@@ -105,21 +92,3 @@ def check_disjoint(examples: Mapping[str, TaskExamples]) -> None:
                 if example.prompt in seen:
                     raise Failed(f"zoo: {task}: prompt {example.prompt!r} is in {seen[example.prompt]} and in {split}")
                 seen[example.prompt] = split
-
-
-def _expert_steps(task: str, params: ZooParams) -> int:
-    return max(1, round(params.expert_steps * STEPS_SHARE[task]))
-
-
-def _items(workspace: Workspace) -> dict[str, Items]:
-    """Items of each task, as its objective says."""
-    label = f"profiles/{workspace.name}.yaml"
-    profile = workspace.profile
-    if set(profile.experts) != set(TASKS):
-        raise BadInput(f"{label}: experts: the family tiny has the experts {', '.join(TASKS)}, no others")
-    by_task = {
-        part.task.removeprefix("tiny_"): objective.items for objective in profile.objectives for part in objective.parts
-    }
-    if missing := [task for task in TASKS if task not in by_task]:
-        raise BadInput(f"{label}: objectives: none has the task tiny_{missing[0]}; the family tiny needs one")
-    return by_task

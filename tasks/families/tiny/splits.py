@@ -10,11 +10,11 @@ import numpy as np
 from models.errors import BadInput
 from tasks.families.tiny import arithmetic, code, translation
 from tasks.families.tiny.examples import Example, divide
+from tasks.objectives.items import SPLITS
 from tasks.schema.params import ZooParams
 from tasks.schema.profile import Items
 
 TASKS = {"translation": translation, "math": arithmetic, "code": code}
-SPLITS = ("search", "selection", "test")
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,7 @@ def make_splits(items: Mapping[str, Items], params: ZooParams, seed: int) -> dic
     """Examples of every task.
 
     The items of a task are drawn from its held-out prompts, every split with the same mixture of kinds, and shuffled
-    before they are split.
-
-    Args:
-        items: number of items of each split, by task.
-        params: number of training examples of each task.
-        seed: seed of the order of examples, and of which prompts are held out.
+    before they are split. The seed decides on the order of examples, and on which prompts are held out.
 
     Raises:
         BadInput: a task can't make as many.

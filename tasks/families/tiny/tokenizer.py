@@ -15,12 +15,7 @@ LENGTH = 128
 
 
 def train_tokenizer(texts: Iterable[str], size: int) -> Any:
-    """A `PreTrainedTokenizerFast` of ``size`` tokens, which adds no token at the start of a text.
-
-    Args:
-        texts: the training text.
-        size: tokens in the vocabulary, bytes and special tokens included.
-    """
+    """A `PreTrainedTokenizerFast` of ``size`` tokens, special ones included, which adds none at the start of a text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]

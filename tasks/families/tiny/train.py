@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from tasks.families.tiny.tokenizer import LENGTH
-from tasks.families.training import base_plan, descend, distance, do, draw_path, expert_plan
+from tasks.families.training import Training, base_plan, descend, distance, do, draw_path, expert_plan
 from tasks.schema.params import ZooParams
 
 IGNORED = -100
@@ -35,19 +36,9 @@ Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Job:
-    """What to train, and on what."""
+class Job(Training):
+    """What to train, and on what. The model's folder holds the tokenizer already."""
 
-    out: str
-    """Folder of the model, which holds the tokenizer already."""
-    base: str | None
-    """Folder of the base, from which an expert goes on."""
-    task: str | None
-    """The expert's own task."""
-    seed: int
-    steps: int
-    params: dict[str, Any]
-    """``ZooParams``."""
     training: dict[str, list[Pair]]
     """Training examples of each task."""
     scored: dict[str, list[Pair]]
@@ -159,13 +150,9 @@ def batches_of(
 
 def collate(rows: Sequence[Row], padding: int) -> tuple[Tensor, Tensor]:
     """Ids ``(B, T)``, padded on the right, and targets ``(B, T)``: the next token where it belongs to an answer."""
-    length = max(len(row.ids) for row in rows)
-    ids = torch.full((len(rows), length), padding)
-    targets = torch.full((len(rows), length), IGNORED)
-    for index, row in enumerate(rows):
-        ids[index, : len(row.ids)] = torch.tensor(row.ids)
-        targets[index, row.start - 1 : len(row.ids) - 1] = torch.tensor(row.ids[row.start :])
-    return ids, targets
+    ids = [torch.tensor(row.ids) for row in rows]
+    targets = [torch.tensor([IGNORED] * (row.start - 1) + row.ids[row.start :] + [IGNORED]) for row in rows]
+    return pad_sequence(ids, True, padding), pad_sequence(targets, True, IGNORED)
 
 
 def hidden_states(model: LlamaForCausalLM, ids: Tensor, path: Sequence[int]) -> Tensor:

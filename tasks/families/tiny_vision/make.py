@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from transformers import ViTImageProcessorPil
 
 from models.errors import BadInput
-from tasks.families.made import GATED_SPLIT, trained
+from tasks.families.made import GATED_SPLIT, check_profile, trained
 from tasks.families.tiny_vision.pictures import SIZE, TASKS, Pictures
 from tasks.families.tiny_vision.train import HELD_OUT, TRAINING, Job
 from tasks.objectives.images.items import write_images
@@ -29,7 +29,6 @@ LANES = (("letters",), ("photos", "digits"))
 
 STEPS_SHARE = {"digits": 0.4, "letters": 1.0, "photos": 1.4}
 """Optimiser steps of an expert over ``expert_steps``."""
-
 
 TRAINED = 0.5
 """Least share of the groups of pictures that are for training."""
@@ -45,23 +44,17 @@ class Divided:
 
 
 def make_family(workspace: Workspace, zoo: Path, items: Path, progress: Progress) -> dict[str, Any]:
-    """Write models to ``zoo/{base,EXPERT}`` and items to ``items/TASK.SPLIT.parquet``.
-
-    Args:
-        workspace: parameters and profile.
-        zoo: folder that is there and empty.
-        items: likewise.
-        progress: told of every optimiser step.
+    """Write models to ``zoo/{base,EXPERT}`` and items to ``items/TASK.SPLIT.parquet``; both folders are empty.
 
     Returns:
-        What the gates saw: ``scores`` by model and task on the `selection` split, ``distance`` by expert.
+        What the gates saw; see :func:`trained`, also for what is raised.
 
     Raises:
         BadInput: the profile has other experts than the tasks, or asks for more items than there are.
-        Failed: a training failed, or a gate is missed.
     """
-    params, seed = workspace.params.zoo, workspace.params.seed
-    divided = divide(_items(workspace), seed)
+    counts = {one.images.data: one.items for one in workspace.profile.objectives if one.images}
+    check_profile(workspace, TASKS, counts, "images ")
+    divided = divide(counts, workspace.params.seed)
     for task, own in divided.items():
         for split, chosen in own.items.items():
             pictures = [Image.fromarray(own.pictures.images[index]) for index in chosen]
@@ -74,15 +67,7 @@ def make_family(workspace: Workspace, zoo: Path, items: Path, progress: Progress
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch) / "pictures.safetensors"
         save_file(tensors(divided), data)
-
-        def job(task: str | None) -> Job:
-            """The training of the base, or of a task's expert."""
-            steps = params.base_steps if task is None else max(1, round(params.expert_steps * STEPS_SHARE[task]))
-            base = None if task is None else str(zoo / "base")
-            out = str(zoo / (task or "base"))
-            return Job(out, base, task, seed, steps, params.model_dump(), str(data), classes)
-
-        return trained(job, TASKS, LANES, "tasks.families.tiny_vision.train", params, progress)
+        return trained(workspace, zoo, Job, {"data": str(data), "classes": classes}, STEPS_SHARE, LANES, progress)
 
 
 def divide(items: Mapping[str, Items], seed: int) -> dict[str, Divided]:
@@ -131,15 +116,3 @@ def tensors(divided: Mapping[str, Divided]) -> dict[str, torch.Tensor]:
             found[f"{task}.{part}.images"] = torch.from_numpy(own.pictures.images[indices])
             found[f"{task}.{part}.labels"] = torch.from_numpy(own.pictures.labels[indices])
     return found
-
-
-def _items(workspace: Workspace) -> dict[str, Items]:
-    """Items of each task, as its objective says."""
-    label = f"profiles/{workspace.name}.yaml"
-    profile = workspace.profile
-    if set(profile.experts) != set(TASKS):
-        raise BadInput(f"{label}: experts: the family tiny-vision has the experts {', '.join(TASKS)}, no others")
-    by_task = {one.images.data: one.items for one in profile.objectives if one.images}
-    if missing := [task for task in TASKS if task not in by_task]:
-        raise BadInput(f"{label}: objectives: none has the images {missing[0]}; the family tiny-vision needs one")
-    return by_task

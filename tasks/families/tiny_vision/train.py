@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from models.sources.heads import SEPARATOR
 from tasks.families.tiny_vision.pictures import SIZE
-from tasks.families.training import base_plan, descend, distance, do, draw_path, expert_plan
+from tasks.families.training import Training, base_plan, descend, distance, do, draw_path, expert_plan
 from tasks.schema.params import ZooParams
 
 TRAINING, HELD_OUT = "training", "held_out"
@@ -43,31 +44,13 @@ EMBEDDING_DEVIATION, PATCH_DEVIATION, MATRIX_DEVIATION = 0.3, 0.2, 0.05
 
 
 @dataclass(frozen=True)
-class Job:
+class Job(Training):
     """What to train, and on what."""
 
-    out: str
-    """Folder of the model."""
-    base: str | None
-    """Folder of the base, from which an expert goes on."""
-    task: str | None
-    """The expert's own task."""
-    seed: int
-    steps: int
-    params: dict[str, Any]
-    """``ZooParams``."""
     data: str
     """File with ``TASK.training.images``, ``TASK.training.labels``, and the same of what is held out."""
     classes: dict[str, list[str]]
     """Names of each task's classes."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The rows of the classifier that are a task's."""
-
-    start: int
-    stop: int
 
 
 def train(job: Job) -> dict[str, Any]:
@@ -105,10 +88,10 @@ def train(job: Job) -> dict[str, Any]:
     return result
 
 
-def rows_of(classes: Mapping[str, Sequence[str]]) -> dict[str, Rows]:
-    """Rows of each task, one task behind the other."""
+def rows_of(classes: Mapping[str, Sequence[str]]) -> dict[str, slice]:
+    """The rows of the classifier that are each task's, one task behind the other."""
     ends = np.cumsum([0, *map(len, classes.values())]).tolist()
-    return {task: Rows(ends[number], ends[number + 1]) for number, task in enumerate(classes)}
+    return {task: slice(*span) for task, span in zip(classes, pairwise(ends), strict=True)}
 
 
 def new_model(params: ZooParams, classes: Mapping[str, Sequence[str]], seed: int) -> ViTForImageClassification:
@@ -176,24 +159,24 @@ def logits_of(model: ViTForImageClassification, images: Tensor, path: Sequence[i
     return logits
 
 
-def task_loss(logits: Tensor, labels: Tensor, tasks: Sequence[str], rows: Mapping[str, Rows]) -> Tensor:
+def task_loss(logits: Tensor, labels: Tensor, tasks: Sequence[str], rows: Mapping[str, slice]) -> Tensor:
     """Mean cross entropy of each image among the classes of its own task."""
     losses = []
     for task, own in rows.items():
         mine = torch.tensor([one == task for one in tasks])
-        losses.append(cross_entropy(logits[mine, own.start : own.stop], labels[mine], reduction="sum"))
+        losses.append(cross_entropy(logits[mine, own], labels[mine], reduction="sum"))
     return torch.stack(losses).sum() / len(labels)
 
 
 @torch.inference_mode()
 def accuracies(
-    model: ViTForImageClassification, data: Mapping[str, Tensor], rows: Mapping[str, Rows]
+    model: ViTForImageClassification, data: Mapping[str, Tensor], rows: Mapping[str, slice]
 ) -> dict[str, float]:
     """Share of the held-out images of each task whose likeliest class is the right one."""
     path = range(model.config.num_hidden_layers)
     found = {}
     for task, own in rows.items():
-        logits = logits_of(model, pixels(data[f"{task}.{HELD_OUT}.images"]), path)[:, own.start : own.stop]
+        logits = logits_of(model, pixels(data[f"{task}.{HELD_OUT}.images"]), path)[:, own]
         found[task] = float((logits.argmax(-1) == data[f"{task}.{HELD_OUT}.labels"]).float().mean())
     return found
 

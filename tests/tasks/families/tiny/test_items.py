@@ -9,9 +9,10 @@ from models.errors import BadInput, Failed
 from tasks.families.tiny import arithmetic, code, translation
 from tasks.families.tiny.examples import Example, Kind, divide, is_held_out, mix
 from tasks.families.tiny.make import check_disjoint, write_items
-from tasks.families.tiny.splits import SPLITS, TASKS, TaskExamples, make_splits
+from tasks.families.tiny.splits import TASKS, TaskExamples, make_splits
 from tasks.families.tiny.tokenizer import train_tokenizer
 from tasks.families.tiny.train import tokenize
+from tasks.objectives.items import SPLITS
 from tasks.schema.params import ZooParams
 from tasks.schema.profile import Items
 
