@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +12,9 @@ import torch
 from models.candidate import Candidate
 from models.paths.pool import Pool
 from models.sources.checkpoint import Model
+from tasks.objectives.items import SPLITS
 from tasks.objectives.objectives import Objectives
+from tasks.project.records import read_json
 from tasks.project.workspace import Workspace
 
 RUNTIME_BYTES = 900 * 2**20
@@ -57,16 +58,9 @@ class Plan:
 
 
 def costs_of(workspace: Workspace, seconds_an_item: float | None = None) -> dict[str, Cost]:
-    """Candidates and item evaluations of each stage at most, in the order of the stages.
-
-    Args:
-        workspace: project and profile.
-        seconds_an_item: how long one item evaluation takes, if that was measured.
-    """
+    """Candidates and item evaluations of each stage at most, in order; how long one takes, if that was measured."""
     params, objectives = workspace.params, workspace.profile.objectives
-    search, selection, test = (
-        sum(getattr(one.items, split) for one in objectives) for split in ("search", "selection", "test")
-    )
+    search, selection, test = (sum(getattr(one.items, split) for one in objectives) for split in SPLITS)
     sample = params.sample.candidates
     paths = params.dataset.edits + params.dataset.random
     offline = paths * sum(min(params.dataset.items, one.items.search) for one in objectives)
@@ -82,27 +76,14 @@ def costs_of(workspace: Workspace, seconds_an_item: float | None = None) -> dict
         "search": (left // first_rung, left),
         "pareto": (params.pareto.rescored + sources, final),
     }
-    times = recorded_times(workspace)
+    times: dict[str, float] = read_json(workspace.state / "times" / f"{workspace.name}.json")
     if seconds_an_item is not None:
         times = {stage: items * seconds_an_item for stage, (_, items) in numbers.items() if items} | times
     return {stage: Cost(stage, *pair, times.get(stage)) for stage, pair in numbers.items()}
 
 
-def recorded_times(workspace: Workspace) -> dict[str, float]:
-    """Seconds that each stage took when it last ran here."""
-    path = workspace.state / "times" / f"{workspace.name}.json"
-    found: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return found
-
-
 def plan_of(workspace: Workspace, sources: Mapping[str, Model], seconds_an_item: float | None) -> Plan:
-    """What a run will cost at most.
-
-    Args:
-        workspace: project and profile.
-        sources: base and experts, as far as they are there.
-        seconds_an_item: how long one item evaluation takes, if that was measured.
-    """
+    """What a run will cost at most; base and experts among the sources as far as they are there."""
     costs = tuple(costs_of(workspace, seconds_an_item).values())
     if "base" not in sources:
         return Plan(costs, None, None)

@@ -56,6 +56,11 @@ class Anchors:
         return cls(**{**data, "scored": [ScoredModel(**one) for one in data["scored"]]})
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file; an empty one where there is no file."""
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
 def write_text(path: Path, text: str) -> None:
     """A whole file or none: written beside and renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)

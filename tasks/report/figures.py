@@ -139,13 +139,11 @@ def paths(front: Front, composition: Composition) -> Figure:
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
         handles: list[Any] = [Patch(color=colour, label=name) for name, colour in colours.items()]
-        for sign, meaning in (
-            ("$0$", "index of the layer"),
-            ("$+k$", "skips k layers"),
-            ("$−k$", "goes back k layers"),
+        for sign, colour, size, meaning in (
+            ("$0$", INK, 6, "index of the layer"),
+            ("$+k$", JUMP, 12, "skips k layers"),
+            ("$−k$", JUMP, 12, "goes back k layers"),
         ):
-            colour = INK if sign == "$0$" else JUMP
-            size = 6 if sign == "$0$" else 12
             handles.append(Line2D([], [], marker=sign, color=colour, linestyle="none", markersize=size, label=meaning))
         handles.append(Line2D([], [], linestyle="none", label="E, H: embedding and head of the host"))
         figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), columnspacing=1.2)
@@ -176,11 +174,9 @@ def training(table: pd.DataFrame) -> Figure:
                 axes.plot(own["step"], own["loss"], color=TRAINED, linewidth=1.2)
                 axes.plot(own["step"], own["held_out"], "--", color=HELD_OUT, linewidth=1.2)
             axes.set(xlabel="optimiser step", ylabel="loss", title=title.capitalize())
-        lines = [
-            Line2D([], [], color=TRAINED, label="training"),
-            Line2D([], [], color=HELD_OUT, linestyle="--", label="held-out paths"),
-        ]
-        figure.legend(handles=lines, loc="outside upper center", ncols=2)
+        trained = Line2D([], [], color=TRAINED, label="training")
+        held_out = Line2D([], [], color=HELD_OUT, linestyle="--", label="held-out paths")
+        figure.legend(handles=[trained, held_out], loc="outside upper center", ncols=2)
     return figure
 
 
@@ -191,10 +187,8 @@ def reference_marks(front: Front) -> Iterator[tuple[Reference, dict[str, Any]]]:
     for one in front.references:
         shape = {"base": "s", "expert": "D"}.get(one.kind) or next(shapes)
         fill = colours.get(one.name, "none") if one.kind in ("base", "expert") else "none"
-        yield (
-            one,
-            {"marker": shape, "markerfacecolor": fill, "markeredgecolor": INK, "markersize": 7, "linestyle": "none"},
-        )
+        mark = {"marker": shape, "markerfacecolor": fill, "markeredgecolor": INK, "markersize": 7, "linestyle": "none"}
+        yield one, mark
 
 
 def depth_colour(front: Front) -> Callable[[int], Any]:
@@ -235,13 +229,7 @@ def legend(figure: Figure, front: Front, *more: Line2D) -> None:
     """References by marker, members by depth."""
     handles = [*more, *(Line2D([], [], label=one.name, **mark) for one, mark in reference_marks(front))]
     colour = depth_colour(front)
+    mark = {"marker": "o", "markersize": 9, "markeredgecolor": INK, "linestyle": "none"}
     for layers in sorted({one.layers for one in front.members}):
-        mark = {
-            "marker": "o",
-            "markersize": 9,
-            "markerfacecolor": colour(layers),
-            "markeredgecolor": INK,
-            "linestyle": "none",
-        }
-        handles.append(Line2D([], [], label=f"member, {layers} layers", **mark))
+        handles.append(Line2D([], [], label=f"member, {layers} layers", markerfacecolor=colour(layers), **mark))
     figure.legend(handles=handles, loc="outside upper center", ncols=min(6, len(handles)))

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import pandas as pd
@@ -17,7 +15,7 @@ from matplotlib.figure import Figure
 
 from tasks.front.composition import Composition, recipe_text
 from tasks.front.front import Front, Member, Reference
-from tasks.project.records import write_text
+from tasks.project.records import read_json, write_text
 from tasks.project.workspace import Workspace
 from tasks.report import figures
 from tasks.report.style import inline_svg
@@ -49,13 +47,13 @@ class Row:
     layers: int
     scores: tuple[Score, ...]
     reported: tuple[str, ...]
-    serves: tuple[tuple[str, int], ...]
+    serves: tuple[tuple[str, int], ...] = ()
     """Objective and weight in percent, the greatest first."""
-    preference: str
-    mergekit: str
-    aliases: tuple[str, ...]
-    made_of: str
-    recipe: str
+    preference: str = ""
+    mergekit: str = ""
+    aliases: tuple[str, ...] = ()
+    made_of: str = ""
+    recipe: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ def write_report(workspace: Workspace) -> Path:
         reported=reported_names(front),
         merges={name: words for one in front.members for name, words in composition.merges(one).items()},
         sections=sections(workspace, front, composition),
-        spent=metrics(workspace).get("item_evaluations"),
+        spent=read_json(workspace.run / "metrics.json").get("item_evaluations"),
         noise=noise(workspace, front),
         version=importlib.metadata.version("hm3"),
         now=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
@@ -111,12 +109,6 @@ def write_report(workspace: Workspace) -> Path:
     path = workspace.run / "report.html"
     write_text(path, page)
     return path
-
-
-def metrics(workspace: Workspace) -> dict[str, Any]:
-    """``metrics.json``, empty if missing."""
-    path = workspace.run / "metrics.json"
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
 def hypervolumes(front: Front) -> list[Bar]:
@@ -147,7 +139,7 @@ def rows(workspace: Workspace, front: Front, composition: Composition) -> list[R
     split = front.splits[-1]
     columns = {name: [one.scores[split][name] for one in models] for name in front.tasks}
     leaders = {name: max(column[: len(front.members)]) for name, column in columns.items()}
-    aliases = front.aliases()
+    aliases, further = front.aliases(), reported_names(front)
 
     def score(one: Member | Reference, name: str) -> Score:
         value, low, high = one.scores[split][name], min(columns[name]), max(columns[name])
@@ -156,19 +148,15 @@ def rows(workspace: Workspace, front: Front, composition: Composition) -> list[R
         return Score(f"{value:.3f}", f"{one.scores['selection'][name]:.3f}", share, value == high, leads)
 
     def row(number: int, one: Member) -> Row:
-        weights = sorted(
-            ((name, round(100 * weight)) for name, weight in one.serves.items()), key=lambda pair: -pair[1]
-        )
+        weights = [(name, round(100 * weight)) for name, weight in one.serves.items()]
         return Row(
             number=number,
             name=one.id,
             kind="member" if one.kind not in KINDS else f"member: {KINDS[one.kind]} {one.name}",
             layers=one.layers,
             scores=tuple(score(one, name) for name in front.tasks),
-            reported=tuple(
-                f"{one.reported[name]:.3g}" if name in one.reported else "" for name in reported_names(front)
-            ),
-            serves=tuple(pair for pair in weights if pair[1] > 0),
+            reported=tuple(f"{one.reported[name]:.3g}" if name in one.reported else "" for name in further),
+            serves=tuple(pair for pair in sorted(weights, key=lambda pair: -pair[1]) if pair[1] > 0),
             preference=one.preference,
             mergekit=one.mergekit,
             aliases=tuple(alias for alias, chosen in aliases.items() if chosen is one),
@@ -178,16 +166,14 @@ def rows(workspace: Workspace, front: Front, composition: Composition) -> list[R
 
     def reference(one: Reference) -> Row:
         scores = tuple(score(one, name) for name in front.tasks)
-        blank = ("",) * len(reported_names(front))
-        return Row(None, one.name, KINDS[one.kind], front.layers, scores, blank, (), "", "", (), "", "")
+        return Row(None, one.name, KINDS[one.kind], front.layers, scores, ("",) * len(further))
 
     return [*(row(*pair) for pair in enumerate(front.members, start=1)), *(reference(one) for one in front.references)]
 
 
 def noise(workspace: Workspace, front: Front) -> str:
     """How far a score on the reported split may be off; empty if the front doesn't say."""
-    split = front.splits[-1]
-    counts = {one.name: int(getattr(one.items, split)) for one in workspace.profile.objectives}
+    counts = {one.name: int(getattr(one.items, front.splits[-1])) for one in workspace.profile.objectives}
     errors = [f"{name} ±{error:.3f} ({counts[name]} items)" for name, error in front.errors.items() if name in counts]
     return ", ".join(errors)
 
@@ -204,14 +190,14 @@ def sections(workspace: Workspace, front: Front, composition: Composition) -> li
             "split by which the members were chosen, the lower rows the one that nobody looked at before. A member "
             "that looks dominated in one panel is better in another, or shallower."
             + ("" if found is not None else " archive.parquet is missing, so that the candidates aren't shown."),
-            svg(figures.fronts(front, found), "Members and references, by pairs of objectives"),
+            inline_svg(figures.fronts(front, found), "Members and references, by pairs of objectives"),
         ),
         *(
             [
                 Section(
                     "Scores and depth",
                     "What a member scores, by the number of layers that a token passes: fewer layers cost less to run.",
-                    svg(figures.depths(front), "Scores by number of layers"),
+                    inline_svg(figures.depths(front), "Scores by number of layers"),
                 )
             ]
             if "layers" in front.objectives
@@ -221,7 +207,7 @@ def sections(workspace: Workspace, front: Front, composition: Composition) -> li
             "Paths",
             "The layers that a token passes in each member, from left to right. A layer of one colour is an expert's "
             "own; stripes show the experts that were merged into it, in proportion to their weights.",
-            svg(figures.paths(front, composition), "Inference path of each member"),
+            inline_svg(figures.paths(front, composition), "Inference path of each member"),
         ),
         curve(run / "search.csv", "Search", SEARCH, figures.search),
         curve(run / "train.csv", "Offline training", TRAINING, figures.training),
@@ -240,9 +226,4 @@ def curve(path: Path, title: str, words: str, draw: Callable[[pd.DataFrame], Fig
     if not path.is_file():
         missing = f"{path.name} is missing: stage `{path.stem}` writes it, or `dvc pull` fetches it."
         return Section(title, words, None, missing)
-    return Section(title, words, svg(draw(pd.read_csv(path)), title))
-
-
-def svg(figure: Figure, label: str) -> Markup:
-    """A figure as markup for the page."""
-    return Markup(inline_svg(figure, label))  # noqa: S704 (made here, its texts escaped by matplotlib)
+    return Section(title, words, inline_svg(draw(pd.read_csv(path)), title))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random
+from tenacity import retry, retry_if_exception_message, stop_after_attempt, wait_random
 
 from tasks.tracking.record import DataVersion, Point
 
@@ -38,16 +37,13 @@ class Message:
 
 
 def send(client: MlflowClient, experiment: str, message: Message, files: Path | None = None) -> str:
-    """Say it to MLflow.
+    """Say it to MLflow; the id of the run there.
 
     Args:
         client: connected.
         experiment: id of the experiment, for a new run.
         message: what to say.
         files: the folder or file of a message of kind ``files`` or ``image``.
-
-    Returns:
-        The run's id in MLflow.
     """
     content, run = message.content, message.run
     if message.kind == "create":
@@ -72,11 +68,6 @@ def send(client: MlflowClient, experiment: str, message: Message, files: Path | 
     elif message.kind == "end":
         client.set_terminated(run, content["status"], message.when)
     return run
-
-
-def allowed(name: str) -> str:
-    """A name as MLflow takes it for metrics and tags: ``pass@1`` becomes ``pass_1``."""
-    return re.sub(r"[^\w./ :-]", "_", name)
 
 
 def log(
@@ -117,12 +108,11 @@ def described(versions: Sequence[DataVersion]) -> list[dict[str, Any]]:
     return found
 
 
-def is_taken(error: BaseException) -> bool:
-    """Whether another process has written the same row since MLflow looked for it; the text is the database's own."""
-    return any(word in str(error) for word in ("IntegrityError", "UniqueViolation"))
+# Another process may have written the same row since MLflow looked for it; the text is the database's own.
+is_taken = retry_if_exception_message(match=r"(?s).*(IntegrityError|UniqueViolation)")
 
 
-@retry(retry=retry_if_exception(is_taken), stop=stop_after_attempt(5), wait=wait_random(0, 0.5), reraise=True)
+@retry(retry=is_taken, stop=stop_after_attempt(5), wait=wait_random(0, 0.5), reraise=True)
 def log_data(client: MlflowClient, run_id: str, versions: Sequence[Mapping[str, Any]]) -> None:
     """Data sets, from :func:`described`, as inputs of a run; MLflow refuses one that two runs log at once."""
     from mlflow.entities import Dataset, DatasetInput, InputTag

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from pathlib import Path
@@ -11,6 +10,7 @@ from urllib.parse import urlsplit
 
 from models.errors import BadInput, one_line
 from tasks.project.processes import is_alive
+from tasks.project.records import read_json
 from tasks.project.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -38,10 +38,7 @@ def local_store(state: Path) -> tuple[str, str]:
 
 def local_server(state: Path) -> str | None:
     """Address of the MLflow server that `hm3 up` recorded, if it is alive."""
-    path = state / "servers.json"
-    if not path.is_file():
-        return None
-    server = json.loads(path.read_text(encoding="utf-8")).get("mlflow")
+    server = read_json(state / "servers.json").get("mlflow")
     if not server or not is_alive(int(server["pid"]), server["born"]):
         return None
     address = urlsplit(server["url"])

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import yaml
 from pydantic import BaseModel
 
+from tasks.project.records import read_json
 from tasks.project.workspace import Workspace
 
 Point = tuple[str, float, int]
@@ -59,12 +60,9 @@ def read_lock(workspace: Workspace) -> dict[str, StageLock]:
     for name, entry in stages.items():
         stage, _, profile = name.partition("@")
         if profile == workspace.name:
-            found[stage] = StageLock(*(_outs(entry.get(kind, ())) for kind in ("deps", "outs")))
+            versioned = ([one for one in entry.get(kind, ()) if "md5" in one] for kind in ("deps", "outs"))
+            found[stage] = StageLock(*(tuple(Out(one["path"], one["md5"]) for one in ours) for ours in versioned))
     return found
-
-
-def _outs(entries: Any) -> tuple[Out, ...]:
-    return tuple(Out(one["path"], one["md5"]) for one in entries if "md5" in one)
 
 
 def flatten(data: Any, separator: str, prefix: str = "") -> dict[str, Any]:
@@ -101,47 +99,28 @@ def metric_name(name: str) -> str:
 
 def stage_points(workspace: Workspace, stage: str) -> list[Point]:
     """Metrics of a stage that is done, from what it wrote; curves by step."""
-    reader = {
-        "zoo": _zoo,
-        "sample": _sample,
-        "dataset": _dataset,
-        "train": _train,
-        "search": _search,
-        "pareto": _pareto,
-    }.get(stage)
-    points = reader(workspace.run) if reader else ()
+    points = _points(workspace.run, stage)
     return [(metric_name(name), float(value), step) for name, value, step in points if math.isfinite(value)]
 
 
-def _zoo(run: Path) -> Iterator[Point]:
-    if (run / "zoo" / "family.json").is_file():
-        family = json.loads((run / "zoo" / "family.json").read_text(encoding="utf-8"))
-        yield from _numbers(family.get("gates", {}), "gates")
-
-
-def _sample(run: Path) -> Iterator[Point]:
-    anchors = json.loads((run / "anchors.json").read_text(encoding="utf-8"))
-    yield "item evaluations", anchors["spent"], 0
-    yield "recipes scored", sum(one["recipe"] is not None for one in anchors["scored"]), 0
-    yield from _numbers({"ideal": anchors["ideal"], "nadir": anchors["nadir"]})
-
-
-def _dataset(run: Path) -> Iterator[Point]:
-    yield "paths", pq.read_metadata(run / "offline.parquet").num_rows, 0
-
-
-def _train(run: Path) -> Iterator[Point]:
-    table = pd.read_csv(run / "train.csv")
-    for network, rows in table.groupby("network", sort=False):
-        yield from _curves(rows, "step", f"train/{network}")
-
-
-def _search(run: Path) -> Iterator[Point]:
-    yield from _curves(pd.read_csv(run / "search.csv"), "evaluations", "search")
-
-
-def _pareto(run: Path) -> Iterator[Point]:
-    yield from _numbers(json.loads((run / "metrics.json").read_text(encoding="utf-8")))
+def _points(run: Path, stage: str) -> Iterator[Point]:
+    match stage:
+        case "zoo":
+            yield from _numbers(read_json(run / "zoo" / "family.json").get("gates", {}), "gates")
+        case "sample":
+            anchors = json.loads((run / "anchors.json").read_text(encoding="utf-8"))
+            yield "item evaluations", anchors["spent"], 0
+            yield "recipes scored", sum(one["recipe"] is not None for one in anchors["scored"]), 0
+            yield from _numbers({"ideal": anchors["ideal"], "nadir": anchors["nadir"]})
+        case "dataset":
+            yield "paths", pq.read_metadata(run / "offline.parquet").num_rows, 0
+        case "train":
+            for network, rows in pd.read_csv(run / "train.csv").groupby("network", sort=False):
+                yield from _curves(rows, "step", f"train/{network}")
+        case "search":
+            yield from _curves(pd.read_csv(run / "search.csv"), "evaluations", "search")
+        case "pareto":
+            yield from _numbers(json.loads((run / "metrics.json").read_text(encoding="utf-8")))
 
 
 def _curves(table: pd.DataFrame, step: str, prefix: str) -> Iterator[Point]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from models.errors import one_line
-from tasks.project.records import write_text
+from tasks.project.records import read_json, write_text
 from tasks.project.workspace import Workspace
 from tasks.tracking.messages import Message, send
 from tasks.tracking.mlflow import is_away
@@ -62,11 +62,7 @@ class Spool:
         return self._ids().get(run, run)
 
     def deliver(self, client: MlflowClient, experiment: str) -> tuple[int, list[str]]:
-        """Send what is kept; each message is gone as soon as it is sent.
-
-        Args:
-            client: connected.
-            experiment: id of the profile's experiment.
+        """Send what is kept to the profile's experiment; each message is gone as soon as it is sent.
 
         Returns:
             How many messages were sent, and what MLflow refused, which is gone, too.
@@ -103,6 +99,4 @@ class Spool:
         return sorted(self.folder.glob("*.json"))
 
     def _ids(self) -> dict[str, str]:
-        path = self.folder / "ids"
-        found: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        return found
+        return read_json(self.folder / "ids")

@@ -21,7 +21,7 @@ from models.errors import BadInput
 from tasks.front.front import Front
 from tasks.front.table import markdown
 from tasks.project.git import git_tags
-from tasks.project.records import write_text
+from tasks.project.records import read_json, write_text
 from tasks.project.workspace import Workspace
 from tasks.report.figures import of_front, of_stage
 from tasks.report.style import save_png
@@ -100,12 +100,7 @@ class Tracker:
                 self._connect()
 
     def start(self, name: str | None = None, tags: Mapping[str, str] | None = None) -> None:
-        """Open the pipeline's run; runs that a killed process left open are closed.
-
-        Args:
-            name: of the run; MLflow invents one if left out.
-            tags: further tags, such as the id of the flow run.
-        """
+        """Open the pipeline's run, for which MLflow may invent a name; those that a killed process left are closed."""
         self.prepare()
         if not self.away:
             self.deliver()
@@ -128,13 +123,7 @@ class Tracker:
             self._monitors[stage] = monitor
 
     def end_stage(self, stage: str, status: Status, seconds: float) -> None:
-        """Record a stage that is done, was cached or failed; opens its run if :meth:`begin_stage` did not.
-
-        Args:
-            stage: its name.
-            status: what became of it.
-            seconds: how long it took, 0 if cached.
-        """
+        """Record a stage that is done, was cached or failed; opens its run if :meth:`begin_stage` did not."""
         if monitor := self._monitors.pop(stage, None):
             monitor.finish()
         opened = next((run for run, name in self._open.items() if name == stage), None)
@@ -156,13 +145,7 @@ class Tracker:
             self.deliver()
 
     def finish(self, outcome: Outcome, seconds: float, artifacts: Sequence[Path] = ()) -> None:
-        """Close the pipeline's run.
-
-        Args:
-            outcome: how it ended.
-            seconds: how long it took.
-            artifacts: files to keep with it, such as the report and ``front.json``.
-        """
+        """Close the pipeline's run, and keep files with it, such as the report and ``front.json``."""
         if not self._run:
             return
         outs = tuple(out for lock in read_lock(self.workspace).values() for out in lock.outs)
@@ -285,9 +268,7 @@ class Tracker:
 
     def _close_interrupted(self) -> str | None:
         """Close what a killed process left open; returns the id of its pipeline run."""
-        if not self._open_runs.is_file():
-            return None
-        left: dict[str, str] = json.loads(self._open_runs.read_text(encoding="utf-8"))
+        left: dict[str, str] = read_json(self._open_runs)
         for run in left:
             if self._knows(run):
                 self._say(Message("end", run, {"status": "KILLED"}))
