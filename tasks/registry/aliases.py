@@ -32,16 +32,15 @@ class Aliases:
 
 def aliases_now(workspace: Workspace, front: Front) -> Aliases:
     """The aliases of a front's members as the registry has them at this moment; asking makes nothing."""
-    without = Aliases(by_member(front), "front.json", ("aliases by front.json: there is no MLflow registry here yet",))
-    if not has_registry(workspace.state):
-        return without
-    try:
-        registered = open_registry(workspace)
-        with answering(workspace.state):
-            return compare(registered, front)
-    except (BadInput, Failed, OSError) as error:
-        reason = one_line(error, 200)
-        return Aliases(by_member(front), "front.json", (f"aliases by front.json, promotions are not shown: {reason}",))
+    note = "aliases by front.json: there is no MLflow registry here yet"
+    if has_registry(workspace.state):
+        try:
+            registered = open_registry(workspace)
+            with answering(workspace.state):
+                return compare(registered, front)
+        except (BadInput, Failed, OSError) as error:
+            note = f"aliases by front.json, promotions are not shown: {one_line(error, 200)}"
+    return Aliases(by_member(front), "front.json", (note,))
 
 
 def named(workspace: Workspace, front: Front, key: str) -> Member:

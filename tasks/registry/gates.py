@@ -60,9 +60,8 @@ def reproduced(
             continue
         margin = allowed * max(1.0, abs(recorded[name]))
         sound = abs(again[name] - recorded[name]) <= margin + ROUNDING
-        checks.append(
-            Check(REPRODUCED, name, number(again[name]), f"{number(recorded[name])} ± {margin:.0e}", bool(sound))
-        )
+        bound = f"{number(recorded[name])} ± {margin:.0e}"
+        checks.append(Check(REPRODUCED, name, number(again[name]), bound, bool(sound)))
     return checks
 
 
@@ -79,18 +78,15 @@ def kept(
     """
     checks = []
     for name in objectives if present is not None else ():
-        value = scores.get(name)
-        if value is None or present is None or name not in present:
+        value, now = scores.get(name), (present or {}).get(name)
+        if value is None or now is None:
             missing = "it has no such score" if value is None else "the holder has no such score"
             checks.append(Check(KEPT, name, "" if value is None else number(value), "", value is not None, missing))
-        elif name == "layers":
-            bound = present[name] + rules.tolerance
-            sound = value <= bound + ROUNDING
-            checks.append(Check(KEPT, name, number(value), f"≤ {number(bound)}", sound, f"now {number(present[name])}"))
-        else:
-            bound = present[name] - rules.tolerance
-            sound = value >= bound - ROUNDING
-            checks.append(Check(KEPT, name, number(value), f"≥ {number(bound)}", sound, f"now {number(present[name])}"))
+            continue
+        sign, better = ("≤", -1) if name == "layers" else ("≥", 1)
+        bound = now - better * rules.tolerance
+        sound = better * value >= better * bound - ROUNDING
+        checks.append(Check(KEPT, name, number(value), f"{sign} {number(bound)}", sound, f"now {number(now)}"))
     for name, floor in rules.floors.items():
         value = scores.get(name)
         sound = value is not None and value >= floor - ROUNDING

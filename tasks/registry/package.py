@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,9 +114,7 @@ def packed(
             mlflow_model=described,
             signature=ModelSignature(serving.inputs, serving.outputs, ParamSchema(list(serving.params))),
             input_example=serving.example,
-            pip_requirements=[
-                f"{one}=={importlib.metadata.version(one).split('+')[0]}" for one in serving.requirements
-            ],
+            pip_requirements=[f"{one}=={version(one).split('+')[0]}" for one in serving.requirements],
         )
         if with_weights:
             # Merged right where it is uploaded from: handed over as an artifact, MLflow would copy it once more.

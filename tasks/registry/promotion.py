@@ -46,16 +46,8 @@ class Request(Strict):
     reason: Reason = Field("", description="Why; kept in the audit trail.")
 
 
-@dataclass(frozen=True)
-class Meant:
-    """What a request means."""
-
-    front: Front
-    """The profile's, or what was found as a front of its own."""
-    member: str
-    """Its id."""
-    version: Version | None
-    """None where it is not registered."""
+Meant = tuple[Front, str, Version | None]
+"""The profile's front, or what was found as one of its own; a member's id; its version, None if not registered."""
 
 
 @dataclass(frozen=True)
@@ -136,11 +128,6 @@ class Promotion:
 def promote(workspace: Workspace, request: Request, progress: Progress) -> Promotion:
     """Look at the gates, and move the alias if they let it or the request overrules them.
 
-    Args:
-        workspace: project and profile.
-        request: what is to be promoted.
-        progress: shows what is done.
-
     Raises:
         BadInput: there is no such member, others move this alias, or the request contradicts itself.
         Failed: MLflow does not answer, or the alias was moved meanwhile.
@@ -151,11 +138,10 @@ def promote(workspace: Workspace, request: Request, progress: Progress) -> Promo
         front = Front.read(workspace.run)
         if request.alias in front.aliases():
             raise BadInput(f"--alias {request.alias}: `hm3 publish` moves it; take another, such as {CHAMPION}")
-        meant = resolve(workspace, front, registered, request)
+        _, member, version = meant = resolve(workspace, front, registered, request)
         before = registered.aliases().get(request.alias)
-        if meant.version is not None and before == meant.version.number:
-            at_rest = Decision(registered.name, request.alias, meant.version, meant.member, before, {}, ())
-            return Promotion(at_rest, None)
+        if version is not None and before == version.number:
+            return Promotion(Decision(registered.name, request.alias, version, member, before, {}, ()), None)
         with examined(workspace, registered, request, meant, before, progress) as decision:
             if decision.version is None or not (decision.passed or request.force):
                 return Promotion(decision, None)
@@ -176,9 +162,8 @@ def rollback(workspace: Workspace, alias: str, reason: str = "") -> Move:
             raise BadInput(f"--rollback: {registered.name} has no alias {alias}; `hm3 promote --history` shows all")
         places = trail.places(trail.read(registered), alias, present)
         if len(places) < 2:
-            raise BadInput(
-                f"--rollback: nothing to roll back to: {alias} is version {present}, and the trail has none before"
-            )
+            nothing = f"{alias} is version {present}, and the trail has none before"
+            raise BadInput(f"--rollback: nothing to roll back to: {nothing}")
         version = registered.versions.get(places[-2])
         if version is None:
             raise Failed(f"--rollback: version {places[-2]} of {registered.name} was deleted; `hm3 promote MEMBER`")
@@ -223,7 +208,7 @@ def resolve(workspace: Workspace, front: Front, registered: Registered, request:
     else:
         aliased = registered.versions.get(registered.aliases().get(request.member, 0))
         if aliased is not None:
-            return Meant(front, aliased.member, aliased)
+            return front, aliased.member, aliased
         try:
             member = front.aliases().get(request.member) or front.member(request.member)
         except BadInput:
@@ -231,7 +216,7 @@ def resolve(workspace: Workspace, front: Front, registered: Registered, request:
             if beside is None:
                 raise
             front, member = found.alone(front, beside), beside
-    return Meant(front, member.id, registered.of_member(member.id, front.digest))
+    return front, member.id, registered.of_member(member.id, front.digest)
 
 
 @contextmanager
@@ -240,7 +225,7 @@ def examined(
 ) -> Iterator[Decision]:
     """The gates in order. A version that was made for this promotion is taken back if the alias does not come to it."""
     rules, objectives = workspace.profile.promotion, workspace.profile.objective_names
-    front, member, version = meant.front, meant.member, meant.version
+    front, member, version = meant
     reload = Reload(workspace, registered, front, progress)
     holder = registered.versions.get(before) if before is not None else None
     if version is None and not front.found:

@@ -56,19 +56,14 @@ class Published:
     def __str__(self) -> str:
         first, last = min(self.versions.values()), max(self.versions.values())
         done = "is already" if self.already else "is now"
-        return (
-            f"{self.name} {done} versions {first} to {last}, "
-            f"{', '.join(f'{alias} → {version}' for alias, version in self.aliases.items())}"
-        )
+        aliases = ", ".join(f"{alias} → {version}" for alias, version in self.aliases.items())
+        return f"{self.name} {done} versions {first} to {last}, {aliases}"
 
 
 def publish(workspace: Workspace, progress: Progress | None = None, parent: str | None = None) -> Published:
     """Register agent and members, then move the aliases. What MLflow missed of earlier runs is sent before.
 
-    Args:
-        workspace: project and profile; its front, members, agent and zoo must be there.
-        progress: where to report to.
-        parent: id of the pipeline's run, if there is one; what is sent is recorded in a run nested in it.
+    What is sent is recorded in a run of its own, nested in the pipeline's run ``parent`` if there is one.
 
     Raises:
         BadInput: something to be published is missing.
@@ -76,11 +71,9 @@ def publish(workspace: Workspace, progress: Progress | None = None, parent: str 
     """
     front = Front.read(workspace.run)
     client = connect(workspace.state)
-    (workspace.state / "mlflow").mkdir(parents=True, exist_ok=True)
-    with (
-        answering(workspace.state, "; `hm3 publish` goes on from there"),
-        FileLock(workspace.state / "mlflow" / "publish.lock"),
-    ):
+    folder = workspace.state / "mlflow"
+    folder.mkdir(parents=True, exist_ok=True)
+    with answering(workspace.state, "; `hm3 publish` goes on from there"), FileLock(folder / "publish.lock"):
         if kept := spool_of(workspace):
             kept.deliver(client, open_experiment(client, workspace))
         return Publication(workspace, front, client, parent).complete(progress or Progress())
@@ -89,8 +82,7 @@ def publish(workspace: Workspace, progress: Progress | None = None, parent: str 
 def add_version(workspace: Workspace, front: Front, client: MlflowClient, member: Member, progress: Progress) -> int:
     """A version of one member, made to be promoted: with weights unless the profile registers recipes alone.
 
-    Returns:
-        Its number.
+    Returns its number.
 
     Raises:
         BadInput: a model of its recipe is missing.
@@ -291,16 +283,13 @@ class Publication:
 
 def described(front: Front, member: Member, composition: Composition) -> str:
     """A member in Markdown: its scores, and what it was made of."""
-    rows = [
-        f"| {split} | {' | '.join(f'{own[name]:.3f}' for name in front.tasks)} |"
-        for split, own in member.scores.items()
-    ]
+    scores = {split: " | ".join(f"{own[name]:.3f}" for name in front.tasks) for split, own in member.scores.items()}
     lines = [
         f"{member.layers} layers; serves {member.preference}.",
         "",
         f"| split | {' | '.join(front.tasks)} |",
         "|---" * (len(front.tasks) + 1) + "|",
-        *rows,
+        *(f"| {split} | {own} |" for split, own in scores.items()),
         "",
         composition.describe(member),
         "",
@@ -322,8 +311,7 @@ def digest_of(folder: Path) -> str:
     for path in files:
         digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
         with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+            hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()
 
 

@@ -20,14 +20,7 @@ POLICY = {"members": "weights", "champion": "weights", "none": "recipe"}
 
 
 class Reload:
-    """The registry's side of one promotion.
-
-    Args:
-        workspace: project and profile.
-        registered: the registered model.
-        front: the front of what is promoted.
-        progress: shows what is done.
-    """
+    """The registry's side of one promotion; the front is that of what is promoted."""
 
     def __init__(self, workspace: Workspace, registered: Registered, front: Front, progress: Progress):
         self.workspace = workspace
@@ -47,9 +40,8 @@ class Reload:
 
         if version is None:
             return [Check(REGISTERED, "version", "", "", None, "registered once it loses nothing")]
-        found = Check(
-            REGISTERED, "version", f"version {version.number}", f"in {self.registered.name}", True, version.member
-        )
+        number, here = f"version {version.number}", f"in {self.registered.name}"
+        found = Check(REGISTERED, "version", number, here, True, version.member)
         wanted, note = POLICY[self.policy], f"registry.weights: {self.policy}"
         try:
             package = self.registered.package(version)
@@ -104,9 +96,8 @@ class Reload:
         try:
             return self._scores(present)[1]
         except (BadInput, Failed, MlflowException, OSError) as error:
-            self.progress.message(
-                f"version {present.number} is compared by its recorded scores: {one_line(error, 200)}"
-            )
+            said = f"is compared by its recorded scores: {one_line(error, 200)}"
+            self.progress.message(f"version {present.number} {said}")
             return recorded
 
     def _scores(self, version: Version) -> tuple[list[Check], dict[str, float], bool]:

@@ -93,12 +93,7 @@ class Package:
 
 
 class Registered:
-    """The registered model of a profile's front.
-
-    Args:
-        client: connected to the registry.
-        profile: name of the profile.
-    """
+    """The registered model of a profile's front, asked through a client that is connected to the registry."""
 
     def __init__(self, client: MlflowClient, profile: str):
         self.client = client
