@@ -20,15 +20,7 @@ if TYPE_CHECKING:  # merging a recipe needs no front, and what computes one take
 def merge_recipe(
     recipe: Path, out: Path, places: Sequence[Path], device: str, dtype: Dtype | None, progress: Progress
 ) -> None:
-    """Build a checkpoint from a recipe file.
-
-    Args:
-        recipe: the file.
-        out: folder to make.
-        places: folders from which the recipe's models are looked for, in order.
-        device: torch device on which tensors are merged.
-        dtype: number format to store, by default the recipe's own.
-        progress: shows the tensors.
+    """Build a checkpoint from a recipe file, whose models are looked for from the ``places``, in order.
 
     Raises:
         BadInput: the recipe or a model can't be used, or ``out`` is there.

@@ -37,11 +37,7 @@ class Requirement:
 
 
 def parse_requirement(text: str, names: Sequence[str]) -> Requirement:
-    """A requirement from its text.
-
-    Args:
-        text: ``OBJECTIVE>=NUMBER``; also ``>``, ``<=`` and ``<``.
-        names: the task objectives.
+    """A requirement from ``OBJECTIVE>=NUMBER``; also ``>``, ``<=`` and ``<``. The names are those of task objectives.
 
     Raises:
         BadInput: it has another form, an unknown objective, or no finite number.
@@ -77,13 +73,7 @@ class Wish:
     def parse(
         cls, front: Front, prefer: str | None, require: Sequence[str] = (), max_layers: int | None = None
     ) -> Wish:
-        """A wish from texts.
-
-        Args:
-            front: whose objectives they name.
-            prefer: ``objective=weight`` pairs, separated by commas; equal weights if left out.
-            require: bounds on task scores.
-            max_layers: most layers that a token may pass.
+        """A wish from texts: ``objective=weight,…``, equal weights if left out, and bounds on task scores.
 
         Raises:
             BadInput: one of the three is malformed.

@@ -40,9 +40,8 @@ class Composition:
             recipes |= {one.name: one for one in merged if one.name}
             if not merged and member.host not in ("base", *family.experts):
                 recipes[member.host] = last
-        return cls(
-            recipes, {family.base: "base", **{folder: name for name, folder in family.experts.items()}}, front.layers
-        )
+        experts = {folder: name for name, folder in family.experts.items()}
+        return cls(recipes, {family.base: "base", **experts}, front.layers)
 
     def shares(self, model: str, layer: int) -> dict[str, float]:
         """Share of base and experts in one layer of a model, by the size of their weights; sums to 1."""
@@ -53,10 +52,9 @@ class Composition:
         weights = [abs(weight(recipe, one, depth)) for one, _, depth in parts]
         total: dict[str, float] = {}
         for (one, own, _), size in zip(parts, weights, strict=True):
+            part = size / sum(weights) if any(weights) else 1 / len(parts)
             for source, share in self.shares(one.model, own).items():
-                total[source] = total.get(source, 0.0) + share * (
-                    size / sum(weights) if any(weights) else 1 / len(parts)
-                )
+                total[source] = total.get(source, 0.0) + share * part
         return total
 
     def describe(self, member: Member) -> str:

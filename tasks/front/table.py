@@ -36,24 +36,15 @@ def table_rows(front: Front, split: str, aliases: Mapping[str, Sequence[str]] | 
         aliases: member id → its aliases; those that follow from the front itself if left out.
     """
     aliases = by_member(front) if aliases is None else aliases
-    members = sorted(front.members, key=lambda one: (-one.layers, one.id))
-    return [
-        *(
-            Row(
-                one.id if one.name == one.id else f"{one.id} ({one.name})",
-                "member",
-                str(one.layers),
-                shown(front, one, split),
-                preference(one),
-                " ".join(aliases.get(one.id, ())),
-            )
-            for one in members
-        ),
-        *(
-            Row(one.name, one.kind, depth_of(front, one, split), shown(front, one, split), "", "")
-            for one in front.references
-        ),
-    ]
+    rows = []
+    for one in sorted(front.members, key=lambda one: (-one.layers, one.id)):
+        name = one.id if one.name == one.id else f"{one.id} ({one.name})"
+        own = " ".join(aliases.get(one.id, ()))
+        rows.append(Row(name, "member", str(one.layers), shown(front, one, split), preference(one), own))
+    for against in front.references:
+        depth = depth_of(front, against, split)
+        rows.append(Row(against.name, against.kind, depth, shown(front, against, split), "", ""))
+    return rows
 
 
 def by_member(front: Front) -> dict[str, list[str]]:
@@ -80,20 +71,15 @@ def preference(member: Member, most: int = 2) -> str:
     return " ".join(f"{name} {weight:.2f}" for name, weight in weights[:most] if weight >= 0.01)
 
 
-HEADINGS = ("model", "kind", "layers", "serves", "aliases")
-
-
 def front_table(front: Front, split: str, aliases: Mapping[str, Sequence[str]] | None = None) -> Table:
     """The table of one split for a terminal; the best score of each objective among the members stands out."""
     table = Table(title=title(front, split), title_justify="left", title_style="bold", box=None, pad_edge=False)
-    name, kind, layers, serves, named = HEADINGS
-    table.add_column(name, no_wrap=True)
-    table.add_column(kind)
-    table.add_column(layers, justify="right")
-    for objective in front.tasks:
-        table.add_column(objective, justify="right")
-    table.add_column(serves)
-    table.add_column(named, style="cyan")
+    table.add_column("model", no_wrap=True)
+    table.add_column("kind")
+    for heading in ("layers", *front.tasks):
+        table.add_column(heading, justify="right")
+    table.add_column("serves")
+    table.add_column("aliases", style="cyan")
     rows = table_rows(front, split, aliases)
     best = [max(one.scores[index] for one in rows if one.kind == "member") for index in range(len(front.tasks))]
     for row in rows:
@@ -108,20 +94,16 @@ def front_table(front: Front, split: str, aliases: Mapping[str, Sequence[str]] |
 
 def markdown(front: Front, split: str) -> str:
     """The same table in Markdown."""
-    name, kind, layers, serves, aliases = HEADINGS
-    heads = (name, kind, layers, *front.tasks, serves, aliases)
-    lines = [f"**{title(front, split)}**", "", _line(heads), _line(["---"] * len(heads))]
-    for row in table_rows(front, split):
-        lines.append(_line((row.name, row.kind, row.layers, *row.scores, row.serves, row.aliases)))
-    return "\n".join(lines)
+    heads = ("model", "kind", "layers", *front.tasks, "serves", "aliases")
+    rows = [(one.name, one.kind, one.layers, *one.scores, one.serves, one.aliases) for one in table_rows(front, split)]
+    lines = [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
+    return "\n".join([f"**{title(front, split)}**", "", *lines])
 
 
 def title(front: Front, split: str) -> str:
     """What a table shows."""
-    return (
-        f"front of {front.profile}: scores on {split}, hypervolume {front.hv[split]:.3f} "
-        f"(references alone {front.hypervolume(front.references, split):.3f})"
-    )
+    alone = f"references alone {front.hypervolume(front.references, split):.3f}"
+    return f"front of {front.profile}: scores on {split}, hypervolume {front.hv[split]:.3f} ({alone})"
 
 
 def summary(front: Front, aliases: Mapping[str, Sequence[str]] | None = None) -> dict[str, Any]:
@@ -167,7 +149,3 @@ def member_table(front: Front, member: Member) -> RenderableType:
 def recipe_file(front: Front, member: Member) -> str:
     """Where a member's recipe lies, from the project's folder."""
     return str(PurePath("runs") / front.profile / member.recipe)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
