@@ -14,14 +14,13 @@ from models.front import Array, Scale, hypervolume, serve
 from models.merge.path_recipe import path_recipe
 from models.merge.recipe import dump_recipes
 from models.preferences import preferences
+from tasks.objectives.items import SPLITS
 from tasks.project.progress import Progress
 from tasks.project.records import Anchors, write_table, write_text
 from tasks.project.workspace import Workspace
 from tasks.scoring.engine import Engine
 from tasks.trials.members import Listed, choose_members, score_table, shortlist, standard_error
 from tasks.trials.pool import add_recipes, full_scale, open_pool, rebuilt_by_mergekit
-
-SPLITS = ("search", "selection", "test")
 
 DIRECTIONS = 64
 """Preferences of which each member is given the one that it serves."""
@@ -44,14 +43,8 @@ def run(workspace: Workspace, progress: Progress) -> None:
     reported = generate(engine, members, progress)
     wanted = preferences(len(scale.names), DIRECTIONS, np.random.default_rng([workspace.params.seed, 4]))
     served = serve(scale.costs(scores["selection"][: len(members)]), wanted)
-    rows = [
-        {
-            "name": one.name,
-            "kind": one.kind,
-            "scores": {split: _named(scale, table[row]) for split, table in scores.items()},
-        }
-        for row, one in enumerate(shown)
-    ]
+    named = [{split: _named(scale, table[row]) for split, table in scores.items()} for row in range(len(shown))]
+    rows = [{"name": one.name, "kind": one.kind, "scores": own} for one, own in zip(shown, named, strict=True)]
     front: dict[str, Any] = {
         "profile": workspace.name,
         "objectives": list(scale.names),

@@ -38,9 +38,11 @@ def run(workspace: Workspace, progress: Progress) -> None:
     space = recipe_space(engine)
     plain = space.plain_merges()
     with progress.bar("scoring recipes", len(engine.family.experts) + 1 + len(plain) + params.candidates, "") as bar:
-        free = source_scores(engine)
-        bar.advance(len(free))
-        scale = source_scale(engine, free)
+        # Base and experts, which nobody is charged for; over them lie ideal and nadir.
+        sources = [Candidate.identity(name, engine.layers) for name in ("base", *engine.family.experts)]
+        free = engine.scored(sources, "search", bar=bar)
+        scores = np.array([one.mean() for one in free])
+        scale = Scale(engine.objectives("search").names, tuple(scores.max(axis=0)), tuple(scores.min(axis=0)))
         lab = EngineLab(engine, bar)
         trial = Trial(lab, Reward(scale, engine.layers), Archive(source_entries(engine, free), lab.counts), 0)
         trial.budget = (len(plain) + params.candidates) * trial.whole
@@ -59,18 +61,6 @@ def run(workspace: Workspace, progress: Progress) -> None:
     progress.message(f"{len(trial.recipes)} recipes scored; anchors: {', '.join(result.anchors)}")
     for line in faint(engine, free, scale):
         progress.message(line)
-
-
-def source_scores(engine: Engine) -> list[Scored]:
-    """Base and experts on the search split, which nobody is charged for."""
-    names = ("base", *engine.family.experts)
-    return engine.scored([Candidate.identity(name, engine.layers) for name in names], "search")
-
-
-def source_scale(engine: Engine, sources: Sequence[Scored]) -> Scale:
-    """Ideal and nadir of the task objectives, over base and experts."""
-    scores = np.array([one.mean() for one in sources])
-    return Scale(engine.objectives("search").names, tuple(scores.max(axis=0)), tuple(scores.min(axis=0)))
 
 
 def faint(engine: Engine, sources: Sequence[Scored], scale: Scale) -> list[str]:
@@ -92,15 +82,10 @@ def faint(engine: Engine, sources: Sequence[Scored], scale: Scale) -> list[str]:
 
 def source_entries(engine: Engine, sources: Sequence[Scored]) -> list[Entry]:
     """Base and experts as the first entries of an archive."""
+    kinds = ["base" if one.candidate.host == "base" else "expert" for one in sources]
     return [
-        Entry(
-            one.candidate,
-            "base" if one.candidate.host == "base" else "expert",
-            0,
-            engine.items("search"),
-            tuple(float(value) for value in one.mean()),
-        )
-        for one in sources
+        Entry(one.candidate, kind, 0, engine.items("search"), tuple(map(float, one.mean())))
+        for one, kind in zip(sources, kinds, strict=True)
     ]
 
 

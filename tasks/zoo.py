@@ -104,12 +104,7 @@ def watched(look: Callable[[], None]) -> Iterator[None]:
 
 
 def check_models(models: dict[str, str], find: Callable[[str], Path], progress: Progress) -> dict[str, str]:
-    """Digests of base and experts.
-
-    Args:
-        models: base and experts by name; ``MODEL`` or ``MODEL+ADAPTER``.
-        find: where a folder lies.
-        progress: shows what is done.
+    """Digests of base and experts, which are ``MODEL`` or ``MODEL+ADAPTER`` by name.
 
     Raises:
         BadInput: a model is missing or damaged, holds NaN or infinity, or is no fine-tune of the base.

@@ -44,10 +44,6 @@ def configured(workspace: Workspace, mlflow_answers: bool) -> Iterator[Bucket]:
 
     An MLflow server that passes artifacts on has credentials of its own, so that clients see no bucket.
 
-    Args:
-        workspace: project and profile.
-        mlflow_answers: whether MLflow can be asked.
-
     Raises:
         BadInput: DVC's configuration can't be read.
         Failed: MLflow does not answer.

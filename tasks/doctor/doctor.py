@@ -105,9 +105,7 @@ class Found:
 def examine(workspace: Workspace, servers: Mapping[str, tuple[str, bool]]) -> Diagnosis:
     """Look at everything that a run of the profile needs; nothing is computed but one small probe of the base's speed.
 
-    Args:
-        workspace: project and profile; the schema has checked both files already.
-        servers: name of each server that a run would use → its address, and whether it answers.
+    ``servers``: name of each server that a run would use → its address, and whether it answers.
     """
     found = Found()
     checks = [*parameters(workspace), *programs(workspace), *models(workspace, found), *data(workspace, found)]
@@ -137,8 +135,7 @@ def attempt(what: str, look: Callable[[], str]) -> Check:
 
 def parameters(workspace: Workspace) -> Iterator[Check]:
     """What the schema can't see: parameters that don't fit each other."""
-    params = workspace.params
-    faults = []
+    params, faults = workspace.params, []
     if workspace.name not in params.profiles:
         yield Check("parameters", "later", f"params.yaml: profiles: {workspace.name} is not listed; `hm3 run` adds it")
     for method in params.sample.methods:
@@ -154,10 +151,8 @@ def parameters(workspace: Workspace) -> Iterator[Check]:
     costs = costs_of(workspace)
     spent = costs["sample"].item_evaluations + costs["dataset"].item_evaluations
     if spent >= params.search.budget:
-        faults.append(
-            f"search.budget: {params.search.budget:,} item evaluations, of which sample and dataset take {spent:,}; "
-            "raise it, or lower sample.candidates or dataset.edits"
-        )
+        taken = f"{params.search.budget:,} item evaluations, of which sample and dataset take {spent:,}"
+        faults.append(f"search.budget: {taken}; raise it, or lower sample.candidates or dataset.edits")
     if not faults:
         yield Check("parameters", "good", "params.yaml and the profile follow the schema and fit each other")
     for fault in faults:
@@ -189,7 +184,7 @@ def models(workspace: Workspace, found: Found) -> Iterator[Check]:
         yield from on_hub(away, found)
         return
     for name, folder in folders.items():
-        yield attempt(name, lambda name=name, folder=folder: model(workspace, found, name, folder))  # type: ignore[misc]
+        yield attempt(name, partial(model, workspace, found, name, folder))
     if "base" in found.sources:
         base = found.sources["base"]
         if base.architecture.classes:
@@ -261,7 +256,7 @@ def data(workspace: Workspace, found: Found) -> Iterator[Check]:
         return f"{split}: {', '.join(f'{name} {splits[split].count(name)}' for name in splits[split].names)} items"
 
     for split in SPLITS:
-        yield attempt("data", lambda split=split: items(split))  # type: ignore[misc]
+        yield attempt("data", partial(items, split))
     found.objectives = splits.get("search")
     if len(splits) == len(SPLITS):
         for name in splits["search"].names:
@@ -274,23 +269,25 @@ def tasks_of(objective: Objective) -> list[str]:
     return [objective.images.data] if objective.images else [part.task for part in objective.parts]
 
 
+def enough(what: str, need: int, free: int, remedy: str, where: str = "") -> Check:
+    """Whether so many bytes are free."""
+    said = f"{in_bytes(need)} needed, {in_bytes(free)} free{where}"
+    return Check(what, "good", said) if need <= free else Check(what, "bad", f"{said}; {remedy}")
+
+
 def memory(plan: Plan) -> Check:
     """Whether the working memory is enough."""
     free = psutil.virtual_memory().available
     if plan.memory is None:
         return Check("memory", "later", f"{in_bytes(free)} are free")
-    status: Status = "good" if plan.memory <= free else "bad"
-    remedy = "" if status == "good" else "; lower pool_bytes in the profile or free some"
-    return Check("memory", status, f"{in_bytes(plan.memory)} needed, {in_bytes(free)} free{remedy}")
+    return enough("memory", plan.memory, free, "lower pool_bytes in the profile or free some")
 
 
 def disk(workspace: Workspace, plan: Plan) -> Check:
     """Whether the disk is large enough for what is written: outs, DVC's cache of them, and the registry."""
     existing = next(one for one in (workspace.state, *workspace.state.parents) if one.is_dir())
     free, need = shutil.disk_usage(existing).free, WORK_BYTES + (plan.registered or 0)
-    status: Status = "good" if need <= free else "bad"
-    remedy = "" if status == "good" else "; free some, or set registry.weights to champion"
-    return Check("disk", status, f"{in_bytes(need)} needed, {in_bytes(free)} free at {existing}{remedy}")
+    return enough("disk", need, free, "free some, or set registry.weights to champion", f" at {existing}")
 
 
 def device(workspace: Workspace) -> Check:
@@ -318,12 +315,10 @@ def buckets(workspace: Workspace, servers: Mapping[str, tuple[str, bool]]) -> It
 
 def in_bytes(number: int) -> str:
     """Bytes as people read them."""
-    size, unit = float(number), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if size < 1024:
-            break
-        size, unit = size / 1024, larger
-    return f"{size:.3g} {unit}" if unit != "B" else f"{number} B"
+    if number < 1024:
+        return f"{number} B"
+    power = min(4, (number.bit_length() - 1) // 10)
+    return f"{number / 1024**power:.3g} {('KiB', 'MiB', 'GiB', 'TiB')[power - 1]}"
 
 
 def in_time(seconds: float | None) -> str:

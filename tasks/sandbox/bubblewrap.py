@@ -39,16 +39,11 @@ def python_command(script: Path) -> list[str]:
 
 
 def confined_command(bwrap: str, script: Path, others: Sequence[Path], folder_bytes: int) -> list[str]:
-    """Run a file in namespaces of its own. All that it sees is read-only but its folder, ``/tmp``, which is in memory.
+    """Run a file of this project, with others that it imports, in namespaces of its own.
 
-    There is no ``/proc`` and no device in there: they show much of the machine, and a program of root could change the
-    rights of a device.
-
-    Args:
-        bwrap: one of ``binaries``.
-        script: a file of this project.
-        others: files beside it that it imports.
-        folder_bytes: what fits into the folder.
+    All that it sees is read-only but its folder, ``/tmp``, which is in memory and takes so many bytes. There is no
+    ``/proc`` and no device in there: they show much of the machine, and a program of root could change the rights of a
+    device.
     """
     python = interpreter()
     # the library that the interpreter finds from where it really lies, and the one that it was built for

