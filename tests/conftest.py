@@ -13,6 +13,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from tests.warm import programs
+
 GIVEN = os.environ.get("MLFLOW_TRACKING_URI")
 
 
@@ -41,6 +43,14 @@ def forget_tracking_address():
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     if GIVEN is not None:
         os.environ["MLFLOW_TRACKING_URI"] = GIVEN
+
+
+@pytest.fixture(scope="module")
+def warm():
+    """`hm3` and `dvc`, wherever they are called by name in a module, as by DVC, are those of :mod:`tests.warm`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", os.pathsep.join([str(programs()), os.environ["PATH"]]))
+        yield
 
 
 @pytest.fixture(scope="session")

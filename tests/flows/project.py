@@ -6,12 +6,13 @@ import contextlib
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 import yaml
+
+from tests.warm import programs
 
 OUTS = {
     "zoo": ["zoo", "tasks"],
@@ -117,7 +118,7 @@ def git(root: Path, *command: str) -> str:
 
 
 def dvc(root: Path, *command: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "dvc", *command], cwd=root, capture_output=True, text=True)
+    done = subprocess.run([programs() / "dvc", *command], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -125,7 +126,7 @@ def dvc(root: Path, *command: str) -> str:
 def hm3(root: Path, *command: str, env: dict[str, str] | None = None, timeout: float = 120):
     """The command line in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "flows.cli", *command],
+        [programs() / "hm3", *command],
         cwd=root,
         env={**os.environ, **(env or {})},
         capture_output=True,

@@ -65,7 +65,7 @@ def here():
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory, make_family):
+def project(tmp_path_factory, make_family, warm):
     """The project with three experts of a random model, its bucket on loopback, and nothing computed."""
     folder = tmp_path_factory.mktemp("commands")
     experts = {name: f"family/{name}" for name in NAMES}

@@ -30,7 +30,7 @@ STAGES = ["zoo", "sample", "dataset", "train", "search", "pareto"]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def environment():
+def environment(warm):
     """That of a user who has set nothing but credentials."""
     with pytest.MonkeyPatch.context() as patch:
         ours = ("MLFLOW_", "PREFECT_API", "HM3_STATE", "AWS_")

@@ -1,0 +1,177 @@
+"""`hm3` and `dvc` as processes that have imported the libraries of others, which takes five seconds elsewhere.
+
+A server imports them, and forks for each command that is sent by two scripts, named like the programs. So a command
+has a process with its own arguments, environment, folder and streams, which imports our packages anew; when the one is
+killed, the other ends. What reads the environment while it is imported (MLflow, Prefect, datasets) is left to that
+process. Tests of signals, kills and full disks, and those of whole runs, start processes in the ordinary way.
+"""
+
+import atexit
+import contextlib
+import gc
+import importlib
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+from functools import cache
+from pathlib import Path
+
+LIBRARIES = (
+    *("torch", "torch._dynamo", "torch.distributed.tensor", "transformers", "transformers.core_model_loading"),
+    *("transformers.models.llama.modeling_llama", "transformers.generation.utils", "tokenizers", "safetensors.torch"),
+    *("numpy", "scipy.spatial", "scipy.stats", "pandas", "pyarrow.parquet", "matplotlib.pyplot", "PIL.Image", "sympy"),
+    *("pymoo.mcdm.high_tradeoff", "pymoo.indicators.hv", "moocore", "boto3", "botocore.httpsession", "sacrebleu"),
+    *(
+        "rich.progress",
+        "typer",
+        "yaml",
+        "pydantic",
+        "jinja2",
+        "tenacity",
+        "psutil",
+        "multiprocess",
+        "xxhash",
+        "requests",
+    ),
+    *("sqlalchemy.orm", "fastapi", "httpx", "jsonschema", "cachetools", "sqlparse", "prometheus_client", "websockets"),
+    *("dvc.cli", "dvc.repo", "dvc.commands.repro", "dvc.dvcfile", "babel", "num2words", "pycountry", "aiohttp"),
+)
+SETTINGS = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_OFFLINE": "1",
+    "OPENBLAS_NUM_THREADS": "1",  # a process with threads could not be forked
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+CLIENT = """#!{python} -IS
+import json, os, socket, sys
+request = {{"program": {program!r}, "arguments": sys.argv[1:], "folder": os.getcwd(), "environment": dict(os.environ)}}
+request = json.dumps(request).encode()
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect({address!r})
+    socket.send_fds(server, [len(request).to_bytes(8, "big")], [0, 1, 2])
+    server.sendall(request)
+    code = int(server.recv(16) or -9)
+if code < 0:
+    os.kill(os.getpid(), -code)
+sys.exit(code)
+"""
+
+
+@cache
+def programs() -> Path:
+    """The folder of the scripts; the server behind them is started, and ends with this process."""
+    folder = Path(tempfile.mkdtemp(prefix="hm3-warm-"))  # pytest's folders are too long for the name of a socket
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / "server"))
+        listener.listen(64)
+        command = [sys.executable, __file__, str(listener.fileno())]
+        environment = os.environ | SETTINGS
+        server = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, pass_fds=[listener.fileno()])
+    atexit.register(end, server)
+    for program in ("hm3", "dvc"):
+        script = folder / program
+        script.write_text(CLIENT.format(python=sys.executable, program=program, address=str(folder / "server")))
+        script.chmod(0o755)
+    return folder
+
+
+def end(server: subprocess.Popen[bytes]) -> None:
+    """Let the server end."""
+    server.stdin.close()
+    server.wait()
+
+
+def serve(listener: socket.socket) -> None:
+    """Fork for each connection, until the standard input is closed; returns in the processes of the commands."""
+    places = [one for one in sys.path[1:] if one not in os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    gc.freeze()  # a collection in a child would copy every page
+    children: set[int] = set()
+    while True:
+        ready, _, _ = select.select([listener, sys.stdin], [], [], 1)
+        children -= {child for child in children if os.waitpid(child, os.WNOHANG)[0]}
+        if sys.stdin in ready:
+            sys.exit()
+        if listener in ready:
+            connection, _ = listener.accept()
+            child = os.fork()
+            if child == 0:
+                listener.close()
+                return attend(connection, places)
+            children.add(child)
+            connection.close()
+
+
+def attend(connection: socket.socket, places: list[str]) -> None:
+    """Fork once more, for the command, and tell how that ended; returns in its process."""
+    head, streams, _, _ = socket.recv_fds(connection, 8, 3)
+    with connection.makefile("rb") as file:
+        request = json.loads(file.read(int.from_bytes(head, "big")))
+    command = os.fork()
+    if command == 0:
+        connection.close()
+        return become(request, streams, places)
+    for stream in (*streams, 0, 1, 2):
+        os.close(stream)
+    ended = os.pidfd_open(command)
+    if ended not in select.select([ended, connection], [], [])[0]:  # the script was killed
+        os.kill(command, signal.SIGTERM)
+    code = os.waitstatus_to_exitcode(os.waitpid(command, 0)[1])
+    with contextlib.suppress(OSError):
+        connection.sendall(str(code).encode())
+    os._exit(0)
+
+
+def become(request: dict, streams: list[int], places: list[str]) -> None:
+    """Take over what a process gets from who starts it."""
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.chdir(request["folder"])
+    own = [one for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if one]
+    sys.path[:] = [*own, *places]
+    sys.argv[:] = [request["program"], *request["arguments"]]
+    importlib.invalidate_caches()
+
+
+def run() -> int:
+    """The program that the arguments name; its exit code."""
+    try:
+        if sys.argv[0] == "hm3":
+            from flows.cli import main
+
+            main()
+            return 0
+        from dvc.cli import main
+
+        return main(sys.argv[1:])
+    except SystemExit as ended:
+        if isinstance(ended.code, str):
+            sys.stderr.write(f"{ended.code}\n")
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:  # noqa: BLE001 (as the interpreter does)
+        traceback.print_exc()
+        return 1
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=int(sys.argv[1])))
+    code = run()
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    os._exit(code)  # to take all the libraries apart would take seconds
