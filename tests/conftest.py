@@ -4,6 +4,7 @@ import os
 import sys
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ["OMP_NUM_THREADS"] = "1"  # the workers share the cores, and small sums are quicker so
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
@@ -13,7 +14,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tests.warm import programs
+from tests import once
+from tests.warm import PYTHON, programs
 
 GIVEN = os.environ.get("MLFLOW_TRACKING_URI")
 
@@ -27,6 +29,12 @@ def random_tokenizer(size):
     )
     fast.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
     return fast
+
+
+@pytest.fixture(scope="session", autouse=True)
+def session(tmp_path_factory):
+    """Where :mod:`tests.once` keeps what is made once."""
+    once.begin(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,10 +55,18 @@ def forget_tracking_address():
 
 @pytest.fixture(scope="module")
 def warm():
-    """`hm3` and `dvc`, wherever they are called by name in a module, as by DVC, are those of :mod:`tests.warm`."""
+    """`hm3`, `dvc` and `python -m`, wherever a module's tests or DVC start them, are those of :mod:`tests.warm`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", os.pathsep.join([str(programs()), os.environ["PATH"]]))
+        patch.setattr(sys, "executable", str(programs() / "python"))
         yield
+
+
+@pytest.fixture
+def cold(monkeypatch):
+    """In a module that has :func:`warm`: this test kills, so all processes are to be under those that start them."""
+    monkeypatch.setenv("PATH", os.environ["PATH"].removeprefix(f"{programs()}{os.pathsep}"))
+    monkeypatch.setattr(sys, "executable", PYTHON)
 
 
 @pytest.fixture(scope="session")

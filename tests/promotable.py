@@ -15,6 +15,7 @@ from tasks.project.progress import Progress
 from tasks.project.records import write_text
 from tasks.project.workspace import open_workspace
 from tasks.scoring.evaluation import evaluate
+from tests import once
 from tests.small_front import LAYERS, SPLITS, member, write_front, write_recipe
 from tests.small_tasks import make_family_project
 
@@ -37,6 +38,7 @@ def make_promotable_project(root, make_family):
         members.append(member(candidate, file, scores, {"one": 0.5, "two": 0.5}, name=name))
     write_front(workspace, members)
     write_text(workspace.run / "agent" / "config.json", "{}")
+    once.give_databases(workspace.state)
     return workspace
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import yaml
 
+from tests import once
 from tests.flows.project import git
 
 ROOT = Path(__file__).parents[1]
@@ -28,6 +29,7 @@ def make_clone(root, params, **profiles):
         (root / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, root / name)
     shutil.copytree(ROOT / ".dvc" / "plots", root / ".dvc" / "plots")
+    once.give_databases(root / ".hm3")
     (root / "params.yaml").write_text(yaml.safe_dump(params))
     for name, content in profiles.items():
         (root / "profiles" / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from flows.bench.fault_servers import Server, mlflow
+from tests import once
 
 
 def missing(what):
@@ -43,6 +44,7 @@ def ended(one):
 @contextmanager
 def mlflow_server(folder, artifacts, port=None):
     """Address and process of an MLflow server that keeps its database in a folder and passes artifacts on."""
+    once.give_mlflow(folder / "server.db")
     one, url = mlflow(folder, artifacts, port)
     with ended(one):
         yield url, one.process

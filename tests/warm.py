@@ -1,9 +1,10 @@
-"""`hm3` and `dvc` as processes that have imported the libraries of others, which takes five seconds elsewhere.
+"""`hm3`, `dvc` and some modules as processes that have imported the libraries of others, which takes five seconds.
 
-A server imports them, and forks for each command that is sent by two scripts, named like the programs. So a command
-has a process with its own arguments, environment, folder and streams, which imports our packages anew; when the one is
-killed, the other ends. What reads the environment while it is imported (MLflow, Prefect, datasets) is left to that
-process. Tests of signals, kills and full disks, and those of whole runs, start processes in the ordinary way.
+A server imports them, and forks for each command that is sent by scripts, named like the programs. So a command has a
+process with its own arguments, environment, folder and streams, which imports our packages anew; when the one is
+killed, the other ends. What such a process starts with `sys.executable -m` is started in the same way. What reads the
+environment while it is imported (MLflow, Prefect, datasets) is left to the process. Tests of signals, kills and full
+disks, and those of whole runs, start processes in the ordinary way.
 """
 
 import atexit
@@ -12,6 +13,7 @@ import gc
 import importlib
 import json
 import os
+import runpy
 import select
 import shutil
 import signal
@@ -29,18 +31,7 @@ LIBRARIES = (
     *("transformers.models.llama.modeling_llama", "transformers.generation.utils", "tokenizers", "safetensors.torch"),
     *("numpy", "scipy.spatial", "scipy.stats", "pandas", "pyarrow.parquet", "matplotlib.pyplot", "PIL.Image", "sympy"),
     *("pymoo.mcdm.high_tradeoff", "pymoo.indicators.hv", "moocore", "boto3", "botocore.httpsession", "sacrebleu"),
-    *(
-        "rich.progress",
-        "typer",
-        "yaml",
-        "pydantic",
-        "jinja2",
-        "tenacity",
-        "psutil",
-        "multiprocess",
-        "xxhash",
-        "requests",
-    ),
+    *("rich.progress", "typer", "yaml", "pydantic", "jinja2", "tenacity", "psutil", "multiprocess", "requests"),
     *("sqlalchemy.orm", "fastapi", "httpx", "jsonschema", "cachetools", "sqlparse", "prometheus_client", "websockets"),
     *("dvc.cli", "dvc.repo", "dvc.commands.repro", "dvc.dvcfile", "babel", "num2words", "pycountry", "aiohttp"),
 )
@@ -52,9 +43,16 @@ SETTINGS = {
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
 }
+MODULES = ("dvc", "flows.cli", "flows.versions.reproduce", "lm_eval")
 CLIENT = """#!{python} -IS
 import json, os, socket, sys
-request = {{"program": {program!r}, "arguments": sys.argv[1:], "folder": os.getcwd(), "environment": dict(os.environ)}}
+program, arguments = os.path.basename(sys.argv[0]), sys.argv[1:]
+if program == "python":
+    words = [one for one in arguments[:2] if one not in ("-P", "-E")]
+    if words[:1] != ["-m"] or (module := arguments[arguments.index("-m") + 1]) not in {modules!r}:
+        os.execv({python!r}, [{python!r}, *arguments])
+    program, arguments = module, arguments[arguments.index("-m") + 2 :]
+request = {{"program": program, "arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}}
 request = json.dumps(request).encode()
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
@@ -67,6 +65,9 @@ sys.exit(code)
 """
 
 
+PYTHON = sys.executable
+
+
 @cache
 def programs() -> Path:
     """The folder of the scripts; the server behind them is started, and ends with this process."""
@@ -75,13 +76,13 @@ def programs() -> Path:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(folder / "server"))
         listener.listen(64)
-        command = [sys.executable, __file__, str(listener.fileno())]
+        command = [PYTHON, __file__, str(listener.fileno()), str(folder / "python")]
         environment = os.environ | SETTINGS
         server = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, pass_fds=[listener.fileno()])
     atexit.register(end, server)
-    for program in ("hm3", "dvc"):
+    for program in ("hm3", "dvc", "python"):
         script = folder / program
-        script.write_text(CLIENT.format(python=sys.executable, program=program, address=str(folder / "server")))
+        script.write_text(CLIENT.format(python=PYTHON, modules=MODULES, address=str(folder / "server")))
         script.chmod(0o755)
     return folder
 
@@ -144,6 +145,7 @@ def become(request: dict, streams: list[int], places: list[str]) -> None:
     os.chdir(request["folder"])
     own = [one for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if one]
     sys.path[:] = [*own, *places]
+    sys.executable = sys.argv[2]
     sys.argv[:] = [request["program"], *request["arguments"]]
     importlib.invalidate_caches()
 
@@ -151,14 +153,8 @@ def become(request: dict, streams: list[int], places: list[str]) -> None:
 def run() -> int:
     """The program that the arguments name; its exit code."""
     try:
-        if sys.argv[0] == "hm3":
-            from flows.cli import main
-
-            main()
-            return 0
-        from dvc.cli import main
-
-        return main(sys.argv[1:])
+        program = {"hm3": "flows.cli"}.get(sys.argv[0], sys.argv[0])
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
     except SystemExit as ended:
         if isinstance(ended.code, str):
             sys.stderr.write(f"{ended.code}\n")
@@ -166,6 +162,7 @@ def run() -> int:
     except BaseException:  # noqa: BLE001 (as the interpreter does)
         traceback.print_exc()
         return 1
+    return 0
 
 
 if __name__ == "__main__":

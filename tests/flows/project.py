@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import yaml
 
+from tests import once
 from tests.warm import programs
 
 OUTS = {
@@ -84,6 +85,7 @@ def make_project(root: Path, done: Path, stages: Sequence[str] = tuple(OUTS)) ->
         copy = shutil.copytree if (done / path).is_dir() else shutil.copy
         copy(done / path, root / "runs" / "tiny" / path)
     shutil.copytree(done.parents[1] / "profiles", root / "profiles")
+    once.give_databases(root / ".hm3")
     blocks = {key.split(".")[0]: {key.split(".")[1]: 3} for key in PARAMS.values()}
     (root / "params.yaml").write_text("# the algorithm\n" + yaml.safe_dump({"profiles": ["tiny"], "seed": 0, **blocks}))
     (root / "stage.py").write_text(STAGE)

@@ -234,7 +234,7 @@ def journalled(folder):
     return [(entry.key, item) for entry in entries for item in range(entry.start, entry.stop)]
 
 
-def test_a_machine_that_is_taken_away_in_the_search_is_replaced_by_another(project, s3, tmp_path, monkeypatch):
+def test_a_machine_that_is_taken_away_in_the_search_is_replaced_by_another(project, s3, tmp_path, cold, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
     params = yaml.safe_load((project / "params.yaml").read_text())
     params["search"]["budget"] = 3000

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter
-from prefect.testing.utilities import prefect_test_harness
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from rich.console import Console
 
 from flows.form import Search, merged
@@ -23,11 +23,13 @@ from flows.pipeline import as_flow, run_all
 from flows.processes import retry
 from flows.processes.children import command_line
 from flows.screen.watch import Screen
+from flows.servers.api import prefect_api
 from flows.servers.gpu import LIMIT, ensure_limit, slot
 from models.errors import BadInput, Failed
 from tasks.project.processes import is_alive
 from tasks.project.workspace import open_workspace
 from tasks.tracking.mlflow import connect
+from tests import once
 from tests.fixtures_front import make_project as make_done
 from tests.flows.project import OUTS, at_work, behave, dvc, git, hm3, make_project, started
 
@@ -40,9 +42,13 @@ def done(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def prefect_server():
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
+def prefect_server(tmp_path_factory):
+    state = tmp_path_factory.mktemp("server")
+    once.give_databases(state)
+    with prefect_api(state) as server:
+        server.wait()
+        with temporary_settings({PREFECT_API_URL: server.url}):
+            yield
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +58,7 @@ def shared(tmp_path_factory, done):
 
 
 @pytest.fixture
-def project(shared, done, prefect_server, monkeypatch):
+def project(shared, done, prefect_server, warm, monkeypatch):
     """The shared project as the working folder of this process, whose environment comes back afterwards."""
     before = dict(os.environ)
     for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "HM3_STATE"):
@@ -199,7 +205,7 @@ def test_a_stage_that_crashes_is_not_tried_again(project):
     assert started(project) == ["search@tiny"]
 
 
-def test_a_stage_that_takes_too_long_is_stopped_with_all_its_processes(project):
+def test_a_stage_that_takes_too_long_is_stopped_with_all_its_processes(project, cold):
     behave(project, "search", "sleep")
     error, shown = run(hours=8 / 3600)
     behave(project, "search", None)
@@ -237,7 +243,7 @@ def test_fresh_runs_what_did_not_change_and_leaves_the_journal_aside(project):
 
 
 @pytest.fixture
-def own(tmp_path, done):
+def own(tmp_path, done, cold):
     """A project of its own, and the environment of a user who has set nothing."""
     unset = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME", "HM3_STATE")
     env = {name: value for name, value in os.environ.items() if name not in unset}

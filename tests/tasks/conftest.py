@@ -7,21 +7,22 @@ import pytest
 from models.paths.pool import Pool
 from models.sources.checkpoint import open_checkpoint
 from tasks.project.workspace import open_workspace
-from tasks.tracking.mlflow import connect, settle_environment
+from tasks.tracking.mlflow import settle_environment
+from tests import once
 from tests.fixtures_front import make_project
 from tests.small_tasks import make_task_project
 
 
 @pytest.fixture(scope="session")
 def finished_project(tmp_path_factory):
-    """Root of a project, not to be written to; its state holds a new MLflow database, which takes seconds to make."""
+    """Root of a project, not to be written to; its state holds new databases."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("MLFLOW_TRACKING_URI", "HM3_STATE"):
             patch.delenv(name, raising=False)
         settle_environment()
         root = tmp_path_factory.mktemp("finished") / "project"
         make_project(root)
-        connect(root / ".hm3").search_experiments()
+        once.give_databases(root / ".hm3")
         return root
 
 

@@ -30,6 +30,15 @@ models:
 """
 
 
+@pytest.fixture(autouse=True, scope="module")
+def two_threads():
+    """As many tensors are merged at once."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(params=[True, False], ids=["tied", "untied"])
 def root(request, make_family, tmp_path):
     make_family(tmp_path / "zoo", tied=request.param)
