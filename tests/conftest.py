@@ -53,6 +53,14 @@ def forget_tracking_address():
         os.environ["MLFLOW_TRACKING_URI"] = GIVEN
 
 
+@pytest.fixture(scope="session")
+def pipeline(make_family):
+    """Root of the project of :func:`tests.real_project.make_pipeline`, made once; to be copied, not written to."""
+    from tests.real_project import make_pipeline
+
+    return once.made("pipeline", lambda folder: make_pipeline(folder / "project", make_family)) / "project"
+
+
 @pytest.fixture(scope="module")
 def warm():
     """`hm3`, `dvc` and `python -m`, wherever a module's tests or DVC start them, are those of :mod:`tests.warm`."""

@@ -1,12 +1,17 @@
-"""The project as it is committed, in a git repository of its own."""
+"""The project as it is committed, in a git repository of its own; and one whose real stages have run."""
 
+import json
+import os
 import shutil
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tests import once
-from tests.flows.project import git
+from tests.flows.project import dvc, git
+from tests.small_tasks import COUNTS, TASK, answered, prompts, write_items
+from tests.warm import programs
 
 ROOT = Path(__file__).parents[1]
 SMALLEST = {
@@ -19,6 +24,14 @@ SMALLEST = {
     "pareto": {"members": 3, "rescored": 4},
 }
 """Parameters with which the real stages take seconds each, on a family and items as in small_tasks."""
+NAMES = ("translation", "math", "code")
+PARAMS = SMALLEST | {
+    "profiles": ["tiny", "mine"],
+    "search": SMALLEST["search"] | {"budget": 1200},  # three objectives
+    "pareto": {"members": 4, "rescored": 6},
+}
+NOT_SET = ("MLFLOW_", "PREFECT_API", "HM3_STATE", "AWS_")
+"""What variables begin with that a user hasn't set who has just made the project."""
 
 
 def make_clone(root, params, **profiles):
@@ -39,3 +52,41 @@ def make_clone(root, params, **profiles):
     git(root, "add", "--all")
     git(root, "commit", "--quiet", "--message", "project")
     return root
+
+
+def make_pipeline(root, make_family):
+    """A project after `dvc repro` of the profile ``tiny``, with what it made committed.
+
+    The models of ``tiny`` are random ones below ``runs/``, as if they had been trained there. ``mine`` is given the
+    same, and has not run.
+    """
+    made = {
+        "made": "tiny",
+        "experts": dict.fromkeys(NAMES),
+        "objectives": [{"name": name, "task": f"small_{name}", "items": COUNTS} for name in NAMES],
+        "promotion": {"tolerance": 1.0},
+        "threads": 1,
+    }
+    zoo = {name: f"runs/tiny/zoo/{name}" for name in ("base", *NAMES)}
+    family = {"base": zoo["base"], "experts": {name: zoo[name] for name in NAMES}}
+    make_clone(root, PARAMS, tiny=made, mine=made | {"made": None} | family)
+    models = make_family(root.parent / "made", experts=len(NAMES), noise=0.2)
+    for folder, model in zip(zoo.values(), models.values(), strict=True):
+        shutil.copytree(model, root / folder)
+    (root / "runs/tiny/zoo/family.json").write_text(json.dumps(family))
+    (root / "profiles" / "mine").mkdir()
+    for seed, name in enumerate(NAMES):
+        files = {split: f"runs/tiny/tasks/{name}.{split}.jsonl" for split in COUNTS}
+        for number, (split, count) in enumerate(COUNTS.items()):
+            write_items(root / files[split], answered(root / zoo[name], prompts(count, 10 * seed + number)))
+        task = {"task": f"small_{name}", **TASK, "dataset_kwargs": {"data_files": files}}
+        for profile in ("tiny", "mine"):
+            (root / "profiles" / profile / f"small_{name}.yaml").write_text(json.dumps(task))
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(NOT_SET)]:
+            patch.delenv(name)
+        patch.setenv("PATH", os.pathsep.join([str(programs()), os.environ["PATH"]]))
+        dvc(root, "commit", "--force", "--quiet", "zoo@tiny")
+        dvc(root, "repro", "--glob", "*@tiny")
+    git(root, "add", "--all")
+    git(root, "commit", "--quiet", "--message", "the front of tiny")

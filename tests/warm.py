@@ -43,7 +43,7 @@ SETTINGS = {
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
 }
-MODULES = ("dvc", "flows.cli", "flows.versions.reproduce", "lm_eval")
+MODULES = ("dvc", "flows.cli", "flows.versions.reproduce", "lm_eval", "mergekit.scripts.multimerge")
 CLIENT = """#!{python} -IS
 import json, os, socket, sys
 program, arguments = os.path.basename(sys.argv[0]), sys.argv[1:]

@@ -13,7 +13,7 @@ import psutil
 import yaml
 
 from tests import once
-from tests.warm import programs
+from tests.warm import PYTHON, programs
 
 OUTS = {
     "zoo": ["zoo", "tasks"],
@@ -125,10 +125,10 @@ def dvc(root: Path, *command: str) -> str:
     return done.stdout
 
 
-def hm3(root: Path, *command: str, env: dict[str, str] | None = None, timeout: float = 120):
-    """The command line in a process of its own."""
+def hm3(root: Path, *command: str, env: dict[str, str] | None = None, timeout: float = 120, cold: bool = False):
+    """The command line in a process of its own; ``cold``: one that has imported nothing yet."""
     return subprocess.run(
-        [programs() / "hm3", *command],
+        [*([PYTHON, "-m", "flows.cli"] if cold else [programs() / "hm3"]), *command],
         cwd=root,
         env={**os.environ, **(env or {})},
         capture_output=True,

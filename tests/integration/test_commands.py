@@ -10,21 +10,15 @@ import shutil
 import subprocess
 
 import pytest
+import yaml
 
 from flows.servers.local import free_port
 from flows.servers.up import read_record
 from tests.commands import PAGES, ROOT, commands, programs
-from tests.flows.project import hm3
-from tests.real_project import SMALLEST, make_clone
+from tests.flows.project import git, hm3
+from tests.real_project import NOT_SET
 from tests.s3_server import CREDENTIALS, client_of, s3_server
-from tests.small_tasks import COUNTS, TASK, answered, prompts, write_items
 
-NAMES = ("translation", "math", "code")
-PARAMS = SMALLEST | {
-    "profiles": ["tiny"],
-    "search": SMALLEST["search"] | {"budget": 1200},  # three objectives
-    "pareto": {"members": 4, "rescored": 6},
-}
 NOT_HERE = {
     "docker": "tests/integration/test_services.py runs the services of the compose file without containers",
     "kubectl": "tests/integration/test_infra.py holds the manifests against their schemas",
@@ -65,38 +59,20 @@ def here():
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory, make_family, warm):
-    """The project with three experts of a random model, its bucket on loopback, and nothing computed."""
+def project(tmp_path_factory, pipeline, warm):
+    """A copy of the finished project with one profile, its buckets on loopback."""
     folder = tmp_path_factory.mktemp("commands")
-    experts = {name: f"family/{name}" for name in NAMES}
-    profile = {
-        "base": "family/base",
-        "experts": experts,
-        "objectives": [{"name": name, "task": f"small_{name}", "items": COUNTS} for name in NAMES],
-        "promotion": {"tolerance": 1.0},
-        "threads": 1,
-    }
-    root = make_clone(folder / "project", PARAMS, tiny=profile)
-    family = make_family(folder / "made", experts=3, noise=0.2)
-    for name, source in zip(("base", *NAMES), family.values(), strict=True):
-        shutil.copytree(source, root / "family" / name)
-    for seed, name in enumerate(NAMES):
-        files = {}
-        for number, (split, count) in enumerate(COUNTS.items()):
-            files[split] = f"data/{name}.{split}.jsonl"
-            items = answered(root / "family" / name, prompts(count, 10 * seed + number))
-            write_items(root / files[split], items)
-        task = {"task": f"small_{name}", **TASK, "dataset_kwargs": {"data_files": files}}
-        (root / "profiles" / "tiny" / f"small_{name}.yaml").write_text(json.dumps(task))
+    root = shutil.copytree(pipeline, folder / "project", symlinks=True)
+    params = yaml.safe_load((root / "params.yaml").read_text()) | {"profiles": ["tiny"]}
+    (root / "params.yaml").write_text(yaml.safe_dump(params))
+    git(root, "commit", "--quiet", "--all", "--message", "one profile")
     with pytest.MonkeyPatch.context() as patch, s3_server(folder / "s3.log") as url:
-        for name in [name for name in os.environ if name.startswith(("MLFLOW_", "PREFECT_API", "HM3_STATE", "AWS_"))]:
+        for name in [name for name in os.environ if name.startswith(NOT_SET)]:
             patch.delenv(name)
         for name, value in (CREDENTIALS | {"AWS_ENDPOINT_URL": url}).items():
             patch.setenv(name, value)
         for bucket in ("bucket", "hm3-dvc"):
             client_of(url).create_bucket(Bucket=bucket)
-        done = hm3(root, "run", timeout=400)
-        assert done.returncode == 0, done.stderr
         yield root
         hm3(root, "down")
 
@@ -114,7 +90,7 @@ class Reader:
         for example, own in {
             r"\bMEMBER\b": self.members[0],
             r"\be178a4b4ff\b": self.members[-1][:8],
-            r"\bFOLDER\b": "family/math",
+            r"\bFOLDER\b": "runs/tiny/zoo/math",
             r"\bout/": f"out-{free_port()}/",
             r"s3://bucket/prefix": f"s3://bucket/{free_port()}",
             r"search\.budget=\d+": "search.budget=1000",

@@ -1,6 +1,6 @@
 """What one does with DVC every week, on the real stages and the smallest family that they take.
 
-Two profiles live side by side: ``p`` has its models below ``runs/``, as if made there; ``mine`` is given the same ones.
+Two profiles live side by side: ``tiny`` has its models below ``runs/``, as if made there; ``mine`` is given the same.
 Remotes are a folder and a bucket of moto's S3 server.
 """
 
@@ -21,11 +21,8 @@ import yaml
 
 from tasks.scoring.journal import read_segment
 from tests.flows.project import dvc, git, hm3
-from tests.real_project import SMALLEST, make_clone
 from tests.s3_server import CREDENTIALS, client_of, s3_server
-from tests.small_tasks import make_family_project
 
-PARAMS = SMALLEST | {"profiles": ["p", "mine"]}
 STAGES = ["zoo", "sample", "dataset", "train", "search", "pareto"]
 
 
@@ -42,21 +39,9 @@ def environment(warm):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, make_family):
-    """The project after `dvc repro` of ``p``, with what it made committed."""
-    root = make_clone(tmp_path_factory.mktemp("dvc") / "project", PARAMS)
-    made = make_family_project(tmp_path_factory.mktemp("family"), make_family)
-    shutil.copytree(made.root / "profiles", root / "profiles", dirs_exist_ok=True)
-    shutil.copytree(made.run, root / "runs" / "p")
-    profile = yaml.safe_load((root / "profiles" / "p.yaml").read_text()) | {"threads": 1}
-    (root / "profiles" / "p.yaml").write_text(yaml.safe_dump(profile))
-    given = {"made": None, "base": "runs/p/zoo/base", "experts": {"a": "runs/p/zoo/a", "b": "runs/p/zoo/b"}}
-    (root / "profiles" / "mine.yaml").write_text(yaml.safe_dump(profile | given))
-    shutil.copytree(root / "profiles" / "p", root / "profiles" / "mine")
-    dvc(root, "commit", "--force", "--quiet", "zoo@p")
-    dvc(root, "repro", "--glob", "*@p")
-    commit(root, "the front of p")
-    return root
+def finished(pipeline, tmp_path_factory):
+    """A copy of the project after `dvc repro` of ``tiny``, with what it made committed."""
+    return shutil.copytree(pipeline, tmp_path_factory.mktemp("dvc") / "project", symlinks=True)
 
 
 def commit(root, message):
@@ -81,27 +66,27 @@ def test_nothing_is_left_to_do_for_the_profile_that_was_run(finished):
 
 
 def test_an_experiment_is_run_shown_and_compared(project):
-    said = dvc(project, "exp", "run", "-S", "search.budget=900", "--name", "less", "search@p", "pareto@p")
-    assert [stage for stage in STAGES if f"Running stage '{stage}@p'" in said] == ["search", "pareto"]
+    said = dvc(project, "exp", "run", "-S", "search.budget=1000", "--name", "less", "search@tiny", "pareto@tiny")
+    assert [stage for stage in STAGES if f"Running stage '{stage}@tiny'" in said] == ["search", "pareto"]
     parameters = json.loads(dvc(project, "params", "diff", "--json"))
-    assert parameters["params.yaml"]["search.budget"] == {"old": 1000, "new": 900, "diff": -100}
-    metrics = json.loads(dvc(project, "metrics", "diff", "--json"))["runs/p/metrics.json"]
-    assert metrics["item_evaluations"]["new"] <= 900 < metrics["item_evaluations"]["old"] <= 1000
+    assert parameters["params.yaml"]["search.budget"] == {"old": 1200, "new": 1000, "diff": -200}
+    metrics = json.loads(dvc(project, "metrics", "diff", "--json"))["runs/tiny/metrics.json"]
+    assert metrics["item_evaluations"]["new"] <= 1000 < metrics["item_evaluations"]["old"] <= 1200
     table = pd.read_csv(io.StringIO(dvc(project, "exp", "show", "--csv", "--only-changed")))
     assert {"search.budget", "item_evaluations"} <= set(table.columns)
     names = table["Experiment"].fillna(table["rev"])
     budgets = dict(zip(names, table["search.budget"], strict=True))
-    assert budgets == {"workspace": 900, "master": 1000, "less": 900}
+    assert budgets == {"workspace": 1000, "master": 1200, "less": 1000}
 
 
 PLOTS = {
-    "train.csv": ("p: offline training, a panel a network", "optimiser step", "loss on held-out paths"),
+    "train.csv": ("tiny: offline training, a panel a network", "optimiser step", "loss on held-out paths"),
     "search.csv": (
-        *("p: hypervolume found by the search, on the search split", "item evaluations spent"),
+        *("tiny: hypervolume found by the search, on the search split", "item evaluations spent"),
         "hypervolume, share of the box from nadir to ideal",
     ),
     "plots/front.csv": (
-        *("p: the front and what it is held against, on the test split", "layers passed, over layers of the base"),
+        *("tiny: the front and what it is held against, on the test split", "layers passed, over layers of the base"),
         "mean score of the tasks",
     ),
 }
@@ -110,18 +95,18 @@ PLOTS = {
 @pytest.mark.parametrize("file", PLOTS)
 def test_plots_say_what_they_show_and_in_what_units(finished, file):
     title, x, y = PLOTS[file]
-    plot = json.loads(dvc(finished, "plots", "show", "--show-vega", f"runs/p/{file}"))
+    plot = json.loads(dvc(finished, "plots", "show", "--show-vega", f"runs/tiny/{file}"))
     encoding = (plot.get("spec") or plot)["encoding"]
     assert (plot["title"]["text"], encoding["x"]["title"], encoding["y"]["title"]) == (title, x, y)
-    table = pd.read_csv(finished / "runs" / "p" / file)
+    table = pd.read_csv(finished / "runs" / "tiny" / file)
     assert len(plot["data"]["values"]) == len(table)
     assert {encoding["x"]["field"], encoding["y"]["field"]} <= set(table.columns)
     assert "<DVC" not in json.dumps(plot), "a placeholder of the template is left"
 
 
 def test_plots_of_two_versions_are_drawn_on_one_page(project):
-    table = pd.read_csv(project / "runs" / "p" / "search.csv")
-    table.assign(hv=table["hv"] / 2).to_csv(project / "runs" / "p" / "search.csv", index=False)
+    table = pd.read_csv(project / "runs" / "tiny" / "search.csv")
+    table.assign(hv=table["hv"] / 2).to_csv(project / "runs" / "tiny" / "search.csv", index=False)
     dvc(project, "plots", "diff", "HEAD", "--out", "shown")
     page = (project / "shown" / "index.html").read_text()
     for title, x, y in PLOTS.values():
@@ -143,10 +128,10 @@ def test_collecting_garbage_keeps_every_profile(project):
         (project / name).unlink()
     dvc(project, "gc", "--workspace", "--force")
     assert not kept.exists()
-    before = {name: content(project, name) for name in ("p", "mine")}
+    before = {name: content(project, name) for name in ("tiny", "mine")}
     shutil.rmtree(project / "runs")
     dvc(project, "checkout", "--allow-missing")
-    assert {name: content(project, name) for name in ("p", "mine")} == before
+    assert {name: content(project, name) for name in ("tiny", "mine")} == before
     assert before["mine"]
 
 
@@ -165,15 +150,15 @@ def clone(project, folder):
 
 
 def has_the_front(project, there):
-    assert content(there, "p") == content(project, "p")
+    assert content(there, "tiny") == content(project, "tiny")
     status = json.loads(dvc(there, "status", "--json"))
-    assert not [name for name in status if name.endswith("@p")]
-    shown = [json.loads(hm3(one, "front", "--profile", "p", "--json").stdout) for one in (project, there)]
+    assert not [name for name in status if name.endswith("@tiny")]
+    shown = [json.loads(hm3(one, "front", "--profile", "tiny", "--json").stdout) for one in (project, there)]
     for one in shown:
         del one["aliases_from"], one["notes"]  # only the project has a registry
     assert shown[0] == shown[1]
-    report = hm3(there, "report", "--profile", "p")
-    assert (there / "runs" / "p" / "report.html").is_file(), report.stderr
+    report = hm3(there, "report", "--profile", "tiny")
+    assert (there / "runs" / "tiny" / "report.html").is_file(), report.stderr
 
 
 def test_a_clone_has_the_front_through_a_bucket_and_can_publish_it(project, s3, tmp_path, monkeypatch):
@@ -183,9 +168,9 @@ def test_a_clone_has_the_front_through_a_bucket_and_can_publish_it(project, s3, 
     dvc(project, "push")
     there = clone(project, tmp_path / "clone")
     has_the_front(project, there)
-    published = hm3(there, "publish", "--profile", "p", "--json")
+    published = hm3(there, "publish", "--profile", "tiny", "--json")
     assert published.returncode == 0, published.stderr
-    members = json.loads((there / "runs" / "p" / "front.json").read_text())["members"]
+    members = json.loads((there / "runs" / "tiny" / "front.json").read_text())["members"]
     assert set(json.loads(published.stdout)["versions"]) == {one["id"] for one in members}
     assert dvc(project, "push") == "Everything is up to date.\n"
 
@@ -194,7 +179,7 @@ def test_a_clone_has_the_front_through_a_bucket_and_can_publish_it(project, s3, 
 def test_a_run_pushes_what_it_made_if_it_is_told_to(project, tmp_path):
     dvc(project, "remote", "modify", "local", "url", str(tmp_path / "remote"))
     commit(project, "a remote for the team")
-    run = hm3(project, "run", "--profile", "p", "--push", timeout=300)
+    run = hm3(project, "run", "--profile", "tiny", "--push", timeout=300)
     assert run.returncode == 0, run.stderr
     assert "push: outs are in the DVC remote local" in run.stdout
     has_the_front(project, clone(project, tmp_path / "clone"))
@@ -202,18 +187,18 @@ def test_a_run_pushes_what_it_made_if_it_is_told_to(project, tmp_path):
 
 def test_an_experiment_is_pushed_to_the_remote_of_the_project(project, tmp_path):
     os.utime(project / "params.yaml")  # touched and not changed
-    run = hm3(project, "run", "--profile", "p", "-S", "pareto.members=2", "--push", "--json", timeout=300)
+    run = hm3(project, "run", "--profile", "tiny", "-S", "pareto.members=2", "--push", "--json", timeout=300)
     assert run.returncode == 0, run.stderr
     name = json.loads(run.stdout)["experiment"]
     reference = git(project, "for-each-ref", "--format=%(refname)", f"refs/exps/**/{name}").strip()
-    lock = yaml.safe_load(git(project, "show", f"{reference}:dvc.lock"))["stages"]["pareto@p"]
+    lock = yaml.safe_load(git(project, "show", f"{reference}:dvc.lock"))["stages"]["pareto@tiny"]
     front = next(one["md5"] for one in lock["outs"] if one["path"].endswith("front.json"))
     assert (project / ".hm3" / "dvc-remote" / "files" / "md5" / front[:2] / front[2:]).is_file()
 
 
 def test_a_run_that_could_not_push_does_not_begin(project):
     dvc(project, "config", "--unset", "core.remote")
-    run = hm3(project, "run", "--profile", "p", "--push", timeout=300)
+    run = hm3(project, "run", "--profile", "tiny", "--push", timeout=300)
     assert run.returncode == 2
     assert run.stderr.startswith("hm3: .dvc/config: no default remote to push to; `dvc remote add --default NAME URL`")
 
@@ -224,7 +209,7 @@ def test_ray_workers_give_the_same_dvc_lock(project, monkeypatch, stages):
     shutil.rmtree(project / ".hm3")
     monkeypatch.setenv("HM3_ENGINE", "ray")
     for stage in stages:
-        dvc(project, "repro", "--force", "--single-item", f"{stage}@p")
+        dvc(project, "repro", "--force", "--single-item", f"{stage}@tiny")
     assert (project / "dvc.lock").read_bytes() == wanted
 
 
@@ -242,14 +227,14 @@ def test_a_machine_that_is_taken_away_in_the_search_is_replaced_by_another(proje
     dvc(project, "remote", "add", "--default", "pod", "s3://team/pod")
     commit(project, "a longer search")
     dvc(project, "push")
-    bucket, state = client_of(s3), "state/journal/p/"
+    bucket, state = client_of(s3), "state/journal/tiny/"
 
     def segments():
         return [one["Key"] for one in bucket.list_objects_v2(Bucket="team", Prefix=state).get("Contents", [])]
 
     monkeypatch.setenv("HM3_STATE", "s3://team/state")
     first = clone(project, tmp_path / "first")
-    command = [sys.executable, "-m", "dvc", "repro", "--single-item", "search@p"]
+    command = [sys.executable, "-m", "dvc", "repro", "--single-item", "search@tiny"]
     with subprocess.Popen(command, cwd=first, start_new_session=True, stderr=subprocess.DEVNULL) as pod:
         deadline = time.monotonic() + 300
         while len(segments()) < 3:
@@ -265,13 +250,13 @@ def test_a_machine_that_is_taken_away_in_the_search_is_replaced_by_another(proje
     shutil.rmtree(first)
     saved = set(segments())
     second = clone(project, tmp_path / "second")
-    dvc(second, "repro", "--single-item", "search@p")
+    dvc(second, "repro", "--single-item", "search@tiny")
     assert saved < set(segments())
-    scored = journalled(second / ".hm3" / "journal" / "p")
+    scored = journalled(second / ".hm3" / "journal" / "tiny")
     assert len(scored) == len(set(scored))
     monkeypatch.delenv("HM3_STATE")
     shutil.rmtree(project / ".hm3")
-    dvc(project, "repro", "--single-item", "search@p")
-    archives = [(root / "runs" / "p" / "archive.parquet").read_bytes() for root in (project, second)]
+    dvc(project, "repro", "--single-item", "search@tiny")
+    archives = [(root / "runs" / "tiny" / "archive.parquet").read_bytes() for root in (project, second)]
     assert archives[0] == archives[1]
-    assert sorted(journalled(project / ".hm3" / "journal" / "p")) == sorted(scored)
+    assert sorted(journalled(project / ".hm3" / "journal" / "tiny")) == sorted(scored)

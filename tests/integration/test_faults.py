@@ -17,7 +17,7 @@ from flows.processes.children import command_line
 from flows.servers.local import free_port
 from tasks.project.processes import birth, is_alive
 from tests.fixtures_front import make_project as make_done
-from tests.flows.project import at_work, behave, dvc, make_project, started
+from tests.flows.project import at_work, behave, dvc, hm3, make_project, started
 from tests.servers import missing, mlflow_server
 
 ROOT = Path(__file__).parents[2]
@@ -79,7 +79,7 @@ def goes_on(own):
     """The next run takes what is finished and completes."""
     project, env = own
     behave(project, "search", None)
-    again = subprocess.run(RUN, cwd=project, env=env, capture_output=True, text=True, timeout=300)
+    again = hm3(project, "run", env=env, timeout=300)
     assert again.returncode == 0, again.stderr
     assert started(project) == ["search@tiny", "pareto@tiny"]
     assert again.stdout.count(": cached") == 1

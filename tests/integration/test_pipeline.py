@@ -258,6 +258,7 @@ def wait_until(condition, seconds):
         time.sleep(0.1)
 
 
+@pytest.mark.slow  # test_real_pipeline.py kills a run, too, and test_faults.py ends one
 def test_a_killed_run_leaves_no_process_behind_and_the_next_one_goes_on(own):
     project, env = own
     behave(project, "search", "sleep")

@@ -8,7 +8,6 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from flows.bench.fault_kinds import KINDS
 from flows.bench.faults import FAULTS, PARAMS, attempt, prepare
 from tasks.project.workspace import open_workspace
 from tests.flows.project import dvc, hm3
+from tests.warm import programs
 
 ROOT = Path(__file__).parents[2]
 KILLS = ["run killed", "stage killed", "DVC killed"]
@@ -118,7 +118,7 @@ def test_an_exported_member_scores_in_lm_eval_as_in_hm3(undisturbed, front, tmp_
     assert model.config.num_hidden_layers == member["layers"]
     ours = json.loads(hm3(undisturbed, "evaluate", str(out), "--split", "test", "--json").stdout)
     tasks = {one["name"]: one["task"] for one in profile(undisturbed)["objectives"]}
-    command = [sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--model_args", f"pretrained={out}"]
+    command = [programs() / "python", "-m", "lm_eval", "run", "--model", "hf", "--model_args", f"pretrained={out}"]
     command += ["--tasks", *tasks.values(), "--include_path", "profiles/tiny", "--output_path", str(tmp_path / "eval")]
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "datasets")}
     subprocess.run(command, cwd=undisturbed, env={**os.environ, **offline}, check=True, capture_output=True)
@@ -134,7 +134,12 @@ def test_mergekit_rebuilds_what_is_called_exact(undisturbed, front, tmp_path):
     for member in exact[:2]:
         ours, theirs = tmp_path / member["id"], tmp_path / f"{member['id']}-mergekit"
         assert hm3(undisturbed, "export", member["id"], str(ours)).returncode == 0
-        command = [sys.executable, "-m", "mergekit.scripts.multimerge", str(Path("runs/tiny") / member["recipe"])]
+        command = [
+            programs() / "python",
+            "-m",
+            "mergekit.scripts.multimerge",
+            str(Path("runs/tiny") / member["recipe"]),
+        ]
         command += ["--out-path", str(theirs), "-I", str(tmp_path / "between"), "--no-write-model-card"]
         subprocess.run(command, cwd=undisturbed, check=True, capture_output=True)
         states = [AutoModelForCausalLM.from_pretrained(path).state_dict() for path in (ours, theirs)]

@@ -1,7 +1,8 @@
 """infra/compose.yaml without containers: its commands, environments and health checks, on this machine's PostgreSQL.
 
-moto stands for the S3 server. Then what a team does with it: a deployment, triggered over the API, runs the pipeline on
-a small family of its own; the front is registered, its artifacts are in S3, its data is pushed, and a clone pulls it.
+moto stands for the S3 server. Then what a team does with it: a deployment, triggered over the API, runs the pipeline,
+of which one stage is not up to date; the front is registered, its artifacts are in S3, its data is pushed, and a clone
+pulls it.
 """
 
 import base64
@@ -28,13 +29,10 @@ from flows.servers.local import free_port
 from tests import infra_files
 from tests.flows.project import dvc, git
 from tests.infra_files import ROOT, compose, interpolate
-from tests.real_project import SMALLEST, make_clone
 from tests.servers import missing
-from tests.small_tasks import make_family_project
 
 START_SECONDS, RUN_SECONDS = 240, 480
 PORTS = {name: str(free_port()) for name in ("5432", "7070", "4200", "5000", "8080")}
-PARAMS = SMALLEST | {"profiles": ["own"]}
 
 
 class Stack:
@@ -183,24 +181,15 @@ def start_postgres(stack, folder):
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory, make_family):
-    """The project with a profile of a user's own models, random ones; its data is to be pushed to the bucket."""
-    root = tmp_path_factory.mktemp("services") / "project"
-    make_clone(root, PARAMS)
-    family = make_family_project(tmp_path_factory.mktemp("family"), make_family)
-    shutil.copytree(family.run, root / "given")
-    for task in (family.root / "profiles" / "p").iterdir():
-        (root / "profiles" / "own").mkdir(exist_ok=True)
-        (root / "profiles" / "own" / task.name).write_text(task.read_text().replace("runs/p/tasks", "given/tasks"))
-    profile = yaml.safe_load((family.root / "profiles" / "p.yaml").read_text())
-    models = {"base": "given/zoo/base", "experts": {name: f"given/zoo/{name}" for name in ("a", "b")}}
-    own = {key: value for key, value in profile.items() if key != "made"} | models | {"threads": 1}
-    (root / "profiles" / "own.yaml").write_text(yaml.safe_dump(own))
-    (root / "params.yaml").write_text(yaml.safe_dump(PARAMS))
-    shutil.copy(ROOT / "prefect.yaml", root)
+def project(tmp_path_factory, pipeline):
+    """The finished project with one stage that is to be run again; its data is to be pushed to the bucket."""
+    root = shutil.copytree(pipeline, tmp_path_factory.mktemp("services") / "project", symlinks=True)
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    params |= {"profiles": ["tiny"], "pareto": params["pareto"] | {"members": 3}}
+    (root / "params.yaml").write_text(yaml.safe_dump(params))
     dvc(root, "remote", "add", "--default", "bucket", "s3://hm3-dvc/team")
     git(root, "add", "--all")
-    git(root, "commit", "--quiet", "--message", "our own models, pushed to S3")
+    git(root, "commit", "--quiet", "--message", "fewer members, pushed to S3")
     return root
 
 
@@ -263,7 +252,7 @@ def finished(stack, project):
     """The deployment, triggered over the API as a schedule or a button would, has run."""
     deployment = stack.call("prefect", "/api/deployments/name/hm3/hm3")
     path = f"/api/deployments/{deployment['id']}/create_flow_run"
-    run = stack.call("prefect", path, {"state": {"type": "SCHEDULED"}, "parameters": {"profile": "own"}})
+    run = stack.call("prefect", path, {"state": {"type": "SCHEDULED"}, "parameters": {"profile": "tiny"}})
     deadline = time.monotonic() + RUN_SECONDS
     while (state := stack.call("prefect", f"/api/flow_runs/{run['id']}")["state"])["type"] not in (
         "COMPLETED",
@@ -274,11 +263,12 @@ def finished(stack, project):
         assert time.monotonic() < deadline, stack.log("worker")
         time.sleep(0.5)
     assert state["name"] == "Completed", f"{state}\n{stack.log('worker')}"
-    return json.loads((project / "runs" / "own" / "front.json").read_text())
+    assert json.loads(dvc(project, "status", "--json")) == {}, "the stage was not run"
+    return json.loads((project / "runs" / "tiny" / "front.json").read_text())
 
 
 def test_the_front_is_registered_and_its_artifacts_are_in_s3(stack, finished):
-    search = "/api/2.0/mlflow/model-versions/search?filter=name%3D%27hm3-front-own%27"
+    search = "/api/2.0/mlflow/model-versions/search?filter=name%3D%27hm3-front-tiny%27"
     versions = stack.call("mlflow", search)["model_versions"]
     assert len(versions) == len(finished["members"]) >= 2
     keys = stack.objects("hm3-mlflow")
@@ -310,5 +300,5 @@ def test_the_data_is_pushed_and_a_clone_pulls_it_without_computing(stack, projec
     git(project, "commit", "--quiet", "--message", "a front")
     git(tmp_path, "clone", "--quiet", str(project), "clone")
     run(tmp_path / "clone", "pull")
-    assert json.loads((tmp_path / "clone" / "runs" / "own" / "front.json").read_text()) == finished
+    assert json.loads((tmp_path / "clone" / "runs" / "tiny" / "front.json").read_text()) == finished
     assert run(tmp_path / "clone", "status", "--json").strip() == "{}"

@@ -5,7 +5,6 @@ import math
 import os
 import shutil
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -21,6 +20,7 @@ from tasks.project.offline import offline_environment
 from tasks.project.workspace import open_workspace
 from tests.small_models import write_path
 from tests.small_tasks import COUNTS, make_task_project, write_items, write_profile, write_task
+from tests.warm import programs
 
 CANDIDATES = {
     "base": Candidate.identity("base", 3),
@@ -176,7 +176,7 @@ def test_generation_leaves_the_pool_as_it_was(objectives, pool, candidate):
 
 def test_scores_equal_those_of_the_lm_eval_command(objectives, pool, exports, workspace, tmp_path):
     candidate, folder, names = CANDIDATES["path"], exports["path"], ["one", "two", "one_chrf", "two_sum"]
-    command = [sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--model_args", f"pretrained={folder}"]
+    command = [programs() / "python", "-m", "lm_eval", "run", "--model", "hf", "--model_args", f"pretrained={folder}"]
     options = ["--device", "cpu", "--include_path", "profiles/p", "--output_path", str(tmp_path / "out")]
     environment = {**os.environ, **offline_environment(tmp_path), "OMP_NUM_THREADS": "1", "LMEVAL_LOG_LEVEL": "WARNING"}
     done = subprocess.run(

@@ -4,7 +4,6 @@ import gzip
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +23,7 @@ from tasks.project.offline import offline_environment
 from tasks.project.workspace import open_workspace
 from tests.small_models import write_path
 from tests.small_tasks import write_items, write_profile, write_task
+from tests.warm import programs
 
 ITEMS = {"search": 3, "selection": 2, "test": 4}
 ROWS = 40
@@ -35,6 +35,7 @@ TEMPLATE = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
+
 RECIPE = """
 merge_method: linear
 models: [{model: a, parameters: {weight: 0.7}}, {model: b, parameters: {weight: 0.5}}]
@@ -207,7 +208,7 @@ def ours(workspace, family):
 
 def start(workspace, exported, out, names, samples, *options):
     """lm-eval's command on some tasks, each restricted to some rows of its data."""
-    command = [sys.executable, "-m", "lm_eval", "run", "--model", "hf"]
+    command = [programs() / "python", "-m", "lm_eval", "run", "--model", "hf"]
     command += ["--model_args", f"pretrained={exported},dtype=float64", "--device", "cpu"]
     command += ["--include_path", str(workspace.task_folder), "--output_path", str(out), "--tasks", ",".join(names)]
     environment = {**os.environ, **offline_environment(out), "OMP_NUM_THREADS": "1", "LMEVAL_LOG_LEVEL": "WARNING"}

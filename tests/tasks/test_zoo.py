@@ -27,6 +27,7 @@ from tasks.project.family import load_family
 from tasks.project.progress import Bar, Progress
 from tasks.project.workspace import open_workspace
 from tasks.schema.params import ZooParams
+from tests.warm import programs
 
 ROOT = Path(__file__).parents[2]
 TASKS = ("translation", "math", "code")
@@ -135,7 +136,16 @@ def test_lm_eval_gives_the_scores_of_the_gates(made):
     }
     names = [*(f"tiny_{task}" for task in TASKS), "tiny_translation_chrf", "tiny_code_pass"]
     command = [
-        *(sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--model_args", "pretrained=runs/tiny/zoo/math"),
+        *(
+            programs() / "python",
+            "-m",
+            "lm_eval",
+            "run",
+            "--model",
+            "hf",
+            "--model_args",
+            "pretrained=runs/tiny/zoo/math",
+        ),
         *("--tasks", ",".join(names), "--include_path", "profiles/tiny", "--device", "cpu", "--batch_size", "32"),
         *("--output_path", "results.json"),
     ]
