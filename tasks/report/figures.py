@@ -229,7 +229,7 @@ def legend(figure: Figure, front: Front, *more: Line2D) -> None:
     """References by marker, members by depth."""
     handles = [*more, *(Line2D([], [], label=one.name, **mark) for one, mark in reference_marks(front))]
     colour = depth_colour(front)
-    mark = {"marker": "o", "markersize": 9, "markeredgecolor": INK, "linestyle": "none"}
+    mark: dict[str, Any] = {"marker": "o", "markersize": 9, "markeredgecolor": INK, "linestyle": "none"}
     for layers in sorted({one.layers for one in front.members}):
         handles.append(Line2D([], [], label=f"member, {layers} layers", markerfacecolor=colour(layers), **mark))
     figure.legend(handles=handles, loc="outside upper center", ncols=min(6, len(handles)))

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -186,7 +187,7 @@ def test_an_alias_that_mlflow_would_refuse_is_bad_input():
 def test_the_profile_sets_tolerance_and_floors(published):
     ask(published, "b", "ruled")
     lenient = published.profile.model_copy(update={"promotion": Promotion(tolerance=0.5, floors={"one": 0.2})})
-    workspace = type(published)(published.root, published.name, published.params, lenient)
+    workspace = replace(published, profile=lenient)
     result = ask(workspace, "a", "ruled")
     assert all(one.passed for one in by_gate(result)[KEPT])
     assert str(result).count("floor: one 0.1250, bound ≥ 0.2000") == 1
