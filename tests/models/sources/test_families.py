@@ -17,9 +17,10 @@ from models.merge.source import MergedSource
 from models.merge.write import merge_to_disk
 from models.paths.path import path_model
 from models.paths.pool import Pool
-from models.paths.prefix import Requests, path_likelihoods
+from models.paths.prefix import Requests, depth_first, path_likelihoods
 from models.sources.architecture import ARCHITECTURES, architecture_of, keeps_lists, with_layers
 from models.sources.checkpoint import open_checkpoint
+from tasks.bench.engine.by_depth import by_depth
 
 LAYERS = 4
 COMMON = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": LAYERS, "num_attention_heads": 4}
@@ -117,12 +118,12 @@ def test_generation_with_a_cache_equals_that_without(pool):
     assert torch.equal(cached, model.generate(ids, use_cache=False, **options))
 
 
-@pytest.mark.parametrize("by_depth", [False, True], ids=["depth first", "by depth"])
-def test_scores_are_those_of_the_path_s_model(pool, by_depth):
+@pytest.mark.parametrize("walk", [depth_first, by_depth])
+def test_scores_are_those_of_the_path_s_model(pool, walk):
     ids = random_ids(6, 11).tolist()
     pairs = [(row[: 3 + number], row[3 + number :]) for number, row in enumerate(ids)]
     candidates = [Candidate("b", PATH), Candidate("a", PATH[:3]), Candidate.identity("a", LAYERS)]
-    found = path_likelihoods(pool, candidates, Requests.from_pairs(pairs, 128, tokens=40), by_depth=by_depth)
+    found = path_likelihoods(pool, candidates, Requests.from_pairs(pairs, 128, tokens=40), walk=walk)
     for candidate, (likelihoods, _) in zip(candidates, found, strict=True):
         model = path_model(pool, candidate)
         for number, (context, continuation) in enumerate(pairs):
