@@ -23,7 +23,7 @@ NOT_HERE = {
     "docker": "tests/integration/test_services.py runs the services of the compose file without containers",
     "kubectl": "tests/integration/test_infra.py holds the manifests against their schemas",
     "hm3 bench faults": "tests/integration/test_real_pipeline.py disturbs runs as it does",
-    "hm3 run --engine ray": "tests/integration/test_dvc.py runs the stages on Ray workers",
+    "hm3 run --engine ray": "tests/integration/test_dvc.py runs the stages on Ray workers (make test-slow)",
     "hm3 run --fresh": "tests/integration/test_pipeline.py runs every stage anew",
     "hm3 init": "tests/flows/commands/test_init.py makes a profile for models of its own",
     "hm3 zoo": "tests/flows/commands/test_init.py makes experts from data of its own",
@@ -41,7 +41,7 @@ NOT_HERE = {
     "tar": "packs and unpacks the state",
     "git pull": "needs the reader's repository",
 }
-QUIET = ("git", "dvc params diff")
+QUIET = ("git", "dvc params diff", "dvc metrics diff")
 """Commands that say nothing where nothing is amiss, or differs."""
 
 

@@ -203,7 +203,8 @@ def test_a_run_that_could_not_push_does_not_begin(project):
     assert run.stderr.startswith("hm3: .dvc/config: no default remote to push to; `dvc remote add --default NAME URL`")
 
 
-@pytest.mark.parametrize("stages", [["search"], pytest.param(["sample", "pareto"], marks=pytest.mark.slow)])
+@pytest.mark.slow  # tests/tasks/scoring/test_ray.py compares scores and keys of the journal
+@pytest.mark.parametrize("stages", [["search"], ["sample", "pareto"]])
 def test_ray_workers_give_the_same_dvc_lock(project, monkeypatch, stages):
     wanted = (project / "dvc.lock").read_bytes()
     shutil.rmtree(project / ".hm3")

@@ -1,24 +1,34 @@
-"""Prefect with a real server and worker: forms, runs through the API, overrides, waiting, cancelling."""
+"""Prefect with a real server and worker: forms, runs through the API, overrides, waiting, cancelling.
+
+What people see of it, and of MLflow, is looked at in a real browser; with HM3_SCREENSHOTS set to a folder the pictures
+are left there that the documentation shows.
+"""
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 import yaml
+from playwright.sync_api import sync_playwright
 
 from flows.servers.register import AUTOMATION
 from flows.servers.up import in_use, read_record
 from tasks.project.processes import is_alive
 from tests.fixtures_front import make_project as make_done
 from tests.flows.project import OUTS, at_work, behave, dvc, git, hm3, make_project, started
-from tests.integration.api import Server, within
+from tests.integration.api import Server, call, within
+from tests.servers import missing
 
 ROOT = Path(__file__).parents[2]
+SIZE = {"width": 1280, "height": 800}
+SLOW = 40_000  # milliseconds
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +137,15 @@ def test_no_path_of_a_machine_is_in_prefect_yaml():
     assert "/" not in text
 
 
-def test_a_run_through_the_api_works_in_place_and_shows_what_it_found(server, project):
+@pytest.fixture(scope="module")
+def run(server):
+    """Id of a run that was triggered over the API, and has ended."""
     run = server.trigger("hm3/hm3")
     assert server.wait(run) == "Completed", server.said(run)
+    return run
+
+
+def test_a_run_through_the_api_works_in_place_and_shows_what_it_found(server, project, run):
     assert started(project) == [f"{name}@tiny" for name in OUTS]
     assert json.loads(dvc(project, "status", "--json")) == {}
     shown = server.artifacts(run)
@@ -149,6 +165,106 @@ def test_a_run_through_the_api_works_in_place_and_shows_what_it_found(server, pr
     assert "/artifacts/report.html" in shown["report-tiny"]["data"]
     git(project, "add", "--all")
     git(project, "commit", "--quiet", "--message", "done")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        missing("Chromium (Debian's package chromium)")
+    flags = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=flags)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(browser):
+    page = browser.new_page(viewport=SIZE)
+    page.set_default_timeout(SLOW)
+    yield page
+    page.close()
+
+
+def keep(page, name):
+    """Keep a picture of what the page shows."""
+    folder = os.environ.get("HM3_SCREENSHOTS")
+    if folder:
+        page.wait_for_timeout(1500)  # charts and images are drawn
+        page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+def close_assistant(page):
+    """MLflow opens a panel of its assistant beside what one came to see."""
+    button = page.get_by_label("Close", exact=True)
+    if button.count():
+        button.first.click()
+
+
+@pytest.mark.parametrize(("name", "field"), [("hm3", "Seed of every generator."), ("hm3-search", "What matters how")])
+def test_the_form_of_a_deployment_shows_fields_with_descriptions_and_values(page, server, run, name, field):
+    deployment = server.call(f"deployments/name/{name}/{name}")["id"]
+    page.goto(f"{server.addresses['prefect']}/deployments/deployment/{deployment}/run")
+    page.get_by_text("Item evaluations of sample, dataset and search together.").wait_for()
+    page.get_by_text(field).wait_for()
+    values = page.locator("input").evaluate_all("all => all.map(one => one.value)")
+    assert "3" in values  # search.budget of the project's params.yaml
+    if name == "hm3-search":
+        keep(page, "prefect-form")
+
+
+def test_a_scheduled_run_is_listed(page, server, run):
+    deployment = server.call("deployments/name/hm3/hm3")["id"]
+    tomorrow = time.strftime("%Y-%m-%dT02:00:00Z", time.gmtime(time.time() + 86_400))
+    later = {"type": "SCHEDULED", "state_details": {"scheduled_time": tomorrow}}
+    server.call(f"deployments/{deployment}/create_flow_run", {"state": later, "name": "nightly-run"})
+    page.goto(f"{server.addresses['prefect']}/deployments/deployment/{deployment}?tab=Upcoming")
+    page.get_by_text("nightly-run").first.wait_for()
+    page.get_by_text("Scheduled for").first.wait_for()
+
+
+def test_a_finished_run_shows_its_stages(page, server, run):
+    page.goto(f"{server.addresses['prefect']}/runs/flow-run/{run}")
+    page.get_by_text("Completed").first.wait_for()
+    keep(page, "prefect-run")  # the stages in time are drawn on a canvas
+    page.get_by_text("Task Runs", exact=True).first.click()
+    for stage in ("search@tiny", "pareto@tiny", "publish"):
+        page.get_by_text(stage).first.wait_for()
+
+
+def test_a_finished_run_shows_its_front_and_its_images(page, server, run):
+    ids = {key: one["id"] for key, one in server.artifacts(run).items()}
+    page.goto(f"{server.addresses['prefect']}/runs/flow-run/{run}")
+    page.get_by_text("Artifacts", exact=True).first.click()
+    page.get_by_text("front-tiny").first.wait_for()
+    page.goto(f"{server.addresses['prefect']}/artifacts/artifact/{ids['plot-front-tiny']}")
+    image = page.locator("img[src^='data:image/png']").first
+    image.wait_for()
+    assert image.evaluate("one => one.naturalWidth") > 100
+    page.goto(f"{server.addresses['prefect']}/artifacts/artifact/{ids['front-tiny']}")
+    page.get_by_text("task arithmetic").first.wait_for()
+    keep(page, "prefect-artifacts")
+
+
+def test_mlflow_shows_the_runs_with_their_hypervolume(page, server, run):
+    found = call(f"{server.addresses['mlflow']}/api/2.0/mlflow/experiments/get-by-name?experiment_name=hm3-tiny")
+    page.goto(
+        f"{server.addresses['mlflow']}/#/experiments/{found['experiment']['experiment_id']}/runs?compareRunsMode=CHART"
+    )
+    page.get_by_text(server.call(f"flow_runs/{run}")["name"]).first.wait_for()
+    close_assistant(page)
+    page.get_by_placeholder("Search metric charts").fill("hv")
+    page.locator("svg .trace, svg .plot").first.wait_for()
+    keep(page, "mlflow-runs")
+
+
+def test_mlflow_shows_the_front_with_its_aliases(page, server, run):
+    page.goto(f"{server.addresses['mlflow']}/#/models/hm3-front-tiny")
+    page.get_by_text("balanced").first.wait_for()
+    page.get_by_text("best-math").first.wait_for()
+    close_assistant(page)
+    keep(page, "mlflow-registry")
 
 
 def test_one_changed_field_of_a_form_is_an_experiment_and_the_project_stays_as_it_is(server, project):
