@@ -202,15 +202,22 @@ def close_assistant(page):
         button.first.click()
 
 
-@pytest.mark.parametrize(("name", "field"), [("hm3", "Seed of every generator."), ("hm3-search", "What matters how")])
-def test_the_form_of_a_deployment_shows_fields_with_descriptions_and_values(page, server, run, name, field):
+FORMS = {
+    "hm3": (("Seed of every generator.", "Item evaluations of sample, dataset and search together."), "3"),
+    "hm3-search": (("What matters how", "Fully scored candidates whose cost may be spent."), "100"),
+}
+"""What a deployment's form says of its fields, and one of the values: ``search.budget`` is the project's."""
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_the_form_of_a_deployment_shows_fields_with_descriptions_and_values(page, server, run, name):
     deployment = server.call(f"deployments/name/{name}/{name}")["id"]
     page.goto(f"{server.addresses['prefect']}/deployments/deployment/{deployment}/run")
-    page.get_by_text("Item evaluations of sample, dataset and search together.").wait_for()
-    page.get_by_text(field).wait_for()
-    values = page.locator("input").evaluate_all("all => all.map(one => one.value)")
-    assert "3" in values  # search.budget of the project's params.yaml
-    if name == "hm3-search":
+    texts, value = FORMS[name]
+    for text in texts:
+        page.get_by_text(text).wait_for()
+    assert value in page.locator("input").evaluate_all("all => all.map(one => one.value)")
+    if name == "hm3":
         keep(page, "prefect-form")
 
 
