@@ -16,6 +16,20 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
+
+def _list(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        typer.echo(context.get_help())
+        raise typer.Exit
+
+
+@app.callback()
+def bench(
+    listed: Annotated[bool, typer.Option("--list", callback=_list, is_eager=True, help="The same as --help.")] = False,
+) -> None:
+    """Take the one option that belongs to no benchmark; the group's help is said above."""
+
+
 Repetitions = Annotated[int | None, typer.Option(help="Of each case. Default: the benchmark's own number.")]
 Small = Annotated[bool, typer.Option("--small", help="Try it on small input; measures nothing, writes no result.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Measure again what is measured already.")]

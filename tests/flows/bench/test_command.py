@@ -32,6 +32,7 @@ def asked(*words):
 def test_every_benchmark_is_a_command_with_a_line():
     text = asked("--help").output
     assert re.findall(r"^│ (\w+) +\w", text, re.MULTILINE) == list(NAMES)
+    assert asked("--list").output == text
 
 
 def test_each_has_its_own_options_and_an_example():
