@@ -151,7 +151,7 @@ def test_what_the_flow_finds_the_command_finds_too_and_both_promote_it(make_fami
     workspace = make_finished_project(tmp_path / "project", make_family)
     with_its_worst_member_alone(workspace)
     monkeypatch.delenv("HM3_STATE", raising=False)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", local_store(workspace.root)[0])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", local_store(workspace.state)[0])
     publish(workspace)
     env = {**os.environ, "PREFECT_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     command = [sys.executable, "-c", SEARCH]
@@ -175,7 +175,7 @@ def test_what_the_flow_finds_the_command_finds_too_and_both_promote_it(make_fami
     moved = hm3(workspace.root, "promote", find["id"][:6])
     assert moved.returncode == 0, moved.stderr
     assert f"champion of hm3-front-p is now version {said['promoted']['version']}, member {find['id']}" in moved.stdout
-    version = connect(workspace.root).get_model_version_by_alias("hm3-front-p", "champion")
+    version = connect(workspace.state).get_model_version_by_alias("hm3-front-p", "champion")
     assert (version.tags["found"], version.tags["member"]) == ("true", find["id"])
     assert named(workspace, Front.read(workspace.run), "champion").scores == find["scores"]
 
