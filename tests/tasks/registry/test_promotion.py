@@ -232,6 +232,7 @@ def test_a_member_that_is_not_registered_cannot_be_promoted_even_by_force(publis
 
 
 def test_without_a_registry_nothing_is_made(fresh):
+    shutil.rmtree(fresh.state / "mlflow")  # the new database that the project was given
     with pytest.raises(BadInput, match="no MLflow registry here yet; run `hm3 publish"):
         ask(fresh, "b")
     aliases = aliases_now(fresh, Front.read(fresh.run))
