@@ -182,7 +182,7 @@ def test_the_credit_of_a_kind_does_not_depend_on_the_order_in_which_kinds_are_li
     credited = []
     for order in permutations(BY_VARIATION.kinds):
         run = begun(settings=replace(BY_VARIATION, kinds=order))
-        before, whole = run.charged(), run.trial.complete()
+        before, whole = {one.candidate: one.charged for one in run.trial.archive.entries}, run.trial.complete()
         if found is None:
             known = run.judge.costs([run.trial.archive.entries[i].candidate for i in whole])
             edits = run.proposer.propose("edit", WANTED[:3], run.proposer.parents(WANTED[:3], 4), 60, run.rng)
@@ -193,7 +193,7 @@ def test_the_credit_of_a_kind_does_not_depend_on_the_order_in_which_kinds_are_li
             together = hypervolume(np.concatenate([known, run.judge.costs(best)])) - hypervolume(known)
             assert together < 0.9 * (sum(sorted(gains)[-3:]) - 3 * hypervolume(known))  # or the order would not matter
         for kind in order:
-            run.trial.score([found[kind]], kind)
+            run.trial.spend_on([found[kind]], kind)
         run.credit(before)
         credited.append([run.shares.gain[kind] for kind in BY_VARIATION.kinds])
         assert sum(credited[-1]) == pytest.approx(together)
