@@ -185,6 +185,7 @@ def test_a_run_pushes_what_it_made_if_it_is_told_to(project, tmp_path):
     has_the_front(project, clone(project, tmp_path / "clone"))
 
 
+@pytest.mark.slow  # the documentation's commands run an experiment, and push
 def test_an_experiment_is_pushed_to_the_remote_of_the_project(project, tmp_path):
     os.utime(project / "params.yaml")  # touched and not changed
     run = hm3(project, "run", "--profile", "tiny", "-S", "pareto.members=2", "--push", "--json", timeout=300)
@@ -220,6 +221,7 @@ def journalled(folder):
     return [(entry.key, item) for entry in entries for item in range(entry.start, entry.stop)]
 
 
+@pytest.mark.slow  # tests/tasks/scoring/test_journal.py resumes from a bucket
 def test_a_machine_that_is_taken_away_in_the_search_is_replaced_by_another(project, s3, tmp_path, cold, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
     params = yaml.safe_load((project / "params.yaml").read_text())

@@ -121,6 +121,7 @@ def test_a_run_that_is_told_to_end_does_so_at_once(own, number):
     goes_on(own)
 
 
+@pytest.mark.slow  # flows/bench/faults.py kills it too
 def test_the_prefect_server_is_killed(own):
     """It is started again, and has the whole run in its books."""
     project, _ = own

@@ -28,8 +28,8 @@ ROOT = Path(__file__).parents[2]
 KILLS = ["run killed", "stage killed", "DVC killed"]
 STAGES = ["zoo", "sample", "dataset", "train", "search", "pareto"]
 TIMEOUT = 900
-TWO, THREE = 463, 54
-"""Seeds whose faults come in `sample` and in `search`, and in `sample`, in `dataset` and in `search`."""
+ONE, THREE = 409, 54
+"""Seeds whose faults come in `search`, and in `sample`, in `dataset` and in `search`."""
 
 
 def run(root, *options):
@@ -176,7 +176,7 @@ def survives(reference, folder, kinds, seed):
     return trial
 
 
-@pytest.mark.parametrize(("kinds", "seed"), [(KILLS[:2], TWO), pytest.param(KILLS, THREE, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("kinds", "seed"), [(KILLS[:1], ONE), pytest.param(KILLS, THREE, marks=pytest.mark.slow)])
 def test_the_real_pipeline_is_killed_at_random(reference, tmp_path, kinds, seed):
     assert [one.kind for one in survives(reference, tmp_path, kinds, seed).faults] == kinds
 

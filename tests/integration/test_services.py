@@ -267,6 +267,7 @@ def finished(stack, project):
     return json.loads((project / "runs" / "tiny" / "front.json").read_text())
 
 
+@pytest.mark.slow  # tests/integration/test_s3.py publishes into a bucket
 def test_the_front_is_registered_and_its_artifacts_are_in_s3(stack, finished):
     search = "/api/2.0/mlflow/model-versions/search?filter=name%3D%27hm3-front-tiny%27"
     versions = stack.call("mlflow", search)["model_versions"]
@@ -278,12 +279,14 @@ def test_the_front_is_registered_and_its_artifacts_are_in_s3(stack, finished):
     assert json.loads(stack.s3.get_object(Bucket="hm3-mlflow", Key=front)["Body"].read()) == finished
 
 
+@pytest.mark.slow  # it wants the run of the one above
 def test_prefect_and_mlflow_keep_their_books_in_postgres(stack, finished):
     assert stack.rows("prefect", "SELECT state_name FROM flow_run") == ["Completed"]
     assert int(stack.rows("mlflow", "SELECT count(*) FROM runs")[0]) >= 7
     assert stack.rows("mlflow_auth", "SELECT username FROM users") == ["hm3-admin"]
 
 
+@pytest.mark.slow  # tests/integration/test_dvc.py has a clone pull from a bucket
 def test_the_data_is_pushed_and_a_clone_pulls_it_without_computing(stack, project, finished, tmp_path):
     environment = stack.service("worker")["environment"]
 
