@@ -10,16 +10,10 @@ from tasks.objectives.items import SPLITS
 from tasks.objectives.objectives import Objectives
 from tasks.project.progress import Progress
 from tasks.project.workspace import open_workspace
+from tests import small_search
 from tests.small_tasks import COUNTS, answered, make_family_project, prompts, write_items, write_profile, write_task
 
-PARAMS = {
-    "profiles": ["p"],
-    "sample": {"candidates": 6, "preferences": 4, "anchors": 1},
-    "dataset": {"edits": 6, "random": 2, "items": 6},
-    "train": {"hidden": 8, "steps": 8, "batch": 32},
-    "search": {"budget": 500, "batch": 4, "rungs": [4, 12], "preferences": 4, "rollouts": 8, "beam": 2},
-    "pareto": {"members": 4, "rescored": 4},
-}
+PARAMS = small_search.PARAMS | {"pareto": {"members": 4, "rescored": 4}}
 ITEMS = {"search": 12, "selection": 8, "test": 8}
 GENERATE = {
     "output_type": "generate_until",
