@@ -2,6 +2,7 @@
 
 import os
 import sys
+import sysconfig
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ["OMP_NUM_THREADS"] = "1"  # the workers share the cores, and small sums are quicker so
@@ -15,7 +16,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tests import once
-from tests.warm import PYTHON, programs
+from tests.warm import GET_PATH, PYTHON, programs, warmed
 
 GIVEN = os.environ.get("MLFLOW_TRACKING_URI")
 
@@ -64,9 +65,7 @@ def pipeline(make_family):
 @pytest.fixture(scope="module")
 def warm():
     """`hm3`, `dvc` and `python -m`, wherever a module's tests or DVC start them, are those of :mod:`tests.warm`."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", os.pathsep.join([str(programs()), os.environ["PATH"]]))
-        patch.setattr(sys, "executable", str(programs() / "python"))
+    with warmed():
         yield
 
 
@@ -75,6 +74,7 @@ def cold(monkeypatch):
     """In a module that has :func:`warm`: this test kills, so all processes are to be under those that start them."""
     monkeypatch.setenv("PATH", os.environ["PATH"].removeprefix(f"{programs()}{os.pathsep}"))
     monkeypatch.setattr(sys, "executable", PYTHON)
+    monkeypatch.setattr(sysconfig, "get_path", GET_PATH)
 
 
 @pytest.fixture(scope="session")

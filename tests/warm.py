@@ -20,6 +20,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import threading
 import traceback
@@ -43,7 +44,10 @@ SETTINGS = {
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
 }
-MODULES = ("dvc", "flows.cli", "flows.versions.reproduce", "lm_eval", "mergekit.scripts.multimerge")
+MODULES = (
+    *("dvc", "flows.cli", "flows.versions.reproduce", "tasks.families.tiny.train"),
+    *("lm_eval", "mergekit.scripts.multimerge"),
+)
 CLIENT = """#!{python} -IS
 import json, os, socket, sys
 program, arguments = os.path.basename(sys.argv[0]), sys.argv[1:]
@@ -66,6 +70,7 @@ sys.exit(code)
 
 
 PYTHON = sys.executable
+GET_PATH = sysconfig.get_path
 
 
 @cache
@@ -85,6 +90,23 @@ def programs() -> Path:
         script.write_text(CLIENT.format(python=PYTHON, modules=MODULES, address=str(folder / "server")))
         script.chmod(0o755)
     return folder
+
+
+def path_of(folder: Path | str):
+    """:func:`sysconfig.get_path` where the programs of this Python lie in a folder."""
+    return lambda name, *how, **options: str(folder) if name == "scripts" else GET_PATH(name, *how, **options)
+
+
+@contextlib.contextmanager
+def warmed():
+    """Let what this process starts be the programs here, and what those start as well."""
+    before = os.environ["PATH"], sys.executable, sysconfig.get_path
+    os.environ["PATH"] = os.pathsep.join([str(programs()), before[0]])
+    sys.executable, sysconfig.get_path = str(programs() / "python"), path_of(programs())
+    try:
+        yield
+    finally:
+        os.environ["PATH"], sys.executable, sysconfig.get_path = before
 
 
 def end(server: subprocess.Popen[bytes]) -> None:
@@ -146,6 +168,7 @@ def become(request: dict, streams: list[int], places: list[str]) -> None:
     own = [one for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if one]
     sys.path[:] = [*own, *places]
     sys.executable = sys.argv[2]
+    sysconfig.get_path = path_of(Path(sys.executable).parent)
     sys.argv[:] = [request["program"], *request["arguments"]]
     importlib.invalidate_caches()
 

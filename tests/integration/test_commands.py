@@ -24,6 +24,7 @@ NOT_HERE = {
     "kubectl": "tests/integration/test_infra.py holds the manifests against their schemas",
     "hm3 bench faults": "tests/integration/test_real_pipeline.py disturbs runs as it does",
     "hm3 run --engine ray": "tests/integration/test_dvc.py runs the stages on Ray workers (make test-slow)",
+    "hm3 run -S": "tests/integration/test_pipeline.py runs an experiment, test_dvc.py one with the real stages",
     "hm3 run --fresh": "tests/integration/test_pipeline.py runs every stage anew",
     "hm3 init": "tests/flows/commands/test_init.py makes a profile for models of its own",
     "hm3 zoo": "tests/flows/commands/test_init.py makes experts from data of its own",
@@ -51,11 +52,12 @@ def elsewhere(line):
 
 
 def here():
-    """Commands to run, each once: what takes something back, when it has been done."""
+    """Commands to run, each once: servers first, which the others use; what takes something back, at the end."""
     lines = (re.sub(r"\s+#.*", "", line) for page in PAGES for line in commands(page))
     found = dict.fromkeys(re.sub(r" --profile (mine|tiny)$", "", line) for line in lines)  # there is one profile
-    last = ("hm3 promote --rollback", "hm3 down")
-    return sorted((line for line in found if elsewhere(line) is None), key=lambda line: (line in last, line == last[1]))
+    last = ("hm3 up", "hm3 promote --rollback", "hm3 down")  # `hm3 up` once more says what is there
+    lines = sorted(found, key=lambda line: (last.index(line) if line in last else -1, not line.startswith("hm3 up")))
+    return [line for line in lines if elsewhere(line) is None]
 
 
 @pytest.fixture(scope="module")

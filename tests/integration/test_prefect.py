@@ -274,6 +274,7 @@ def test_mlflow_shows_the_front_with_its_aliases(page, server, run):
     keep(page, "mlflow-registry")
 
 
+@pytest.mark.slow  # test_pipeline.py runs an experiment, and a form's values are those of tests/flows/test_form.py
 def test_one_changed_field_of_a_form_is_an_experiment_and_the_project_stays_as_it_is(server, project):
     before = {path: (project / path).read_bytes() for path in ("params.yaml", "dvc.lock")}
     form = forms(server, "hm3/hm3")

@@ -4,15 +4,18 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
+from prefect.artifacts import Artifact
+from prefect.context import refresh_global_settings_context
+from prefect.utilities.callables import parameter_schema
 
+import flows.promote
+from flows.search import hm3_search
+from flows.servers.api import prefect_api
 from flows.servers.local import free_port
 from tasks.front.choice import Wish
 from tasks.front.front import Front
@@ -23,47 +26,13 @@ from tasks.registry.promotion import Request, promote, rollback
 from tasks.registry.publish import publish
 from tasks.tracking.mlflow import connect, local_store
 from tasks.trials.targeted import utility_of
+from tests import once
 from tests.flows.project import hm3
 from tests.promotable import ids, make_promotable_project
 from tests.servers import mlflow_server, server
 from tests.small_search import make_finished_project
 
-ROOT = Path(__file__).parents[2]
 ID = ids()
-
-SEARCH = """
-import json
-from prefect.testing.utilities import prefect_test_harness
-
-with prefect_test_harness(server_startup_timeout=120):
-    from prefect.artifacts import Artifact
-    from prefect.utilities.callables import parameter_schema
-    from flows.promote import promote
-    from flows.search import hm3_search
-
-    schema = parameter_schema(hm3_search).model_dump()["properties"]
-    found = hm3_search("p", prefer="one=0.6,two=0.4", require=["one>=0.05"], max_layers=4, search=10)
-    shown = Artifact.get("progress-preference-p").data
-    promoted = promote("p", member=found["id"], alias="flowing")
-print(json.dumps({"schema": schema, "found": found, "shown": shown, "promoted": promoted}))
-"""
-
-FLOW = """
-import json
-from prefect.testing.utilities import prefect_test_harness
-
-with prefect_test_harness(server_startup_timeout=120):
-    from prefect.artifacts import Artifact
-    from prefect.utilities.callables import parameter_schema
-    from flows.promote import promote
-
-    schema = parameter_schema(promote).model_dump()["properties"]
-    done = promote("p", member="short", alias="flowing")
-    passed = Artifact.get("promotion-p").data
-    state = promote("p", member="b", alias="flowing", return_state=True)
-    refused = Artifact.get("promotion-p").data
-print(json.dumps({"schema": schema, "done": done, "passed": passed, "state": str(state), "refused": refused}))
-"""
 
 
 def call(url, body):
@@ -73,6 +42,32 @@ def call(url, body):
             return reply.status, json.load(reply)
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
+
+
+@pytest.fixture(scope="module")
+def prefect_server(tmp_path_factory):
+    state = tmp_path_factory.mktemp("prefect")
+    once.give_databases(state)
+    with prefect_api(state) as server:
+        server.wait()
+        yield server.url
+
+
+@pytest.fixture
+def prefect(prefect_server):
+    """Flows run in this process, whose environment comes back afterwards."""
+    before = dict(os.environ)
+    os.environ["PREFECT_API_URL"] = prefect_server
+    refresh_global_settings_context()  # threads, too, are to find the server
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+    refresh_global_settings_context()
+
+
+def fields(flow):
+    """Fields of a flow's form, by name."""
+    return parameter_schema(flow).model_dump()["properties"]
 
 
 @pytest.fixture(scope="module")
@@ -132,39 +127,36 @@ def test_the_command_moves_refuses_and_goes_back_and_the_front_shows_who_moved_b
     assert "moved by hand to version 4" in history
 
 
-def test_the_flow_keeps_the_gates_as_a_table_and_fails_where_they_hold_it_up(project, tmp_path):
-    root, _ = project
-    env = {**os.environ, "PREFECT_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    done = subprocess.run([sys.executable, "-c", FLOW], cwd=root, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout.splitlines()[-1])
-    assert list(said["schema"]) == ["profile", "member", "alias", "prefer", "force", "reason"]
-    assert all(one.get("description") for one in said["schema"].values())
-    assert all("default" in one for one in said["schema"].values())
-    assert said["done"]["moved"] and said["done"]["member"] == ID["short"]
-    assert "| reproduced | one | 0.1250 | 0.1250 ± 1e-05 | **pass** |" in said["passed"]
-    assert "| against the holder | layers | 1.0000 | ≤ 0.6867 | **fail** | now 0.6667 |" in said["refused"]
-    assert "flowing stays at version 4" in said["state"]
+def test_the_flow_keeps_the_gates_as_a_table_and_fails_where_they_hold_it_up(project, prefect, monkeypatch):
+    monkeypatch.chdir(project[0])
+    assert list(fields(flows.promote.promote)) == ["profile", "member", "alias", "prefer", "force", "reason"]
+    assert all(one.get("description") and "default" in one for one in fields(flows.promote.promote).values())
+    done = flows.promote.promote("p", member="short", alias="flowing")
+    assert done["moved"] and done["member"] == ID["short"]
+    passed = Artifact.get("promotion-p").data
+    assert "| reproduced | one | 0.1250 | 0.1250 ± 1e-05 | **pass** |" in passed
+    state = flows.promote.promote("p", member="b", alias="flowing", return_state=True)
+    refused = Artifact.get("promotion-p").data
+    assert "| against the holder | layers | 1.0000 | ≤ 0.6867 | **fail** | now 0.6667 |" in refused
+    assert state.is_failed() and "flowing stays at version 4" in str(state)
 
 
-def test_what_the_flow_finds_the_command_finds_too_and_both_promote_it(make_family, tmp_path, monkeypatch):
+def test_what_the_flow_finds_the_command_finds_too_and_both_promote_it(make_family, prefect, tmp_path, monkeypatch):
     workspace = make_finished_project(tmp_path / "project", make_family)
     with_its_worst_member_alone(workspace)
     monkeypatch.delenv("HM3_STATE", raising=False)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", local_store(workspace.state)[0])
     publish(workspace)
-    env = {**os.environ, "PREFECT_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    command = [sys.executable, "-c", SEARCH]
-    done = subprocess.run(command, cwd=workspace.root, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout.splitlines()[-1])
-    assert list(said["schema"]) == ["profile", "prefer", "require", "max_layers", "search", "engine"]
-    assert all(one.get("description") and "default" in one for one in said["schema"].values())
-    assert not any("anyOf" in one for one in said["schema"].values())  # Prefect's form draws those as tabs of types
-    assert said["shown"] == 100
-    find = said["found"]
+    monkeypatch.chdir(workspace.root)
+    form = fields(hm3_search)
+    assert list(form) == ["profile", "prefer", "require", "max_layers", "search", "engine"]
+    assert all(one.get("description") and "default" in one for one in form.values())
+    assert not any("anyOf" in one for one in form.values())  # Prefect's form draws those as tabs of types
+    find = hm3_search("p", prefer="one=0.6,two=0.4", require=["one>=0.05"], max_layers=4, search=10)
+    assert Artifact.get("progress-preference-p").data == 100
     assert find["id"] != find["search"]["best_member"]
-    assert (said["promoted"]["member"], said["promoted"]["moved"]) == (find["id"], True)
+    promoted = flows.promote.promote("p", member=find["id"], alias="flowing")
+    assert (promoted["member"], promoted["moved"]) == (find["id"], True)
 
     asked = ("--prefer", "one=3,two=2", "--require", "one>=0.05", "--max-layers", "4", "--search", "10", "--json")
     journal = sorted((workspace.state / "journal").rglob("*.jsonl"))
@@ -174,7 +166,7 @@ def test_what_the_flow_finds_the_command_finds_too_and_both_promote_it(make_fami
     assert sorted((workspace.state / "journal").rglob("*.jsonl")) == journal
     moved = hm3(workspace.root, "promote", find["id"][:6])
     assert moved.returncode == 0, moved.stderr
-    assert f"champion of hm3-front-p is now version {said['promoted']['version']}, member {find['id']}" in moved.stdout
+    assert f"champion of hm3-front-p is now version {promoted['version']}, member {find['id']}" in moved.stdout
     version = connect(workspace.state).get_model_version_by_alias("hm3-front-p", "champion")
     assert (version.tags["found"], version.tags["member"]) == ("true", find["id"])
     assert named(workspace, Front.read(workspace.run), "champion").scores == find["scores"]

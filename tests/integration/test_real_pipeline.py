@@ -8,6 +8,9 @@ import os
 import random
 import shutil
 import subprocess
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +25,15 @@ from flows.bench.fault_kinds import KINDS
 from flows.bench.faults import FAULTS, PARAMS, attempt, prepare
 from tasks.project.workspace import open_workspace
 from tests.flows.project import dvc, hm3
-from tests.warm import programs
+from tests.warm import programs, warmed
 
 ROOT = Path(__file__).parents[2]
 KILLS = ["run killed", "stage killed", "DVC killed"]
 STAGES = ["zoo", "sample", "dataset", "train", "search", "pareto"]
 TIMEOUT = 900
+IMPORTS = 4.0
+"""Seconds that a process of ours takes longer where it isn't warm, about."""
+
 ONE, THREE = 409, 54
 """Seeds whose faults come in `search`, and in `sample`, in `dataset` and in `search`."""
 
@@ -58,8 +64,12 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reference(folder):
-    """What `hm3 bench faults` disturbs, and what an undisturbed run of it gives."""
-    return prepare(open_workspace("tiny", ROOT), folder)
+    """What `hm3 bench faults` disturbs, and what an undisturbed run of it gives; its processes are warm."""
+    with warmed():
+        found = prepare(open_workspace("tiny", ROOT), folder)
+    template = replace(found.template, env=found.template.env | {"PATH": os.environ["PATH"]})
+    seconds = {stage: seconds + IMPORTS for stage, seconds in found.seconds.items()}
+    return replace(found, template=template, seconds=seconds)
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +186,34 @@ def survives(reference, folder, kinds, seed):
     return trial
 
 
-@pytest.mark.parametrize(("kinds", "seed"), [(KILLS[:1], ONE), pytest.param(KILLS, THREE, marks=pytest.mark.slow)])
+def test_a_search_that_is_killed_goes_on_and_scores_nothing_twice(reference, undisturbed, tmp_path):
+    project = replace(reference.template, root=undisturbed).copy(tmp_path / "killed")
+    shutil.copytree(undisturbed, project.root, symlinks=True, dirs_exist_ok=True)
+    shutil.rmtree(project.root / ".hm3" / "journal")
+    made = {name: project.root / "runs" / "tiny" / name for name in ("archive.parquet", "search.csv")}
+    expected = {name: path.read_bytes() for name, path in made.items()}
+    for path in made.values():
+        path.unlink()
+    command = [sys.executable, "-m", "flows.cli", "stage", "search", "--profile", "tiny"]
+    stage = subprocess.Popen(command, cwd=project.root, env=project.env, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (journal := project.root / ".hm3" / "journal" / "tiny").is_dir() or not project.scored():
+        assert stage.poll() is None and time.monotonic() < deadline, journal
+        time.sleep(0.02)
+    stage.kill()
+    stage.wait()
+    before = project.scored()
+    assert not made["archive.parquet"].exists(), "it was killed too late"
+    again = hm3(project.root, "stage", "search", "--profile", "tiny", env=project.env)
+    assert again.returncode == 0, again.stderr
+    assert {name: path.read_bytes() for name, path in made.items()} == expected
+    after = project.scored()
+    assert len(after) == len(set(after)) > len(before) > 0
+    assert set(before) < set(after)
+
+
+@pytest.mark.slow  # test_faults.py ends a run, and above a stage is killed
+@pytest.mark.parametrize(("kinds", "seed"), [(KILLS[:1], ONE), (KILLS, THREE)])
 def test_the_real_pipeline_is_killed_at_random(reference, tmp_path, kinds, seed):
     assert [one.kind for one in survives(reference, tmp_path, kinds, seed).faults] == kinds
 
