@@ -11,7 +11,8 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from models.sources.checkpoint import Model, check_compatible, check_finite
+from models.sources.checkpoint import Model, check_finite
+from models.sources.compatibility import check_compatible
 from models.sources.lora import open_model
 from models.sources.vocabulary_source import share_vocabulary
 from tasks.families.tiny.make import make_family

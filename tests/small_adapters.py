@@ -7,10 +7,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 
-def make_adapter(folder, base, seed=1, kind=LoraConfig, resize=None, **settings):
+def make_adapter(folder, base, seed=1, kind=LoraConfig, resize=None, merge=True, **settings):
     """Write an adapter of a base whose parameters are all random, and return the model that peft merges.
 
-    With ``resize`` the base's vocabulary is given that many rows before.
+    With ``resize`` the base's vocabulary is given that many rows before. Without ``merge`` it is the model that peft
+    runs: of a tied base its merge changes both ends where the adapter changes one.
     """
     torch.manual_seed(seed)
     with warnings.catch_warnings():
@@ -21,7 +22,8 @@ def make_adapter(folder, base, seed=1, kind=LoraConfig, resize=None, **settings)
                 if parameter.requires_grad:
                     parameter.add_(torch.randn_like(parameter) * 0.05)
         model.save_pretrained(folder)
-        return PeftModel.from_pretrained(_load(base, resize), folder).merge_and_unload()
+        running = PeftModel.from_pretrained(_load(base, resize), folder)
+        return running.merge_and_unload() if merge else running
 
 
 def _load(base, resize):

@@ -17,7 +17,8 @@ from models.merge.recipe import Group, Recipe, SliceSource
 from models.merge.settings import resolve as resolve_setting
 from models.merge.vocabularies import merged_vocabularies
 from models.sources.architecture import architecture_of, with_layers
-from models.sources.checkpoint import Source, check_compatible, check_same_sizes
+from models.sources.checkpoint import Source
+from models.sources.compatibility import check_compatible, check_same_sizes
 from models.sources.vocabulary_source import align, vocabulary_of
 
 MERGE_VERSION = 2

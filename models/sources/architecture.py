@@ -7,10 +7,11 @@ entry says so.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from models.errors import BadInput
+from models.errors import BadInput, one_line
 
 ENDS = "ends"
 """Tensor group of what lies outside the blocks: embedding, final norm and head."""
@@ -214,6 +215,48 @@ def architecture_of(config: dict[str, Any], label: str = "config.json") -> Archi
     return architecture
 
 
+def named_config(config: dict[str, Any]) -> dict[str, Any]:
+    """A config with the name of its decoder under ``architectures``, which some files leave to ``model_type``."""
+    if config.get("architectures") or not isinstance(config.get("model_type"), str):
+        return config
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config["model_type"])
+    return {**config, "architectures": [name]} if isinstance(name, str) else config
+
+
+def resolved_config(config: dict[str, Any], label: str = "config.json") -> dict[str, Any]:
+    """What transformers' class makes of a config: absent keys have its defaults, and old spellings the new names.
+
+    Raises:
+        BadInput: the class doesn't take it.
+    """
+    from transformers.models.auto import CONFIG_MAPPING  # takes a second, and few merges need it
+
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        return config
+    try:
+        resolved: dict[str, Any] = CONFIG_MAPPING[kind].from_dict(deepcopy(config)).to_dict()
+    except Exception as error:  # noqa: BLE001 (its validators raise classes of their own)
+        raise BadInput(f"{label}: not a config of {kind} ({one_line(error, 200)}); fetch or copy it again") from None
+    return resolved
+
+
+def position_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """What rotary embeddings depend on, by name, whichever way the config spells it; nothing where there are none.
+
+    Kinds of layers that have settings of their own come before a dot: ``sliding_attention.rope_theta``.
+    """
+    rope = resolved_config(config).get("rope_parameters") or {}
+    nested = {kind: own for kind, own in rope.items() if isinstance(own, dict)} or {"": rope}
+    found: dict[str, Any] = {}
+    for kind, own in nested.items():
+        own = {"rope_type": "default", **{key: value for key, value in own.items() if key != "type"}}
+        found |= {f"{kind}.{key}".lstrip("."): value for key, value in own.items() if value is not None}
+    return found
+
+
 def encoder_config(config: dict[str, Any]) -> dict[str, Any]:
     """The config of the encoder of images in a model that holds more, or less, than it: the config itself of any other.
 
@@ -260,9 +303,7 @@ def _lists_by_default(config: dict[str, Any], keys: Sequence[str]) -> dict[str, 
     missing = [key for key in keys if not config.get(key)]
     if not missing:
         return {}
-    from transformers.models.auto import CONFIG_MAPPING  # takes a second, and few merges need it
-
-    described = CONFIG_MAPPING[config["model_type"]].from_dict(config).to_dict()
+    described = resolved_config(config)
     return {key: described[key] for key in missing if described.get(key)}
 
 

@@ -16,7 +16,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from models.errors import BadInput, one_line
-from models.sources.architecture import Architecture, architecture_of, encoder_config, is_tied
+from models.sources.architecture import (
+    Architecture,
+    architecture_of,
+    encoder_config,
+    is_tied,
+    named_config,
+)
+from models.sources.companions import copy_companions, settle_companions
 from models.sources.shards import Shard, write_shards
 from models.sources.vocabulary import Vocabulary, read_vocabulary
 
@@ -26,22 +33,6 @@ SHARD_BYTES = 5 * 10**9
 """Of the files that are written, as with mergekit."""
 
 REMEDY = "only fine-tunes of one base can be merged"
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "tokenizer.model",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-    "additional_chat_templates",
-    "generation_config.json",
-    "preprocessor_config.json",
-)
-"""What is copied beside the weights, where it is there."""
 
 
 class Source(Protocol):
@@ -87,19 +78,32 @@ class Checkpoint:
         """
         self.path = self.tokenizer = path
         self.label = str(path)
-        self.config: dict[str, Any] = encoder_config(_read_json(path, "config.json"))
+        self.config: dict[str, Any] = named_config(encoder_config(_read_json(path, "config.json")))
         self.architecture: Architecture = architecture_of(self.config, f"{path}: config.json")
         self._maps: dict[str, Any] = {}
         self._views: dict[str, Tensor] = {}
         self._digests: dict[str, str] = {}
-        tied = self.architecture.head if is_tied(self.config) else None
         canonical = self.architecture.canonical
         self._places = {
             canonical(name): (file, name)
             for name, file in _tensor_files(self).items()
-            if name != tied and not self.architecture.is_buffer(canonical(name))
+            if not self.architecture.is_buffer(canonical(name))
         }
         """Names of tensors, and the file and the name under which each is stored."""
+        if is_tied(self.config):
+            self._tie()
+
+    def _tie(self) -> None:
+        """Leave one of embedding and head, as transformers loads them: either alone is both, two that differ stay."""
+        embedding, head = self.architecture.embedding, str(self.architecture.head)
+        if head not in self._places:
+            return
+        if embedding in self._places and not torch.equal(self.tensor(embedding), self.tensor(head)):
+            self.config["tie_word_embeddings"] = False
+            return
+        stored = self._places.pop(head)
+        self._places.setdefault(embedding, stored)
+        self._views.clear()
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -202,42 +206,6 @@ def require_finite(tensor: Tensor, label: str) -> Tensor:
     return tensor
 
 
-def check_same_sizes(base: Source, other: Source, label: str) -> None:
-    """Refuse a model whose blocks and ends don't fit the base's; it may have another number of layers.
-
-    Raises:
-        BadInput: another architecture, width, vocabulary or head.
-    """
-    architecture = architecture_of(base.config)
-    ours, theirs = base.config["architectures"][0], (other.config.get("architectures") or ["none"])[0]
-    if theirs != ours:
-        raise BadInput(f"{label}: config.json: architectures: {theirs}, but the base is a {ours}; {REMEDY}")
-    for key in architecture.sizes:
-        wanted, given = base.config.get(key), other.config.get(key)
-        if given != wanted:
-            raise BadInput(f"{label}: config.json: {key}: {given}, but the base has {wanted}; {REMEDY}")
-    if is_tied(other.config) != is_tied(base.config):
-        raise BadInput(
-            f"{label}: config.json: tie_word_embeddings: {is_tied(other.config)}, unlike the base;"
-            " save the model with the base's setting"
-        )
-
-
-def check_compatible(base: Source, other: Source, label: str) -> None:
-    """Refuse a model that is no fine-tune of the base.
-
-    Raises:
-        BadInput: another architecture, width, vocabulary, head, number of layers or set of tensors.
-    """
-    check_same_sizes(base, other, label)
-    architecture = architecture_of(base.config)
-    ours, theirs = architecture.layers(base.config), architecture.layers(other.config)
-    if ours != theirs:
-        raise BadInput(f"{label}: config.json: {architecture.layer_count}: {theirs}, but the base has {ours}; {REMEDY}")
-    if difference := set(base.names()) ^ set(other.names()):
-        raise BadInput(f"{label}: {min(difference)}: tensor is in one of base and model only; {REMEDY}")
-
-
 def write_checkpoint(
     out: Path,
     config: dict[str, Any],
@@ -270,15 +238,12 @@ def write_checkpoint(
     try:
         shards, dtype = write_shards(partial, tensors, shard_bytes)
         _name_shards(partial, shards)
-        described = {key: value for key, value in config.items() if key not in ("_name_or_path", "torch_dtype")}
-        _write_json(partial / "config.json", {**described, "dtype": dtype})
-        for name in TOKENIZER_FILES:
-            if (tokenizer_from / name).is_dir():
-                shutil.copytree(tokenizer_from / name, partial / name)
-            elif (tokenizer_from / name).is_file():
-                shutil.copyfile(tokenizer_from / name, partial / name)
+        copy_companions(tokenizer_from, partial)
         for name, text in (extra or {}).items():
             (partial / name).write_bytes(text.encode() if isinstance(text, str) else text)
+        settled = settle_companions(partial, config)
+        described = {key: value for key, value in settled.items() if key not in ("_name_or_path", "torch_dtype")}
+        _write_json(partial / "config.json", {**described, "dtype": dtype})
         partial.rename(out)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -309,17 +274,18 @@ def _name_shards(folder: Path, shards: Sequence[Shard]) -> None:
 
 
 def _tensor_files(source: Checkpoint) -> dict[str, str]:
-    """File of each tensor."""
-    path = source.path
-    if (path / INDEX).is_file():
-        index: dict[str, str] = _read_json(path, INDEX).get("weight_map", {})
-        held = {(file, name) for file in sorted(set(index.values())) for name in source.map(file).keys()}  # noqa: SIM118
-        for name, file in sorted(index.items()):
-            if (file, name) not in held:
-                raise BadInput(f"{path}: {file}: lacks {name}, which {INDEX} promises; fetch the checkpoint again")
-        return index
-    if (path / WEIGHTS).is_file():
-        return dict.fromkeys(source.map(WEIGHTS).keys(), WEIGHTS)
+    """File of each tensor: of the one file, else of those that the index names, in the order of transformers."""
+    path, named = source.path, source.config.get("transformers_weights")
+    if named is not None:
+        raise BadInput(f"{path}: config.json: transformers_weights: isn't supported; rename {named!r} to {WEIGHTS}")
+    whole, parts = (path / WEIGHTS).is_file(), (path / INDEX).is_file()
+    if whole:
+        files = dict.fromkeys(source.map(WEIGHTS).keys(), WEIGHTS)
+        if parts:
+            _refuse_other_weights(source, files)
+        return files
+    if parts:
+        return _indexed(source)
     pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in path.glob(pattern))
     if pickles:
         convert = f"M.from_pretrained({str(path)!r}).save_pretrained({str(path)!r})"
@@ -328,6 +294,30 @@ def _tensor_files(source: Checkpoint) -> dict[str, str]:
             f"{path}: {pickles[0]}: a pickled checkpoint can run code and is refused; if you trust it, run: {command}"
         )
     raise BadInput(f"{path}: {WEIGHTS}: no safetensors file; fetch or copy the checkpoint again")
+
+
+def _indexed(source: Checkpoint) -> dict[str, str]:
+    path = source.path
+    index: dict[str, str] = _read_json(path, INDEX).get("weight_map", {})
+    held = {(file, name) for file in sorted(set(index.values())) for name in source.map(file).keys()}  # noqa: SIM118
+    for name, file in sorted(index.items()):
+        if (file, name) not in held:
+            raise BadInput(f"{path}: {file}: lacks {name}, which {INDEX} promises; fetch the checkpoint again")
+    return index
+
+
+def _refuse_other_weights(source: Checkpoint, files: Mapping[str, str]) -> None:
+    """Two sets of weights lie in one folder: that is well where they are the same."""
+    index = _indexed(source)
+    same = index.keys() == files.keys() and all(
+        torch.equal(source.map(WEIGHTS).get_tensor(name), source.map(file).get_tensor(name))
+        for name, file in index.items()
+    )
+    if not same:
+        raise BadInput(
+            f"{source.path}: {WEIGHTS} and {INDEX}: hold different weights; remove the one that isn't meant"
+            " (transformers reads the first)"
+        )
 
 
 def _read_json(path: Path, name: str) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import BadInput
-from models.sources.checkpoint import INDEX, TOKENIZER_FILES, WEIGHTS
+from models.sources.checkpoint import INDEX, WEIGHTS
+from models.sources.companions import FILES as COMPANIONS
 
 PREFIX = "hub:"
 REFERENCE = re.compile(r"hub:(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
@@ -22,7 +23,7 @@ SECONDS = 5.0
 """Longest wait for an answer of the hub."""
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
-FILES = ["config.json", ADAPTER[0], "*.safetensors", INDEX, *TOKENIZER_FILES]
+FILES = ["config.json", ADAPTER[0], "*.safetensors", INDEX, *COMPANIONS]
 NOT = ["*/*", "consolidated*"]
 """Copies in other formats that some repositories hold beside."""
 
@@ -172,7 +173,7 @@ def _whole(folder: Path) -> bool:
         return True
     if not (folder / "config.json").is_file():
         return False
-    if (folder / INDEX).is_file():
+    if not (folder / WEIGHTS).is_file() and (folder / INDEX).is_file():
         files = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
         return all((folder / file).is_file() for file in files)
     return (folder / WEIGHTS).is_file()

@@ -2,6 +2,9 @@
 
 ΔW = s·B·A with A ``(r, in)`` and B ``(out, r)``, s = α/r (Hu et al. 2021, section 4.1) or α/√r with ``use_rslora``
 (Kalajdzievski 2023). It is added in single precision when a tensor is asked for; nothing is written.
+
+PiSSA and OLoRA start from a part of W, which peft takes out of the base when it loads the adapter, and so do we. Of a
+tied base, embedding and head are two weights as soon as an adapter changes one of them alone: the result has both.
 """
 
 from __future__ import annotations
@@ -24,29 +27,11 @@ from torch import Tensor
 from models.errors import BadInput, one_line
 from models.sources.architecture import is_tied
 from models.sources.checkpoint import Checkpoint, Model, open_checkpoint, require_finite
+from models.sources.lora_settings import CONFIG, CONVERSION, REMEDY, read_settings, start_of, without_start
 from models.sources.vocabulary import TOKENIZER, Vocabulary, read_vocabulary
 
-CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
-UNSUPPORTED = (
-    "use_dora",
-    "use_qalora",
-    "use_bdlora",
-    "lora_bias",
-    "layer_replication",
-    "trainable_token_indices",
-    "target_parameters",
-    "megatron_config",
-    "alora_invocation_tokens",
-    "arrow_config",
-    "kasa_config",
-    "velora_config",
-    "monteclora_config",
-)
-"""Switches of peft under which its adapter is more than ΔW = s·B·A."""
-
-REMEDY = "merge it into its base with peft's merge_and_unload, save that, and name the folder"
 PART = re.compile(r"(?P<module>.+)\.(?P<part>lora_A\.weight|lora_B\.weight|lora_embedding_A|lora_embedding_B)")
 
 
@@ -59,6 +44,8 @@ class Update:
     a: str = ""
     b: str = ""
     scaling: float = 0.0
+    start: str = ""
+    """``pissa`` or ``olora``: what such a start takes out of the weight comes first."""
     transposed: bool = False
     """The weight lies as ``(in, out)``, as an embedding and GPT-2's Conv1D do."""
 
@@ -77,11 +64,14 @@ class LoraSource:
         self.label = f"{base.label}+{adapter}"
         self.architecture = base.architecture
         self.tokenizer = adapter if (adapter / TOKENIZER).is_file() else base.tokenizer
-        self._settings = _read_config(adapter)
+        self._settings = read_settings(adapter)
         self._map: Any = _open(adapter)
+        self._head = self.architecture.head if is_tied(base.config) else None
+        """Name of a head that the base hasn't, for it is tied."""
         self._updates = self._match(set(self._map.keys()))
         self._digests: dict[str, str] = {}
-        self.config: dict[str, Any] = dict(base.config)
+        untied = {"tie_word_embeddings": False} if self._head in self._updates else {}
+        self.config: dict[str, Any] = {**base.config, **untied}
         if (update := self._updates.get(self.architecture.embedding)) and update.whole:
             self.config["vocab_size"] = self._part(update.whole).shape[0]
 
@@ -95,7 +85,7 @@ class LoraSource:
 
     def names(self) -> list[str]:
         """See ``Source``."""
-        return self.base.names()
+        return sorted({*self.base.names(), *self._updates})
 
     def tensor(self, name: str) -> Tensor:
         """See ``Source``.
@@ -103,12 +93,16 @@ class LoraSource:
         Raises:
             BadInput: the adapter holds NaN or infinity.
         """
-        weight = self.base.tensor(name)
+        weight = self._weight(name)
         update, dtype = self._updates.get(name), weight.dtype
         if update is None:
             return weight
         if update.whole:
             weight = self._part(update.whole)
+        if update.start:
+            weight = without_start(
+                weight, update.start, update.scaling, update.transposed, self._map_shape(update.a)[0]
+            )
         if update.a:
             a, b = self._part(update.a).float(), self._part(update.b).float()
             left, right = (a.T, b.T) if update.transposed else (b, a)
@@ -123,7 +117,10 @@ class LoraSource:
             for name in sorted(updates):
                 one = updates[name]
                 described = [self.architecture.split(name)[1], one.scaling, one.transposed]
-                for part in filter(None, (one.whole, one.a, one.b)):
+                described += [one.start] if one.start else []
+                parts = [part for part in (one.whole, one.a, one.b) if part]
+                digest.update(b"" if parts else f"{described[0]} of its own".encode())  # a head that is no longer tied
+                for part in parts:
                     tensor = self._part(part).contiguous()
                     digest.update(json.dumps([*described, str(tensor.dtype), list(tensor.shape)]).encode())
                     digest.update(tensor.view(torch.uint8).numpy().data)
@@ -135,6 +132,15 @@ class LoraSource:
         self.base.release()
         self._map = None
 
+    def _weight(self, name: str) -> Tensor:
+        """The base's own, where a head may be its embedding."""
+        return self.base.tensor(self.architecture.embedding if name == self._head else name)
+
+    def _map_shape(self, key: str) -> list[int]:
+        if self._map is None:
+            self._map = _open(self.adapter)
+        return list(self._map.get_slice(key).get_shape())
+
     def _part(self, key: str) -> Tensor:
         if self._map is None:
             self._map = _open(self.adapter)
@@ -142,23 +148,75 @@ class LoraSource:
 
     def _match(self, keys: set[str]) -> dict[str, Update]:
         """What the adapter does to each weight that it changes."""
-        stored = self.base.names()
+        stored = [*self.base.names(), *([self._head] if self._head else [])]
         names = {name: name for name in stored} | {self.architecture.live(name): name for name in stored}
         bare = {key.removeprefix(PREFIX).replace(".base_layer.", "."): key for key in sorted(keys)}
         found: dict[str, Update] = {}
+        shared = ""
         for inner, key in bare.items():
+            if ".original_module." in inner:  # what a copy was made of, where that was resized
+                shared = shared or key if self._name_of(inner.replace(".original_module.", "."), names) else shared
+                continue
+            inner, again = inner.replace(".modules_to_save.", "."), ".modules_to_save." in inner
+            if again and inner in bare:
+                continue
             part = PART.fullmatch(inner)
             name = self._name_of(f"{part['module']}.weight" if part else inner, names)
-            if part is None and name is None and self._repeats_the_embedding(inner, bare):
-                continue
             if name is None:
                 raise BadInput(f"{self.adapter}: {key}: fits no weight of {self.base.label}; take this base's adapter")
             update = found.get(name, Update())
             found[name] = self._with_factor(update, key, part, name) if part else replace(update, whole=key)
+        if self._head:
+            self._share_ends(found, self._head, shared)
         for name, update in found.items():
             self._check_shape(name, update)
-        self._check_tied(found)
         return found
+
+    def _share_ends(self, found: dict[str, Update], head: str, shared: str) -> None:
+        """Of a tied base: what either end gets, and no head of its own where both stay the same.
+
+        peft trains a copy of a module in ``modules_to_save``; what it stores of any other is the weight that both
+        share, which was resized. Factors work on their own end alone.
+        """
+        embedding = self.architecture.embedding
+        ends = {name: found.pop(name, Update()) for name in (embedding, head)}
+        shared = shared or next((one.whole for name, one in ends.items() if not self._is_copied(name)), "")
+        first, second = (one if one.whole else replace(one, whole=shared) for one in ends.values())
+        if second.start:
+            raise BadInput(
+                f"{self.adapter}: {CONFIG}: init_lora_weights: on a head that is tied to the embedding it changes"
+                " both; save the merged model where it was trained"
+            )
+        if first != Update():
+            found[embedding] = first
+        if self._do_the_same(first, second):
+            return
+        found[head] = second
+        rows = [
+            self._map_shape(one.whole)[0] if one.whole else self._weight(embedding).shape[0] for one in (first, second)
+        ]
+        if rows[0] != rows[1]:
+            raise BadInput(
+                f"{self.adapter}: {WEIGHTS}: embedding and head have {rows[0]} and {rows[1]} rows;"
+                " train with both in modules_to_save, or save the merged model where it was trained"
+            )
+
+    def _is_copied(self, name: str) -> bool:
+        module = self.architecture.live(name).rpartition(".")[0]
+        saved = self._settings.get("modules_to_save") or []
+        return any(module == one or module.endswith(f".{one}") for one in saved)
+
+    def _do_the_same(self, embedding: Update, head: Update) -> bool:
+        """Whether the head stays the embedding; peft stores tied factors twice, once transposed."""
+        wholes = (embedding.whole, head.whole)
+        if bool(wholes[0]) != bool(wholes[1]) or bool(embedding.a) != bool(head.a):
+            return False
+        if wholes[0] != wholes[1] and not torch.equal(*map(self._part, wholes)):
+            return False
+        factors = ((embedding.a, head.b), (embedding.b, head.a)) if embedding.a and embedding.b and head.b else ()
+        return embedding.scaling == head.scaling and all(
+            torch.equal(self._part(one).T, self._part(other)) for one, other in factors
+        )
 
     def _with_factor(self, update: Update, key: str, part: re.Match[str], name: str) -> Update:
         if "_B" in part["part"]:
@@ -167,19 +225,17 @@ class LoraSource:
         # peft takes Conv1D as transposed whatever the adapter's config says
         flagged = self._settings["fan_in_fan_out"] or self.base.config.get("model_type") == "gpt2"
         in_block = self.architecture.split(name)[0] is not None
-        transposed = "embedding" in part["part"] or bool(flagged and in_block)
-        return replace(update, a=key, scaling=scaling, transposed=transposed)
+        of_embedding = "embedding" in part["part"]
+        transposed = of_embedding or bool(flagged and in_block)
+        start = "" if of_embedding else start_of(self._settings)
+        if start == "olora" and transposed:
+            raise BadInput(f"{self.adapter}: {CONFIG}: init_lora_weights: olora: not on {name}; {CONVERSION}")
+        return replace(update, a=key, scaling=scaling, start=start, transposed=transposed)
 
     def _name_of(self, live: str, names: Mapping[str, str]) -> str | None:
         """Weight of the base; an adapter of the bare model, without a head, leaves the first part of names out."""
         first = self.architecture.live(self.architecture.blocks).partition(".")[0]
         return next((names[one] for one in (live, f"{first}.{live}") if one in names), None)
-
-    def _repeats_the_embedding(self, inner: str, bare: Mapping[str, str]) -> bool:
-        """Whether this is the tied head that peft stores along with an embedding that was resized."""
-        whole = bare.get(self.architecture.live(self.architecture.embedding))
-        tied = is_tied(self.base.config) and inner == self.architecture.live(str(self.architecture.head))
-        return tied and whole is not None and torch.equal(self._part(whole), self._part(bare[inner]))
 
     def _scaling(self, module: str, rank: int) -> float:
         """s of one module. The patterns are regular expressions that end where its name ends; A has the rank."""
@@ -191,7 +247,7 @@ class LoraSource:
         return alpha / (math.sqrt(rank) if self._settings.get("use_rslora") else rank)
 
     def _check_shape(self, name: str, update: Update) -> None:
-        weight = list(self.base.tensor(name).shape)
+        weight = list(self._weight(name).shape)
         if update.whole:
             shape = list(self._map.get_slice(update.whole).get_shape())
             by_token = name in (self.architecture.embedding, self.architecture.head)
@@ -214,14 +270,6 @@ class LoraSource:
             " take the adapter of this base"
         )
 
-    def _check_tied(self, found: Mapping[str, Update]) -> None:
-        """Refuse an embedding of its own over a head that stays the base's: a tied checkpoint has no place for it."""
-        embedding = self.architecture.embedding
-        saved = [one.rpartition(".")[2] for one in self._settings.get("modules_to_save") or []]
-        alone = embedding.split(".")[-2] in saved and not self._settings.get("ensure_weight_tying")
-        if is_tied(self.base.config) and embedding in found and found[embedding].whole and alone:
-            raise BadInput(f"{self.adapter}: {CONFIG}: modules_to_save: unties the embedding from the head; {REMEDY}")
-
 
 def open_model(reference: str, find: Callable[[str], Path]) -> Model:
     """The model of a folder, or ``MODEL+ADAPTER``, as it stands in a recipe or a profile.
@@ -237,28 +285,6 @@ def open_model(reference: str, find: Callable[[str], Path]) -> Model:
     if not model or ("+" in model and not find(model).is_dir()):
         raise BadInput(f"{reference}: a model takes one adapter, MODEL+ADAPTER; {REMEDY}")
     return LoraSource(open_checkpoint(find(model)), find(adapter))
-
-
-def _read_config(adapter: Path) -> dict[str, Any]:
-    if not adapter.is_dir():
-        raise BadInput(f"{adapter}: no such folder; an adapter is a folder with {CONFIG} and {WEIGHTS}")
-    try:
-        settings = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
-        kind = settings.get("peft_type")
-        settings.setdefault("fan_in_fan_out", False)
-        rank, alpha = settings.get("r"), settings.get("lora_alpha")
-    except FileNotFoundError:
-        raise BadInput(f"{adapter}: {CONFIG}: missing; an adapter is a folder with {CONFIG} and {WEIGHTS}") from None
-    except (OSError, ValueError, AttributeError) as error:
-        raise BadInput(f"{adapter}: {CONFIG}: not readable as JSON ({error}); fetch or copy it again") from None
-    if kind != "LORA":
-        raise BadInput(f"{adapter}: {CONFIG}: peft_type: {kind} isn't supported, LORA is; {REMEDY}")
-    for key in UNSUPPORTED:
-        if settings.get(key):
-            raise BadInput(f"{adapter}: {CONFIG}: {key}: isn't supported; {REMEDY}")
-    if not isinstance(rank, int) or not isinstance(alpha, int | float):
-        raise BadInput(f"{adapter}: {CONFIG}: r and lora_alpha: must be numbers; fetch or copy it again")
-    return dict(settings)
 
 
 def _open(adapter: Path) -> Any:

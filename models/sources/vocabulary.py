@@ -21,6 +21,17 @@ FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": T
 
 
 @dataclass(frozen=True)
+class Rule:
+    """Where a row comes from in models that lack its token."""
+
+    model: str
+    """Empty for a row of zeros."""
+    row: int
+    force: bool
+    """Also in models that have the token."""
+
+
+@dataclass(frozen=True)
 class Vocabulary:
     """The rows of a model's embedding and head."""
 
@@ -34,9 +45,15 @@ class Vocabulary:
     """Token → entry under ``added_tokens``, for tokens that are looked for in the text before it is split."""
     extra: tuple[str, ...] = ()
     """Tokens that the tokenizer in ``folder`` lacks."""
+    rules: Mapping[int, Rule] = field(default_factory=dict)
+    """Row → where it comes from, for tokens that a recipe names."""
+    filled: int | None = None
+    """Rows behind so many are the mean of those before; None: what pads the base's matrix stays."""
 
     def same(self, other: Vocabulary) -> bool:
         """Whether all rows mean the same, as far as is known."""
+        if self.rules or other.rules or (self.filled or self.rows) != (other.filled or other.rows):
+            return False
         return self.rows == other.rows and (None in (self.tokens, other.tokens) or self.tokens == other.tokens)
 
 

@@ -20,6 +20,7 @@ from models.errors import BadInput
 from models.sources.architecture import architecture_of
 from models.sources.checkpoint import Source
 from models.sources.heads import share_heads
+from models.sources.tying import share_tying
 from models.sources.vocabulary import Vocabulary, union
 
 CHUNK = 2**14
@@ -57,6 +58,7 @@ class VocabularySource:
         self.label = label
         self._fills = fills
         self._rows = (own.rows, out.rows)
+        self._filled = out.rows if out.filled is None else out.filled
         architecture = architecture_of(source.config, label)
         self._group = architecture.group
         self._by_token = {name for name in (architecture.embedding, architecture.head) if name}
@@ -89,6 +91,8 @@ class VocabularySource:
             for to, rows, share in zip(*parts, strict=True):
                 part = donor[rows] if bool((share == 1).all()) else donor[rows] * share.to(donor).unsqueeze(1)
                 gathered.index_add_(0, to, part.to(gathered.dtype))
+        if self._filled < len(gathered):
+            gathered[self._filled :] = gathered[: self._filled].mean(dim=0)
         return gathered
 
     def digest(self, group: str) -> str:
@@ -96,7 +100,8 @@ class VocabularySource:
         if group not in self._digests:
             digest = self.source.digest(group)
             if any(self._group(name) == group for name in self._by_token):
-                described = [digest, self._rows, [fill.digest(group) for fill in self._fills]]
+                described: list[Any] = [digest, self._rows, [fill.digest(group) for fill in self._fills]]
+                described += [self._filled] if self._filled < self._rows[1] else []
                 digest = hashlib.sha256(json.dumps(described).encode()).hexdigest()
             self._digests[group] = digest
         return self._digests[group]
@@ -123,7 +128,7 @@ def align(sources: Mapping[str, Source], vocabularies: Mapping[str, Vocabulary],
 
     A model that doesn't tell its tokens, and has as many rows as the base, counts as one with the base's tokens.
     """
-    sources = share_heads(sources)
+    sources = share_tying(share_heads(sources))
     base = next(iter(vocabularies.values()))
     told = {name: base if one.tokens is None and one.rows == base.rows else one for name, one in vocabularies.items()}
     if all(one.same(out) for one in told.values()):
@@ -132,7 +137,7 @@ def align(sources: Mapping[str, Source], vocabularies: Mapping[str, Vocabulary],
     return {
         name: source
         if told[name].same(out)
-        else VocabularySource(source, tuple(_fills(name, sources, held)), told[name], out, name)
+        else VocabularySource(source, tuple(_fills(name, sources, held, out)), told[name], out, name)
         for name, source in sources.items()
     }
 
@@ -148,9 +153,15 @@ def _rows_held(own: Vocabulary, out: Vocabulary) -> Tensor:
     return rows
 
 
-def _fills(model: str, sources: Mapping[str, Source], held: Mapping[str, Tensor]) -> Iterator[Fill]:
-    """Own rows, then the base's, then the mean over all that have one."""
+def _fills(model: str, sources: Mapping[str, Source], held: Mapping[str, Tensor], out: Vocabulary) -> Iterator[Fill]:
+    """Rows that a recipe names, then own ones, the base's, the mean over all that have one; none behind the filled."""
     left = torch.ones_like(held[model], dtype=torch.bool)
+    left[out.filled :] = left[out.filled :] & (out.filled is None)
+    for row, rule in out.rules.items():
+        if rule.force or held[model][row] < 0:
+            left[row] = False
+            if rule.model:
+                yield Fill(sources[rule.model], torch.tensor([row]), torch.tensor([rule.row]), torch.ones(1))
     for name in dict.fromkeys((model, next(iter(held)))):
         to = (left & (held[name] >= 0)).nonzero()[:, 0]
         left[to] = False

@@ -17,7 +17,9 @@ from rich.table import Table
 
 from models.errors import BadInput, Failed
 from models.merge.methods import find_method
-from models.sources.checkpoint import Model, check_compatible
+from models.sources.architecture import position_settings
+from models.sources.checkpoint import Model
+from models.sources.compatibility import check_compatible
 from models.sources.hub import HubModel, Unreachable
 from models.sources.lora import open_model
 from models.sources.vocabulary_source import share_vocabulary
@@ -218,14 +220,22 @@ def model(workspace: Workspace, found: Found, name: str, folder: str) -> str:
         base, aligned = share_vocabulary({"base": found.sources["base"], label: source}).values()
         check_compatible(base, aligned, label)
     found.sources[name] = source
-    ours, theirs = (rotary_base(one.config) for one in (found.sources.get("base", source), source))
-    note = "" if ours == theirs else f"; rope_theta {theirs:,.0f}, but its layers run with the base's {ours:,.0f}"
+    note = other_positions(found.sources.get("base", source).config, source.config)
     return f"{folder}: {parameter_count(source) / 1e6:,.2f} M parameters{note}"
 
 
-def rotary_base(config: Mapping[str, Any]) -> float:
-    """Base of the rotary frequencies, under the name of transformers 5 or that of older checkpoints."""
-    return float((config.get("rope_parameters") or config).get("rope_theta") or 10_000)
+def other_positions(base: dict[str, Any], own: dict[str, Any]) -> str:
+    """What a model's rotary embeddings were trained with, where that isn't what its layers will run with."""
+    ours, theirs = position_settings(base), position_settings(own)
+    differs = [key for key in dict.fromkeys((*theirs, *ours)) if ours.get(key) != theirs.get(key)]
+    if not differs:
+        return ""
+    said = ", ".join(f"{key} {_told(theirs.get(key))} (base: {_told(ours.get(key))})" for key in differs)
+    return f"; its positions differ: {said}; its layers run with the base's, so expect it to lose on long texts"
+
+
+def _told(value: Any) -> str:
+    return "none" if value is None else f"{value:,.10g}" if isinstance(value, int | float) else str(value)
 
 
 def data(workspace: Workspace, found: Found) -> Iterator[Check]:

@@ -10,19 +10,26 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from peft import VeraConfig
+from peft import LoraConfig, VeraConfig
 from safetensors.torch import load_file, save_file
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from models.errors import BadInput
 from models.merge.recipe import parse_recipes
 from models.merge.write import merge_to_disk
 from models.sources.checkpoint import check_finite, open_checkpoint
 from models.sources.lora import open_model
+from models.sources.lora_settings import READ, WITHOUT_EFFECT, _is_default
 from tests.small_adapters import make_adapter
 
 ATTENTION = ["q_proj", "v_proj"]
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+GPT2_KINDS = [
+    *[(prefix, flag, True) for prefix in ("transformer.", "") for flag in (True, False)],
+    ("transformer.", True, "pissa"),
+]
 
 
 def make_gpt2(folder):
@@ -62,10 +69,23 @@ LLAMA_SETTINGS = {
         "alpha_pattern": {"v_proj": 5, r"model\.layers\.[01]\.mlp.*": 3},
     },
     "some layers": {"r": 2, "lora_alpha": 3, "target_modules": ATTENTION, "layers_to_transform": [1]},
-    "embedding": {"r": 2, "lora_alpha": 8, "target_modules": ["embed_tokens", "q_proj"]},
     "norms of its own": {"r": 2, "lora_alpha": 8, "target_modules": ATTENTION, "modules_to_save": ["norm"]},
     "bias": {"r": 2, "lora_alpha": 8, "target_modules": ATTENTION, "bias": "all"},
     "bias of its weights": {"r": 2, "lora_alpha": 8, "target_modules": ATTENTION, "bias": "lora_only"},
+    "PiSSA": {"r": 4, "lora_alpha": 6, "target_modules": ALL, "init_lora_weights": "pissa"},
+    "PiSSA with patterns": {
+        "r": 4,
+        "target_modules": ATTENTION,
+        "init_lora_weights": "pissa",
+        "use_rslora": True,
+        "rank_pattern": {"q_proj": 2},
+        "alpha_pattern": {"v_proj": 5},
+    },
+    "OLoRA": {"r": 4, "lora_alpha": 6, "target_modules": ALL, "init_lora_weights": "olora"},
+    "gaussian": {"r": 4, "target_modules": ALL, "init_lora_weights": "gaussian"},
+    "orthogonal": {"r": 4, "target_modules": ALL, "init_lora_weights": "orthogonal"},
+    "MiCA": {"r": 4, "target_modules": ALL, "init_lora_weights": "mica"},
+    "no start": {"r": 4, "target_modules": ALL, "init_lora_weights": False},
 }
 
 
@@ -80,6 +100,96 @@ def test_an_adapter_of_a_llama_is_what_peft_merges(llama, tmp_path, settings):
     assert_equal(opened(llama, tmp_path / "adapter"), merged, llama)
 
 
+TIED_SETTINGS = {
+    "embedding": ({"target_modules": ["embed_tokens", "q_proj"]}, False),
+    "head": ({"target_modules": ["lm_head", "q_proj"]}, False),
+    "both": ({"target_modules": ["embed_tokens", "lm_head"]}, False),
+    "both, kept tied": ({"target_modules": ["embed_tokens", "lm_head"], "ensure_weight_tying": True}, True),
+    "embedding, kept tied": ({"target_modules": ["embed_tokens"], "ensure_weight_tying": True}, True),
+    "head copied": ({"target_modules": ATTENTION, "modules_to_save": ["lm_head"]}, False),
+    "embedding copied": ({"target_modules": ATTENTION, "modules_to_save": ["embed_tokens"]}, False),
+    "both copied": ({"target_modules": ATTENTION, "modules_to_save": ["embed_tokens", "lm_head"]}, False),
+    "copied, kept tied": (
+        {"target_modules": ATTENTION, "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+        True,
+    ),
+    "head copied, embedding": ({"target_modules": ["embed_tokens"], "modules_to_save": ["lm_head"]}, False),
+    "rows added": ({"target_modules": ATTENTION, "resize": 44}, True),
+    "rows added, embedding": ({"target_modules": ["embed_tokens", "v_proj"], "resize": 44}, False),
+    "rows added, both copied": (
+        {"target_modules": ATTENTION, "resize": 44, "modules_to_save": ["embed_tokens", "lm_head"]},
+        False,
+    ),
+    "rows added, embedding copied": (
+        {"target_modules": ATTENTION, "resize": 44, "modules_to_save": ["embed_tokens"]},
+        False,
+    ),
+    "PiSSA, embedding": ({"target_modules": ["embed_tokens", "v_proj"], "init_lora_weights": "pissa"}, False),
+}
+"""Adapters of a tied base, and whether the result is tied, too."""
+
+
+@pytest.mark.parametrize("settings", TIED_SETTINGS)
+def test_ends_of_a_tied_base_are_what_peft_runs(llama, tmp_path, settings):
+    about, tied = TIED_SETTINGS[settings]
+    running = make_adapter(tmp_path / "adapter", llama, r=2, lora_alpha=8, merge=False, **about)
+    recipe = {"merge_method": "passthrough", "models": [{"model": f"{llama}+{tmp_path / 'adapter'}"}]}
+    merge_to_disk(parse_recipes(yaml.safe_dump(recipe), "x"), tmp_path / "out", Path)
+    written = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert written.config.tie_word_embeddings is tied
+    rows = written.get_input_embeddings().weight.shape[0]
+    assert rows == written.get_output_embeddings().weight.shape[0] == written.config.vocab_size
+    tokens = torch.arange(rows)[None]
+    with torch.inference_mode():
+        expected, before = (
+            running.eval()(tokens).logits,
+            AutoModelForCausalLM.from_pretrained(llama)(tokens % 41).logits,
+        )
+        torch.testing.assert_close(written(tokens).logits, expected, rtol=0, atol=1e-5)
+    assert (expected[..., :41] - before).abs().max() > 0.01
+
+
+STARTS = {
+    "pissa_niter_4": "part of the base was taken out when training began",
+    "corda": "part of the base was taken out",
+    "loftq": "part of the base was taken out",
+    "lora_ga": "part of the base was taken out",
+    "a new one": "part of the base was taken out",
+}
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_starts_that_the_file_does_not_tell_are_refused(llama, tmp_path, start):
+    make_adapter(tmp_path / "adapter", llama, r=2, target_modules=ATTENTION)
+    edit_config(tmp_path / "adapter", init_lora_weights=start)
+    assert f"init_lora_weights: {start}: {STARTS[start]}" in refused(llama, tmp_path / "adapter")
+
+
+def test_a_head_that_is_tied_can_not_give_up_its_start(llama, tmp_path):
+    make_adapter(tmp_path / "adapter", llama, r=2, target_modules=["lm_head"], init_lora_weights="pissa")
+    assert "init_lora_weights: on a head that is tied" in refused(llama, tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("value", [None, False, [], {}, ""])
+def test_unknown_fields_without_a_value_are_let_pass(llama, tmp_path, value):
+    merged = make_adapter(tmp_path / "adapter", llama, r=2, target_modules=ATTENTION)
+    edit_config(tmp_path / "adapter", use_something_new=value)
+    assert_equal(opened(llama, tmp_path / "adapter"), merged, llama)
+
+
+@pytest.mark.parametrize("value", [True, 1, 0.5, "all", [1], {"a": 1}])
+def test_unknown_fields_with_a_value_are_refused(llama, tmp_path, value):
+    make_adapter(tmp_path / "adapter", llama, r=2, target_modules=ATTENTION)
+    edit_config(tmp_path / "adapter", use_something_new=value)
+    assert f"use_something_new: {value} isn't supported" in refused(llama, tmp_path / "adapter")
+
+
+def test_every_field_of_peft_is_understood_or_has_its_own_value():
+    """Whatever peft adds is refused, unless it has its default."""
+    for field, value in LoraConfig().to_dict().items():
+        assert field in (*READ, *WITHOUT_EFFECT, "init_lora_weights") or not value or _is_default(field, value), field
+
+
 def test_a_head_of_its_own_is_taken(make_llama, tmp_path):
     base = make_llama(tmp_path / "base", tied=False, layers=2)
     settings = {"r": 2, "target_modules": [*ATTENTION, "lm_head"], "modules_to_save": ["embed_tokens"]}
@@ -87,14 +197,12 @@ def test_a_head_of_its_own_is_taken(make_llama, tmp_path):
     assert_equal(opened(base, tmp_path / "adapter"), merged, base)
 
 
-@pytest.mark.parametrize("flag", [True, False])
-@pytest.mark.parametrize("prefix", ["transformer.", ""])
-def test_an_adapter_of_gpt2_is_what_peft_merges(tmp_path, prefix, flag):
+@pytest.mark.parametrize(("prefix", "flag", "start"), GPT2_KINDS)
+def test_an_adapter_of_gpt2_is_what_peft_merges(tmp_path, prefix, flag, start):
     """Conv1D lies transposed, and its square c_proj would fit the wrong way too; old files leave a prefix out."""
     base = make_gpt2(tmp_path / "gpt2")
-    merged = make_adapter(
-        tmp_path / "adapter", base, r=4, target_modules=["c_attn", "c_proj", "c_fc"], fan_in_fan_out=flag
-    )
+    settings = {"r": 4, "target_modules": ["c_attn", "c_proj", "c_fc"], "init_lora_weights": start}
+    merged = make_adapter(tmp_path / "adapter", base, fan_in_fan_out=flag, **settings)
     tensors = load_file(base / "model.safetensors")
     renamed = {prefix + name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
     save_file(renamed, base / "model.safetensors", metadata={"format": "pt"})
@@ -113,13 +221,6 @@ def test_weights_keep_their_number_format(make_llama, tmp_path):
 def test_a_resized_embedding_is_taken_with_its_rows(llama, tmp_path):
     """peft stores the whole embedding then, and the tied head once more."""
     merged = make_adapter(tmp_path / "adapter", llama, resize=44, r=2, target_modules=ATTENTION)
-    source = opened(llama, tmp_path / "adapter")
-    assert source.config["vocab_size"] == 44
-    assert_equal(source, merged, llama)
-
-
-def test_a_resized_embedding_may_have_factors_too(llama, tmp_path):
-    merged = make_adapter(tmp_path / "adapter", llama, resize=44, r=2, target_modules=["embed_tokens", "v_proj"])
     source = opened(llama, tmp_path / "adapter")
     assert source.config["vocab_size"] == 44
     assert_equal(source, merged, llama)
@@ -228,7 +329,7 @@ BREAKAGES = {
     ),
     "DoRA": (
         lambda folder: edit_config(folder, use_dora=True),
-        "adapter_config.json: use_dora: isn't supported; merge it",
+        "adapter_config.json: use_dora: True isn't supported; merge it",
     ),
     "other kind": (lambda folder: edit_config(folder, peft_type="IA3"), "peft_type: IA3 isn't supported, LORA is"),
     "one factor": (
@@ -274,15 +375,18 @@ def test_broken_adapters_are_refused(llama, tmp_path, what):
 def test_other_adapters_of_peft_are_refused(llama, tmp_path):
     make_adapter(tmp_path / "dora", llama, r=2, target_modules=ATTENTION, use_dora=True)
     make_adapter(tmp_path / "vera", llama, kind=VeraConfig, r=2, target_modules=["q_proj"])
-    assert "use_dora: isn't supported; merge it into its base with peft's" in refused(llama, tmp_path / "dora")
+    assert "use_dora: True isn't supported; merge it into its base with peft's" in refused(llama, tmp_path / "dora")
     assert "peft_type: VERA isn't supported" in refused(llama, tmp_path / "vera")
 
 
-def test_what_would_untie_the_head_is_refused(llama, tmp_path):
-    for name, settings in (("head", {"modules_to_save": ["lm_head"]}), ("own", {"modules_to_save": ["embed_tokens"]})):
-        make_adapter(tmp_path / name, llama, r=2, target_modules=ATTENTION, **settings)
-    assert "lm_head.weight: fits no weight of" in refused(llama, tmp_path / "head")
-    assert "modules_to_save: unties the embedding from the head" in refused(llama, tmp_path / "own")
+def test_ends_with_different_rows_are_refused(llama, tmp_path):
+    about = {"target_modules": ATTENTION, "modules_to_save": ["embed_tokens"]}
+    make_adapter(tmp_path / "adapter", llama, resize=44, r=2, **about)
+    edit(
+        tmp_path / "adapter",
+        lambda tensors: [tensors.pop(key) for key in [*tensors] if re.search("original_module|lm_head", key)],
+    )
+    assert "embedding and head have 44 and 41 rows" in refused(llama, tmp_path / "adapter")
 
 
 @pytest.mark.parametrize("name", ["adapter", 'John\'s "adapter" $(exit 3) `exit 4`'])

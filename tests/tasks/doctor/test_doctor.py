@@ -146,7 +146,7 @@ def test_another_rotary_base_is_said(root):
     data = json.loads(config.read_text())
     config.write_text(json.dumps(data | {"rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0}}))
     (text,) = [one.text for one in look(root).checks if one.what == "b"]
-    assert text.endswith("rope_theta 1,000,000, but its layers run with the base's 10,000")
+    assert "; its positions differ: rope_theta 1,000,000 (base: 10,000); its layers run with the base's" in text
 
 
 def test_a_truncated_model_is_found(root):
