@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from models.errors import BadInput
-from models.merge import averaging, competition, spherical, subspace, task_arithmetic  # noqa: F401 (they register)
+from models.merge import (  # noqa: F401 (they register)
+    averaging,
+    competition,
+    entrywise,
+    spherical,
+    subspace,
+    task_arithmetic,
+)
 from models.merge.registry import METHODS, Method, SearchParameter
 
 __all__ = ["METHODS", "find_method", "search_space"]

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from models.merge.registry import Method, Parameter
+from models.errors import BadInput
+from models.merge.registry import Method, Parameter, SearchParameter
 
 SLERP_PIECE = 2**20
 """Entries of which norms and products are summed at a time."""
@@ -143,3 +144,60 @@ def karcher(models: Sequence[Tensor], *, max_iter: int, tol: float) -> Tensor:
             mean.div_(length)
     scale = sum((norm * share for norm in norms), torch.zeros_like(norms[0]))
     return torch.mul(scale, mean, out=mean)
+
+
+@Method(
+    "multislerp",
+    "Multi-SLERP",
+    "https://goddard.blog/posts/multislerp-wow-what-a-cool-idea",
+    (
+        Parameter("weight", float, scope="expert"),
+        Parameter("normalize_weights", bool, True),
+        Parameter("eps", float, 1e-8, low=0.0),
+    ),
+    (SearchParameter("weight", 0.0, 1.2, 0.5, per_model=True),),
+    base="optional",
+)
+def multislerp(
+    base: Tensor | None, experts: Sequence[Tensor], *, weight: Sequence[float], normalize_weights: bool, eps: float
+) -> Tensor:
+    """ℓ · exp_m(Σ w_k log_m v̂_k) with v_k = Θ_k or, where there is a base, δ_k; m the direction of Σ w_k v̂_k.
+
+    ℓ = Σ w_k |v_k|; exp and log are those of the unit sphere, the latter projected onto the tangent space only. The
+    straight line between two that cancel out.
+
+    Raises:
+        BadInput: more than two cancel out.
+    """
+    if len(experts) == 1:
+        return experts[0]
+    first = experts[0]
+    weights = torch.tensor(weight, dtype=first.dtype, device=first.device)
+    weights = weights / weights.sum() if normalize_weights else weights
+    vectors = [(one if base is None else one - base).reshape(-1) for one in experts]
+    norms = torch.stack([torch.linalg.vector_norm(one) for one in vectors]).unsqueeze(-1)
+    parts = [slice(start, start + SLERP_PIECE) for start in range(0, first.numel(), SLERP_PIECE)]
+    column, wide = weights.view(-1, 1), torch.promote_types(first.dtype, torch.float32)
+
+    def units(part: slice) -> Tensor:
+        return torch.stack([one[part] for one in vectors]) / (norms + eps)
+
+    mean, tangent = torch.empty_like(vectors[0]), torch.empty_like(vectors[0])
+    for part in parts:
+        mean[part] = (units(part) * column).sum(0)
+    length = torch.linalg.vector_norm(mean)
+    if length < eps:
+        if len(experts) > 2:
+            raise BadInput("multislerp: the weighted directions of the models cancel out; change the weights")
+        merged = vectors[0] * weights[0] + vectors[1] * weights[1]
+    else:
+        mean = mean.div_(length)
+        products = [(units(part) * mean[part]).sum(-1, keepdim=True, dtype=wide) for part in parts]
+        cosines = torch.stack(products).sum(0).to(first.dtype)
+        for part in parts:
+            tangent[part] = ((units(part) - cosines * mean[part]) * column).sum(0)
+        angle = torch.linalg.vector_norm(tangent) + eps
+        merged = mean.mul_(torch.cos(angle)).add_(tangent.mul_(torch.sin(angle) / angle))
+        merged = merged.mul_((norms.squeeze(-1) * weights).sum())
+    merged = merged.view_as(first)
+    return merged if base is None else merged + base

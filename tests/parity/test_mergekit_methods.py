@@ -10,6 +10,7 @@ import torch
 from mergekit.merge_methods import registry
 from mergekit.merge_methods.base import MISSING, ParameterScope, TensorGroup
 
+from models.errors import BadInput
 from models.merge.methods import METHODS, find_method
 
 SHAPES = ((40, 16), (24, 7), (33,), (1, 5))
@@ -221,6 +222,67 @@ def test_karcher_of_what_has_no_direction(case):
     assert_equal(ours("karcher", models), theirs("karcher", models), torch.float32)
 
 
+@pytest.mark.parametrize("based", [True, False], ids=["base", "no base"])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_multislerp(based, normalize):
+    for experts, shape, dtype in product((1, 2, 3, 5), SHAPES, DTYPES):
+        models = tensors(experts + based, shape, dtype)
+        parameters = {"weight": [0.7, 0.4, 1.3, 0.1, 0.25][:experts], "normalize_weights": normalize}
+        one, other = (get("multislerp", models, based=based, **parameters) for get in (ours, theirs))
+        assert_equal(one, other, dtype, f"{experts} experts,")
+
+
+def test_multislerp_of_what_cancels_out():
+    (one,) = tensors(1, (5, 4), torch.float32)
+    how = {"based": False, "weight": [0.5, 0.5]}
+    assert_equal(ours("multislerp", [one, -one], **how), theirs("multislerp", [one, -one], **how), torch.float32)
+    with pytest.raises(BadInput, match="cancel out"):
+        ours("multislerp", [one, -one, 0 * one], based=False, weight=[1.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize("t", [0.0, 1e-4, 0.05, 2.0])
+def test_nearswap(t):
+    for shape, dtype in product(SHAPES, DTYPES):
+        models = tensors(2, shape, dtype)
+        one, other = (get("nearswap", models, t=t) for get in (ours, theirs))
+        assert torch.equal(one.isnan(), other.isnan())  # a number over a tensor overflows in half precision
+        assert_equal(one.nan_to_num(), other.nan_to_num(), dtype)
+
+
+def test_arcee_fusion():
+    for shape, dtype in product(SHAPES, DTYPES):
+        models = tensors(2, shape, dtype)
+        one, other = ours("arcee_fusion", models, [None]), theirs("arcee_fusion", models)
+        assert torch.equal(one.isnan(), other.isnan())
+        assert one.dtype == other.dtype
+        assert_equal(one.nan_to_num().to(dtype), other.nan_to_num().to(dtype), dtype)
+
+
+def test_arcee_fusion_of_a_large_tensor_draws_as_mergekit_does(monkeypatch):
+    for module in ("models.merge.entrywise.SAMPLE", "mergekit.merge_methods.arcee_fusion._QUANTILE_SAMPLE_SIZE"):
+        monkeypatch.setattr(module, 100)
+    models = tensors(2, (40, 16), torch.float32)
+    torch.manual_seed(7)
+    expected = theirs("arcee_fusion", models)
+    result = ours("arcee_fusion", models, [torch.Generator().manual_seed(7)])
+    assert_equal(result, expected, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("ram", {}), ("ram", {"epsilon": 0.05}), ("ramplus_tl", {}), ("ramplus_tl", {"r": 0.5, "alpha": 3.0})],
+    ids=str,
+)
+def test_ram(name, parameters):
+    for experts, shape, dtype in product((1, 2, 3, 5), SHAPES, DTYPES):
+        base, *models = tensors(experts + 1, shape, dtype)
+        for number, model in enumerate(models):  # each leaves a part as it was
+            model.view(-1)[number :: experts + 1] = base.view(-1)[number :: experts + 1]
+        one, other = (get(name, [base, *models], **parameters) for get in (ours, theirs))
+        assert one.dtype == other.dtype
+        assert_equal(one.to(dtype), other.to(dtype), dtype, f"{experts} experts,")
+
+
 def assert_equal_with_the_same_mask(name, experts, shape, dtype, **parameters):
     """mergekit draws from torch's global generator, model after model: one generator for all models does the same."""
     models = tensors(experts + 1, shape, dtype)
@@ -255,6 +317,7 @@ PIECES = {
     "thinning.SORTED": 2**11,
     "competition.SORTED": 2**11,
     "spherical.SLERP_PIECE": 2**12,
+    "entrywise.PIECE": 2**12,
 }
 """Entries that are merged or sorted at a time, lowered so that such a tensor is a large one."""
 
@@ -273,6 +336,11 @@ PIECES = {
         "karcher",
         "dare_ties",
         "della",
+        "multislerp",
+        "nearswap",
+        "arcee_fusion",
+        "ram",
+        "ramplus_tl",
     ],
 )
 def test_large_tensors(name, dtype, monkeypatch):
@@ -282,7 +350,7 @@ def test_large_tensors(name, dtype, monkeypatch):
     experts = method.max_experts or 3
     models = tensors(experts + 1, LARGE, dtype)
     models = models if method.base == "required" else models[1:]
-    parameters = {"slerp": {"t": 0.3}, "sce": {"select_topk": 0.4}}.get(name, {})
+    parameters = {"slerp": {"t": 0.3}, "nearswap": {"t": 0.1}, "sce": {"select_topk": 0.4}}.get(name, {})
     if method.parameter("weight"):
         parameters |= {"weight": WEIGHT[:experts]}
     if method.parameter("density"):
@@ -295,7 +363,7 @@ def test_large_tensors(name, dtype, monkeypatch):
     expected = theirs(name, models, **parameters)
     generators = [torch.Generator().manual_seed(7)] * experts
     result = ours(name, models, generators, **parameters)
-    assert result.dtype == expected.dtype == dtype
+    assert result.dtype == expected.dtype == (torch.float32 if name in ("arcee_fusion", "ramplus_tl") else dtype)
     # sums over a whole tensor are made in another order, so that a factor may differ by a step of the number format
     largest = torch.stack([tensor.abs().double() for tensor in models]).amax(0)
     steps = 3 * torch.finfo(dtype).eps * largest if dtype == torch.bfloat16 else 1e-6

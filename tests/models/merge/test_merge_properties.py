@@ -124,7 +124,7 @@ def test_zero_weights_give_the_base(name, data, seed, shape, count):
 def test_experts_like_the_base_give_the_base(name, seed, shape):
     (base,) = tensors(seed, 1, shape)
     experts = [base.clone() for _ in range(METHODS[name].max_experts or 3)]
-    more = {"t": 0.4} if name == "slerp" else {}
+    more = {"t": 0.4} if METHODS[name].parameter("t") else {}
     assert torch.allclose(merge(name, base, experts, range(3), **more), base, atol=1e-6)
 
 
