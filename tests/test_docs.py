@@ -16,6 +16,7 @@ READ = (
     "CHANGELOG.md",
     "docs/architecture.md",
     "docs/images.md",
+    "docs/merging.md",
     "docs/method.md",
     "docs/running-code.md",
     "docs/results/design.md",
@@ -30,6 +31,15 @@ ALL = [pytest.param(line, id=f"{page}: {line[:60]}") for page in PAGES for line 
 def test_a_command_in_the_docs_exists(line):
     for words in programs(line):
         check(words)
+
+
+def test_every_row_of_what_is_merged_names_a_test_that_is_there():
+    text = (ROOT / "docs" / "merging.md").read_text()
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", text)
+    assert len(named) >= 25
+    for file, test in named:
+        (path,) = (ROOT / "tests").rglob(file)
+        assert f"def {test}(" in path.read_text(), test
 
 
 def test_the_pages_hold_commands():

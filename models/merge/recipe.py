@@ -12,16 +12,11 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from models.errors import BadInput, one_line
+from models.merge.chat_template import check_template
 from models.merge.methods import find_method
-from models.merge.registry import Method
+from models.merge.registry import METHODS, Method
 from models.merge.settings import Settings, check, normalise, scalars
-
-UNSUPPORTED = {
-    "modules": "write `models` or `slices`",
-    "tokenizer": "write `tokenizer_source`",
-    "chat_template": "it is copied with the tokenizer; leave it out",
-}
-"""Keys of mergekit's that mean something which isn't built here, and what to write instead."""
+from models.merge.spelling import HARMLESS, respell
 
 Parameters = Annotated[dict[str, Any], BeforeValidator(normalise)]
 Dtype = Literal["float32", "bfloat16", "float16", "float64"]
@@ -66,6 +61,42 @@ class Slice(Strict):
     parameters: Parameters = {}
 
 
+class TokenRow(Strict):
+    """The row of a token, which may be another one, in a model."""
+
+    kind: Literal["model_token"]
+    model: str
+    token: str | None = None
+    token_id: Annotated[int, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _names_one(self) -> TokenRow:
+        if (self.token is None) == (self.token_id is None):
+            raise ValueError("give either `token` or `token_id`")
+        return self
+
+
+class Zero(Strict):
+    """A row of zeros."""
+
+    kind: Literal["zero"]
+
+
+class Token(Strict):
+    """Row of a token in models that lack it, or with ``force`` in all."""
+
+    source: TokenRow | Zero | str
+    force: bool = False
+
+
+class TokenizerBlock(Strict):
+    """What the vocabulary is made of, where ``tokenizer_source`` does not say enough."""
+
+    source: str = "union"
+    tokens: dict[str, Token] = {}
+    pad_to_multiple_of: Annotated[int, Field(ge=1)] | None = None
+
+
 @dataclass(frozen=True)
 class Group:
     """Models that are merged with each other: all of a recipe's, or one slice's."""
@@ -88,6 +119,13 @@ class Recipe(Strict):
     dtype: Dtype | None = None
     out_dtype: Dtype | None = None
     tokenizer_source: str | None = None
+    tokenizer: TokenizerBlock | None = None
+    chat_template: str | None = None
+
+    @property
+    def vocabulary_source(self) -> str | None:
+        """``union``, ``base`` or the model whose vocabulary is taken; None where nothing is said."""
+        return self.tokenizer.source if self.tokenizer else self.tokenizer_source
 
     @property
     def method(self) -> Method:
@@ -130,8 +168,14 @@ class Recipe(Strict):
             raise ValueError(str(error)) from None
         if bool(self.models) == bool(self.slices):
             raise ValueError("models: give either `models` or `slices`")
-        if self.tokenizer_source not in (None, "union", *self.referenced, *(("base",) if self.base_model else ())):
-            raise ValueError("tokenizer_source: must be `union`, `base` for the base_model, or one of the models")
+        if self.vocabulary_source not in (None, "union", *self.referenced, *(("base",) if self.base_model else ())):
+            key = "tokenizer.source" if self.tokenizer else "tokenizer_source"
+            raise ValueError(f"{key}: must be `union`, `base` for the base_model, or one of the models")
+        for token, how in (self.tokenizer.tokens if self.tokenizer else {}).items():
+            model = how.source if isinstance(how.source, str) else getattr(how.source, "model", None)
+            if model is not None and model not in self.referenced:
+                raise ValueError(f"tokenizer.tokens.{token}: {model}: is none of the models")
+        check_template(self.chat_template)
         if "seed" in self.parameters:
             _check_seed(method, self.parameters["seed"])
         _check_settings(method, "parameters", {k: v for k, v in self.parameters.items() if k != "seed"})
@@ -228,9 +272,11 @@ def read_recipes(path: Path) -> list[Recipe]:
 def _parse(document: Any, place: str) -> Recipe:
     if not isinstance(document, dict):
         raise BadInput(f"{place}: must be a mapping with merge_method and models or slices")
-    for key, remedy in UNSUPPORTED.items():
-        if key in document:
-            raise BadInput(f"{place}: {key}: isn't supported; {remedy}")
+    known = METHODS.get(str(document.get("merge_method")))
+    try:
+        document = respell(document, harmless=known is not None and known.parameter(HARMLESS[0]) is not None)
+    except ValueError as error:
+        raise BadInput(f"{place}: {error}") from None
     try:
         return Recipe.model_validate(document)
     except ValidationError as error:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from models.errors import BadInput
 from models.merge.card import model_card
+from models.merge.chat_template import CONFIG, template_files, without_template
 from models.merge.recipe import Dtype, Recipe, dump_recipes
 from models.merge.source import open_recipes
 from models.merge.vocabularies import merged_vocabularies, with_tokenizer_source
@@ -100,12 +101,19 @@ def merge_to_disk(
     if heads:
         described |= heads.files
     final = heads.on(merged) if heads else merged
+    tokenizer = resolve(tokenizer_model(recipes)).model.tokenizer
+    folders = [one.model.tokenizer for one in opened.values()]
+    texts = tokenizer_texts(vocabulary)
+    template = template_files(recipes[-1].chat_template, tokenizer, folders)
+    if CONFIG in texts and template:
+        template[CONFIG] = without_template(texts[CONFIG])
+    texts |= template
     write_checkpoint(
         out,
         final.config,
         _stream(final, merged.device, [one.model for one in opened.values()], on_tensor),
-        tokenizer_from=resolve(tokenizer_model(recipes)).model.tokenizer,
-        extra={**tokenizer_texts(vocabulary), **described},
+        tokenizer_from=tokenizer,
+        extra={**texts, **described},
     )
 
 
@@ -114,7 +122,7 @@ def tokenizer_model(recipes: Sequence[Recipe]) -> str:
     named = {recipe.name: recipe for recipe in recipes[:-1]}
     recipe = recipes[-1]
     while True:
-        source = recipe.tokenizer_source
+        source = recipe.vocabulary_source
         model = recipe.referenced[0] if source in (None, "base", "union") else source
         assert model is not None  # noqa: S101 (narrowed above)
         if model not in named:

@@ -258,14 +258,37 @@ BAD = {
         "document 2: slices.1.sources.0: layer_range: the sec",
     ),
     "unknown dtype": (one(TIES, ("float32", "float31")), "recipe.yaml: dtype: Input should be 'float32'"),
-    "modules": (one(TIES, ("dtype: float32", "modules: {}")), "recipe.yaml: modules: isn't supported"),
-    "tokenizer": (
-        one(TIES, ("dtype: float32", "tokenizer: {}")),
-        "tokenizer: isn't supported; write `tokenizer_source`",
+    "several modules": (
+        "merge_method: linear\nmodules: {text: {models: [{model: a}]}, vision: {models: [{model: a}]}}",
+        "recipe.yaml: modules: only models with one module are merged",
     ),
-    "chat template": (
-        one(TIES, ("dtype: float32", "chat_template: auto")),
-        "recipe.yaml: chat_template: isn't supported",
+    "two sources of the tokenizer": (
+        one(TIES, ("dtype: float32", "tokenizer: {source: base}\ntokenizer_source: base")),
+        "recipe.yaml: tokenizer: give either `tokenizer` or `tokenizer_source`",
+    ),
+    "row of a model that takes no part": (
+        one(TIES, ("dtype: float32", "tokenizer: {tokens: {x: {source: other}}}")),
+        "recipe.yaml: tokenizer.tokens.x: other: is none of the models",
+    ),
+    "row of no token": (
+        one(TIES, ("dtype: float32", "tokenizer: {tokens: {x: {source: {kind: model_token, model: a}}}}")),
+        "give either `token` or `token_id`",
+    ),
+    "chat template of no name": (
+        one(TIES, ("dtype: float32", "chat_template: chatmel")),
+        "recipe.yaml: chat_template: chatmel: is auto, chatml, llama3, mistral, or the text of a template itself",
+    ),
+    "chat template that is none": (
+        one(TIES, ("dtype: float32", "chat_template: '{% for %}'")),
+        "recipe.yaml: chat_template: no template: Expected an expression",
+    ),
+    "embed_slerp": (
+        one(TIES, ("normalize: true", "embed_slerp: true")),
+        "recipe.yaml: embed_slerp: mergekit no longer has it; remove it",
+    ),
+    "another architecture": (
+        one(TIES, ("runs/tiny/zoo/math", "{model: {path: m}, override_architecture: X}")),
+        "recipe.yaml: override_architecture: isn't supported",
     ),
     "tokenizer of a model that takes no part": (
         one(TIES, ("dtype: float32", "tokenizer_source: other")),

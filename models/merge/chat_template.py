@@ -1,0 +1,114 @@
+"""The chat template of a merged model: its tokenizer's, unless the recipe says otherwise."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateSyntaxError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from models.errors import BadInput, one_line
+
+AUTO = "auto"
+FILE = "chat_template.jinja"
+CONFIG = "tokenizer_config.json"
+NAMED = {
+    "chatml": (
+        "{% for message in messages %}"
+        "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
+        "{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    ),
+    "llama3": (
+        "{% for message in messages %}"
+        "{{ (bos_token if loop.first else '') + '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' }}"
+        "{{ message['content'] | trim + '<|eot_id|>\\n' }}"
+        "{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
+    ),
+    "mistral": (
+        "{% set system = messages[0]['content'] + '\\n\\n' if messages[0]['role'] == 'system' else '' %}"
+        "{{ bos_token }}"
+        "{% for message in (messages[1:] if system else messages) %}"
+        "{% if message['role'] != ('assistant' if loop.index0 % 2 else 'user') %}"
+        "{{ raise_exception('roles must be user and assistant in turn, after one system message if any') }}"
+        "{% endif %}"
+        "{% if message['role'] == 'user' %}"
+        "{{ ' [INST] ' + (system if loop.first else '') + message['content'] + ' [/INST]' }}"
+        "{% else %}{{ ' ' + message['content'] + eos_token }}{% endif %}"
+        "{% endfor %}"
+    ),
+}
+"""Templates that a recipe may name; they give the text that mergekit's of these names give."""
+
+
+def check_template(given: str | None) -> None:
+    """Refuse what is neither ``auto``, the name of a template, nor a template.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    if given in (None, AUTO, *NAMED):
+        return
+    if "{" not in str(given):
+        raise ValueError(f"chat_template: {given}: is auto, {', '.join(NAMED)}, or the text of a template itself")
+    try:
+        ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"]).parse(str(given))
+    except TemplateSyntaxError as error:
+        raise ValueError(f"chat_template: no template: {one_line(error)}") from None
+
+
+def template_files(given: str | None, tokenizer: Path, folders: Iterable[Path]) -> dict[str, str]:
+    """Files beside a model that hold the template which a recipe asks for: name → text; none where it asks for none.
+
+    Args:
+        given: the recipe's ``chat_template``. ``auto`` is the one that most models have, the first of equally many.
+        tokenizer: folder of the tokenizer that is copied.
+        folders: those of all models' tokenizers.
+
+    Raises:
+        BadInput: there is no tokenizer.
+    """
+    if given is None:
+        return {}
+    if not (tokenizer / CONFIG).is_file():
+        raise BadInput(f"{tokenizer}: {CONFIG}: missing, so chat_template has no tokenizer to go with; leave it out")
+    text = NAMED.get(given, given)
+    if given == AUTO:
+        found = Counter(one for folder in folders if (one := template_of(folder)))
+        if not found:
+            return {}
+        text = found.most_common(1)[0][0]
+    return {FILE: text, CONFIG: without_template((tokenizer / CONFIG).read_text(encoding="utf-8"))}
+
+
+def without_template(config: str) -> str:
+    """The text of a tokenizer's config without a template of its own."""
+    kept = {key: value for key, value in json.loads(config).items() if key != "chat_template"}
+    return json.dumps(kept, ensure_ascii=False, indent=2)
+
+
+def template_of(folder: Path) -> str:
+    """The template of a tokenizer; empty if it has none."""
+    if (folder / FILE).is_file():
+        return (folder / FILE).read_text(encoding="utf-8").strip()
+    if not (folder / CONFIG).is_file():
+        return ""
+    template = _read(folder).get("chat_template")
+    if isinstance(template, list):
+        template = next((one.get("template") for one in template if one.get("name") == "default"), None)
+    return str(template or "").strip()
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("no JSON object")
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{folder}: {CONFIG}: not readable ({one_line(error)}); fetch or copy it again") from None
+    return content
