@@ -120,15 +120,17 @@ app.command()(zoo)
 def doctor(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
     """Check everything that a run needs before anything is computed, and print what it will cost.
 
+    Each line comes as soon as it is known; what is quickly looked at comes first.
+
     Example: `hm3 doctor --profile tiny`
     """
-    from flows.commands.doctor import look
+    from flows.commands.doctor import look, look_aloud
 
-    diagnosis = look(profile)
     if as_json:
+        diagnosis = look(profile)
         emit(diagnosis.to_json())
     else:
-        diagnosis.show(output())
+        diagnosis = look_aloud(profile, output())
     if not diagnosis.sound:
         raise typer.Exit(2)
 

@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.processes.settle import prepare
 
 if TYPE_CHECKING:
-    from tasks.doctor.doctor import Diagnosis
+    from rich.console import Console
+
+    from tasks.doctor.doctor import Check, Diagnosis
+    from tasks.project.progress import Progress
 
 
-def look(profile: str | None, root: Path | None = None) -> Diagnosis:
-    """All checks of a profile, with the libraries set up as stages have them.
+def look_aloud(profile: str | None, console: Console, root: Path | None = None) -> Diagnosis:
+    """All checks of a profile, each shown as soon as it is known, and what follows from them.
+
+    Raises:
+        BadInput: params.yaml or the profile is refused.
+    """
+    from tasks.project.progress import Progress as Bars
+
+    with Bars(console=console) as progress:
+        diagnosis = look(profile, root, lambda check: check.show(console), progress)
+    diagnosis.show(console)
+    return diagnosis
+
+
+def look(
+    profile: str | None,
+    root: Path | None = None,
+    tell: Callable[[Check], None] = lambda check: None,
+    progress: Progress | None = None,
+) -> Diagnosis:
+    """All checks of a profile, with the libraries set up as stages have them; ``tell`` is given each when it is known.
 
     Raises:
         BadInput: params.yaml or the profile is refused.
@@ -24,4 +47,4 @@ def look(profile: str | None, root: Path | None = None) -> Diagnosis:
     prepare(workspace)
     from tasks.doctor.doctor import examine
 
-    return examine(workspace, in_use(workspace.state))
+    return examine(workspace, in_use(workspace.state), tell, progress)

@@ -69,16 +69,16 @@ def init(
             "hub": True,
         }
         written = profile.write_profile(root, name, content).relative_to(root).as_posix()
-    from flows.commands.doctor import look
+    from flows.commands.doctor import look, look_aloud
 
-    diagnosis = look(name, root)
     if as_json:
+        diagnosis = look(name, root)
         emit({"profile": name, "written": written, "doctor": diagnosis.to_json()})
     else:
         if written:
             output().print(
                 f"{written}: written, and listed in params.yaml; change what you like in it", highlight=False
             )
-        diagnosis.show(output())
+        diagnosis = look_aloud(name, output(), root)
     if not diagnosis.sound:
         raise typer.Exit(2)

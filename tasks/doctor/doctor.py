@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Any, Literal
 
 import psutil
@@ -24,13 +25,14 @@ from models.sources.hub import HubModel, Unreachable
 from models.sources.lora import open_model
 from models.sources.vocabulary_source import share_vocabulary
 from tasks.doctor.buckets import configured, try_out
-from tasks.doctor.plan import Plan, costs_of, parameter_count, plan_of, probe
+from tasks.doctor.plan import PROBE_SECONDS, Plan, costs_of, parameter_count, plan_of, probe
 from tasks.objectives.images.items import open_processor
 from tasks.objectives.items import SPLITS
 from tasks.objectives.objectives import Objectives, described
 from tasks.objectives.task_files import check_names
 from tasks.objectives.tokens import open_tokenizer
 from tasks.project.family import FILE, load_family
+from tasks.project.progress import Progress
 from tasks.project.references import finder, hub_parts, models_of
 from tasks.project.workspace import Workspace
 from tasks.sandbox.sandbox import describe
@@ -55,6 +57,12 @@ class Check:
     status: Status
     text: str
 
+    def show(self, console: Console) -> None:
+        """A line of its own."""
+        colours: dict[Status, str] = {"good": "green", "later": "yellow", "bad": "red"}
+        mark = f"[{colours[self.status]}]{self.status:5}[/]"
+        console.print(f"{mark} {self.what:12} {escape(self.text)}", highlight=False, soft_wrap=True)
+
 
 @dataclass(frozen=True)
 class Diagnosis:
@@ -74,11 +82,7 @@ class Diagnosis:
         return asdict(self) | {"sound": self.sound, "seconds": self.plan.seconds}
 
     def show(self, console: Console) -> None:
-        """For a terminal."""
-        colours: dict[Status, str] = {"good": "green", "later": "yellow", "bad": "red"}
-        for check in self.checks:
-            mark = f"[{colours[check.status]}]{check.status:5}[/]"
-            console.print(f"{mark} {check.what:12} {escape(check.text)}", highlight=False, soft_wrap=True)
+        """What follows from all checks, which have shown themselves."""
         table = Table(title=f"\nplan of {self.profile}", title_justify="left", title_style="bold", box=None)
         for heading in ("stage", "candidates", "item evaluations", "expected time"):
             table.add_column(heading, justify="left" if heading == "stage" else "right")
@@ -100,31 +104,62 @@ class Found:
     sources: dict[str, Model] = field(default_factory=dict)
     objectives: Objectives | None = None
     """Those of the search split."""
+    seconds: float | None = None
+    """That an item evaluation takes."""
     unreachable: bool = False
     """Whether the hub has models that are needed, and does not answer."""
 
 
-def examine(workspace: Workspace, servers: Mapping[str, tuple[str, bool]]) -> Diagnosis:
+def examine(
+    workspace: Workspace,
+    servers: Mapping[str, tuple[str, bool]],
+    tell: Callable[[Check], None] = lambda check: None,
+    progress: Progress | None = None,
+) -> Diagnosis:
     """Look at everything that a run of the profile needs; nothing is computed but one small probe of the base's speed.
 
-    ``servers``: name of each server that a run would use → its address, and whether it answers.
+    What is known at once comes first, and what reads models and data afterwards.
+
+    Args:
+        workspace: the profile's.
+        servers: name of each server that a run would use → its address, and whether it answers.
+        tell: is given each check as soon as it is done.
+        progress: for what takes longer.
     """
-    found = Found()
-    checks = [*parameters(workspace), *programs(workspace), *models(workspace, found), *data(workspace, found)]
-    ready = "base" in found.sources and found.objectives is not None and all(one.status != "bad" for one in checks)
-    seconds = None
-    if ready and found.objectives:
-        try:
-            seconds = probe(workspace, found.sources["base"], found.objectives)
-        except BadInput as error:
-            checks.append(Check("scoring", "bad", str(error)))
-    plan = plan_of(workspace, found.sources, seconds)
-    checks += [memory(plan), disk(workspace, plan), device(workspace)]
+    progress, found = progress or Progress(), Found()
+    checks: list[Check] = []
+    quick = (parameters(workspace), programs(workspace), [device(workspace)], answering(servers))
+    slow = (models(workspace, found), data(workspace, found, progress), scoring(workspace, found, checks, progress))
+    for check in chain(*quick, *slow):
+        checks.append(check)
+        tell(check)
+    plan = plan_of(workspace, found.sources, found.seconds)
+    for check in (memory(plan), disk(workspace, plan), *buckets(workspace, servers)):
+        checks.append(check)
+        tell(check)
+    return Diagnosis(workspace.name, tuple(checks), plan)
+
+
+def answering(servers: Mapping[str, tuple[str, bool]]) -> Iterator[Check]:
+    """Whether the servers that a run would use answer."""
     for name, (url, answers) in servers.items():
         remedy = "" if answers else f" does not answer; start it, or unset {VARIABLES[name]}"
-        checks.append(Check(name, "good" if answers else "bad", url + remedy))
-    checks += buckets(workspace, servers)
-    return Diagnosis(workspace.name, tuple(checks), plan)
+        yield Check(name, "good" if answers else "bad", url + remedy)
+
+
+def scoring(workspace: Workspace, found: Found, checks: Sequence[Check], progress: Progress) -> Iterator[Check]:
+    """How fast the base is scored, if all that was looked at before is sound."""
+    amiss = any(one.status == "bad" and one.what not in VARIABLES for one in checks)
+    if "base" not in found.sources or found.objectives is None or amiss:
+        return
+    try:
+        trial = probe(workspace, found.sources["base"], found.objectives, progress)
+    except BadInput as error:
+        yield Check("scoring", "bad", str(error))
+        return
+    found.seconds = trial.seconds
+    short = "" if trial.whole else f", stopped after {PROBE_SECONDS:.0f} s"
+    yield Check("scoring", "good", f"{trial.seconds * 1000:,.3g} ms an item evaluation, of {trial.items}{short}")
 
 
 def attempt(what: str, look: Callable[[], str]) -> Check:
@@ -238,7 +273,7 @@ def _told(value: Any) -> str:
     return "none" if value is None else f"{value:,.10g}" if isinstance(value, int | float) else str(value)
 
 
-def data(workspace: Workspace, found: Found) -> Iterator[Check]:
+def data(workspace: Workspace, found: Found, progress: Progress) -> Iterator[Check]:
     """Tasks, and the items of every split."""
     objectives = workspace.profile.objectives
     names = ", ".join(name for one in objectives for name in tasks_of(one))
@@ -265,8 +300,10 @@ def data(workspace: Workspace, found: Found) -> Iterator[Check]:
         splits[split].reported.metrics()
         return f"{split}: {', '.join(f'{name} {splits[split].count(name)}' for name in splits[split].names)} items"
 
-    for split in SPLITS:
-        yield attempt("data", partial(items, split))
+    with progress.bar("reading items", len(SPLITS), "splits") as bar:
+        for split in SPLITS:
+            yield attempt("data", partial(items, split))
+            bar.advance(1, split)
     found.objectives = splits.get("search")
     if len(splits) == len(SPLITS):
         for name in splits["search"].names:

@@ -14,6 +14,7 @@ from models.paths.pool import Pool
 from models.sources.checkpoint import Model
 from tasks.objectives.items import SPLITS
 from tasks.objectives.objectives import Objectives
+from tasks.project.progress import Progress
 from tasks.project.records import read_json
 from tasks.project.workspace import Workspace
 
@@ -22,6 +23,9 @@ RUNTIME_BYTES = 900 * 2**20
 
 PROBE_ITEMS = 16
 """Items an objective on which scoring is timed."""
+
+PROBE_SECONDS = 20.0
+"""After which no further items are timed."""
 
 
 @dataclass(frozen=True)
@@ -96,17 +100,39 @@ def plan_of(workspace: Workspace, sources: Mapping[str, Model], seconds_an_item:
     return Plan(costs, RUNTIME_BYTES + pool + merging, uploads * int(model * profile.paths.stretch))
 
 
-def probe(workspace: Workspace, base: Model, objectives: Objectives) -> float:
-    """Seconds that one item evaluation takes with the base model: a second try, when everything is warm."""
+@dataclass(frozen=True)
+class Trial:
+    """How fast the base was scored."""
+
+    seconds: float
+    """That an item evaluation takes."""
+    items: int
+    whole: bool
+    """Whether as many items were timed as was meant."""
+
+
+def probe(workspace: Workspace, base: Model, objectives: Objectives, progress: Progress) -> Trial:
+    """Score some items with the base, twice as many each time, after one that warms everything up.
+
+    Where other work takes part of the machine, the time that this process had counts instead of the clock's.
+    """
     profile = workspace.profile
     pool = Pool(base.config, profile.device, getattr(torch, profile.dtype), profile.pool_bytes)
     pool.add("base", base)
     candidate = Candidate.identity("base", pool.layers)
-    items = sum(min(PROBE_ITEMS, objectives.count(name)) for name in objectives.names)
-    objectives.item_scores(pool, [candidate], 0, PROBE_ITEMS)
-    began = time.perf_counter()
-    objectives.item_scores(pool, [candidate], 0, PROBE_ITEMS)
-    return (time.perf_counter() - began) / items
+    began, done, count, seconds, step = time.perf_counter(), 0, 0, 0.0, 1
+    with progress.bar("trying the scoring", PROBE_ITEMS, "items an objective") as bar:
+        objectives.item_scores(pool, [candidate], 0, 1)
+        while done < PROBE_ITEMS and (done == 0 or time.perf_counter() - began < PROBE_SECONDS):
+            stop = min(PROBE_ITEMS, done + step)
+            before = time.perf_counter(), time.process_time()
+            objectives.item_scores(pool, [candidate], done, stop)
+            clock, own = time.perf_counter() - before[0], time.process_time() - before[1]
+            seconds += clock if pool.device.type == "cuda" else min(clock, own)
+            count += sum(max(0, min(stop, objectives.count(name)) - done) for name in objectives.names)
+            bar.advance(stop - done)
+            done, step = stop, 2 * step
+    return Trial(seconds / count, count, done == PROBE_ITEMS)
 
 
 def parameter_count(source: Model) -> int:

@@ -255,6 +255,28 @@ def test_a_server_that_does_not_answer_is_found(root):
     assert the_fault(found) == ("MLflow", "http://127.0.0.1:9 does not answer; start it, or unset MLFLOW_TRACKING_URI")
 
 
+def test_each_check_is_told_when_it_is_known_and_the_quick_ones_first(finished):
+    told, opened = [], []
+
+    def tell(check):
+        told.append(check)
+        opened.append(check.what in ("base", "a", "b"))
+
+    found = examine(open_workspace("p", finished), SERVERS, tell)
+    assert tuple(told) == found.checks
+    assert {"parameters", "device", "Prefect", "MLflow"} <= {one.what for one in told[: opened.index(True)]}
+
+
+def test_the_trial_of_the_scoring_ends_in_time_and_says_so(finished, monkeypatch):
+    (text,) = texts(look(finished), "scoring")
+    assert "ms an item evaluation, of 16" in text or "ms an item evaluation, of 28" in text, text
+    monkeypatch.setattr("tasks.doctor.plan.PROBE_SECONDS", 0.0)
+    found = look(finished)
+    (text,) = texts(found, "scoring")
+    assert text.endswith("of 2, stopped after 20 s")
+    assert found.plan.costs[1].seconds > 0
+
+
 def test_the_diagnosis_reads_well(finished):
     console = Console(file=io.StringIO(), width=100)
     found = look(finished)
