@@ -90,19 +90,23 @@ def read_yaml(path: Path) -> Any:
         raise BadInput(f"{path.name}: not readable as YAML: {one_line(error)}") from None
 
 
-def validate(model: type[Model], data: Any, label: str) -> Model:
-    """Data as a checked object.
+def validate(model: type[Model], data: Any, label: str, block: str = "") -> Model:
+    """Data as a checked object; ``block`` is what fields are called below in messages.
 
     Raises:
-        BadInput: the first thing that is wrong, as one line with file and field.
+        BadInput: everything that is wrong, as one line with the file and each field.
     """
     try:
         return model.model_validate({} if data is None else data)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "top level"
-        reason = "unknown key; remove it or mend its spelling" if first["type"] == "extra_forbidden" else first["msg"]
-        raise BadInput(f"{label}: {field}: {reason}") from None
+        found: dict[str, str] = {}
+        for one in error.errors():  # of a value that fits none of several kinds, what the first of them says
+            field = ".".join(str(part) for part in one["loc"]) or "top level"
+            unknown = "unknown key; remove it or mend its spelling"
+            found.setdefault(f"{block}{field}", unknown if one["type"] == "extra_forbidden" else one["msg"])
+        count = f"{len(found)} problems: " if len(found) > 1 else ""
+        reasons = (f"{field}: {reason}" for field, reason in found.items())
+        raise BadInput(f"{label}: {count}{' | '.join(reasons)}") from None
 
 
 def profiles(root: Path) -> list[str]:
@@ -126,8 +130,9 @@ def open_workspace(name: str | None = None, root: Path | None = None, state: Pat
     name = name or params.profiles[0]
     if name not in profiles(root):
         raise BadInput(f"profile {name!r}: unknown; there are {', '.join(profiles(root)) or 'none'}")
-    profile = validate(Profile, read_yaml(root / "profiles" / f"{name}.yaml"), f"profiles/{name}.yaml")
-    params = with_own(params, profile, f"profiles/{name}.yaml")
+    label, data = f"profiles/{name}.yaml", read_yaml(root / "profiles" / f"{name}.yaml")
+    profile = validate(Profile, data, label)
+    params = with_own(params, profile, label)
     return Workspace(root, name, params, profile, state or state_folder(root))
 
 
@@ -142,7 +147,4 @@ def with_own(params: Params, profile: Profile, label: str) -> Params:
         if name == "profiles" or name not in data:
             raise BadInput(f"{label}: params.{name}: unknown key; remove it or mend its spelling")
         data[name] = {**data[name], **value} if isinstance(data[name], dict) and isinstance(value, dict) else value
-    try:
-        return validate(Params, data, label)
-    except BadInput as error:
-        raise BadInput(str(error).replace(f"{label}: ", f"{label}: params.", 1)) from None
+    return validate(Params, data, label, "params.")
