@@ -11,7 +11,7 @@ from flows.processes.settle import prepare
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tasks.doctor.doctor import Check, Diagnosis
+    from tasks.doctor.diagnosis import Check, Diagnosis
     from tasks.project.progress import Progress
 
 

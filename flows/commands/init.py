@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -41,9 +41,11 @@ def init(
     from tasks.families import profile
     from tasks.project.workspace import find_root, profiles, read_yaml, state_folder, validate
     from tasks.schema.params import Params
+    from tasks.schema.profile import Items
 
     root, here = find_root(), Path.cwd()
-    written = None
+    written: str | None = None
+    fewer: list[str] = []
     if base is None and not expert and not task:
         if name not in profiles(root):
             raise BadInput(f"profile {name!r}: unknown; give --base, --expert and --task to write it")
@@ -55,19 +57,26 @@ def init(
             )
             raise BadInput(f"{missing}: missing; a profile needs a base, an expert and a task at least")
         profile.require_free(root, name)
-        validate(Params, read_yaml(root / "params.yaml"), "params.yaml")
+        params = validate(Params, read_yaml(root / "params.yaml"), "params.yaml")
         experts = profile.pairs("--expert", expert)
         state = state_folder(root)
         settle(root, state, 1, hub=True)
-        content = {
+        content: dict[str, Any] = {
             "description": f"{', '.join(experts)} from {base}",
             "base": profile.reference(root, here, base),
             "experts": {one: profile.reference(root, here, model) for one, model in experts.items()},
-            "objectives": profile.objectives(profile.pairs("--task", task), state),
+            "objectives": profile.objectives(profile.pairs("--task", task), state, root / "profiles" / name),
             "dtype": dtype,
             "device": device,
             "hub": True,
         }
+        items = profile.available(root, name, params, content, state)
+        for one in content["objectives"]:
+            if one["name"] in items and items[one["name"]] != Items():
+                one["items"] = items[one["name"]].model_dump()
+                fewer.append(f"{one['name']} {'/'.join(map(str, one['items'].values()))}")
+        if own := profile.fitting(params, max((one.search for one in items.values()), default=10**9)):
+            content["params"] = own
         written = profile.write_profile(root, name, content).relative_to(root).as_posix()
     from flows.commands.doctor import look, look_aloud
 
@@ -79,6 +88,8 @@ def init(
             output().print(
                 f"{written}: written, and listed in params.yaml; change what you like in it", highlight=False
             )
+        if fewer:
+            output().print(f"items by split, as many as the data has: {', '.join(fewer)}", highlight=False)
         diagnosis = look_aloud(name, output(), root)
     if not diagnosis.sound:
         raise typer.Exit(2)

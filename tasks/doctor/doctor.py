@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 import torch
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from models.errors import BadInput, Failed
 from models.merge.methods import find_method
@@ -25,6 +22,7 @@ from models.sources.hub import HubModel, Unreachable
 from models.sources.lora import open_model
 from models.sources.vocabulary_source import share_vocabulary
 from tasks.doctor.buckets import configured, try_out
+from tasks.doctor.diagnosis import Check, Diagnosis, in_bytes
 from tasks.doctor.plan import PROBE_SECONDS, Plan, costs_of, parameter_count, plan_of, probe
 from tasks.objectives.images.items import open_processor
 from tasks.objectives.items import SPLITS
@@ -39,62 +37,11 @@ from tasks.sandbox.sandbox import describe
 from tasks.schema.profile import Objective
 from tasks.scoring.where import engine_name
 
-Status = Literal["good", "later", "bad"]
-"""``later``: can't be known before a stage has run."""
-
 WORK_BYTES = 200 * 2**20
 """Archives, logs, reports and databases of a run, generously."""
 
 VARIABLES = {"Prefect": "PREFECT_API_URL", "MLflow": "MLFLOW_TRACKING_URI"}
 """What says that a run is to use a server."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was looked at."""
-
-    what: str
-    status: Status
-    text: str
-
-    def show(self, console: Console) -> None:
-        """A line of its own."""
-        colours: dict[Status, str] = {"good": "green", "later": "yellow", "bad": "red"}
-        mark = f"[{colours[self.status]}]{self.status:5}[/]"
-        console.print(f"{mark} {self.what:12} {escape(self.text)}", highlight=False, soft_wrap=True)
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """All checks, and the plan."""
-
-    profile: str
-    checks: tuple[Check, ...]
-    plan: Plan
-
-    @property
-    def sound(self) -> bool:
-        """Whether a run can start."""
-        return all(check.status != "bad" for check in self.checks)
-
-    def to_json(self) -> dict[str, Any]:
-        """What ``--json`` prints."""
-        return asdict(self) | {"sound": self.sound, "seconds": self.plan.seconds}
-
-    def show(self, console: Console) -> None:
-        """What follows from all checks, which have shown themselves."""
-        table = Table(title=f"\nplan of {self.profile}", title_justify="left", title_style="bold", box=None)
-        for heading in ("stage", "candidates", "item evaluations", "expected time"):
-            table.add_column(heading, justify="left" if heading == "stage" else "right")
-        for cost in self.plan.costs:
-            numbers = [f"{number:,}" if number else "" for number in (cost.candidates, cost.item_evaluations)]
-            table.add_row(cost.stage, *numbers, in_time(cost.seconds))
-        console.print(table)
-        for name, value in (("memory", self.plan.memory), ("weights to be registered", self.plan.registered)):
-            console.print(f"{name}: {'known when the models are there' if value is None else in_bytes(value)}")
-        least = "" if self.plan.timed else "at least "
-        expected = f"{least}{in_time(self.plan.seconds)}" if self.plan.seconds else "known when the models are there"
-        console.print(f"expected time: {expected}", highlight=False)
 
 
 @dataclass
@@ -358,18 +305,3 @@ def buckets(workspace: Workspace, servers: Mapping[str, tuple[str, bool]]) -> It
         return
     for one in found:
         yield attempt("bucket", partial(try_out, one))
-
-
-def in_bytes(number: int) -> str:
-    """Bytes as people read them."""
-    if number < 1024:
-        return f"{number} B"
-    power = min(4, (number.bit_length() - 1) // 10)
-    return f"{number / 1024**power:.3g} {('KiB', 'MiB', 'GiB', 'TiB')[power - 1]}"
-
-
-def in_time(seconds: float | None) -> str:
-    """Seconds as people read them; nothing if they are not known."""
-    if seconds is None:
-        return ""
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"

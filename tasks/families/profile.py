@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 
 from models.errors import BadInput
-from tasks.project.workspace import validate
+from tasks.project.workspace import Workspace, read_yaml, validate
 from tasks.schema.params import Params
-from tasks.schema.profile import Profile
+from tasks.schema.profile import Items, Profile
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 EXPERT = re.compile(r"[a-z][a-z0-9_]*")
@@ -57,12 +57,13 @@ def reference(root: Path, here: Path, text: str) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
-def objectives(tasks: Mapping[str, str], state: Path) -> list[dict[str, Any]]:
+def objectives(tasks: Mapping[str, str], state: Path, folder: Path) -> list[dict[str, Any]]:
     """Objectives from ``TASK`` or ``TASK:METRIC`` by name; without a metric it is the task's first.
 
     Args:
         tasks: by the objective's name.
         state: folder that keeps the index of lm-eval's tasks.
+        folder: of the profile's own task files, if it is there.
 
     Raises:
         BadInput: lm-eval has no such task, or it is a group and no metric is named.
@@ -70,11 +71,11 @@ def objectives(tasks: Mapping[str, str], state: Path) -> list[dict[str, Any]]:
     found = []
     for name, text in tasks.items():
         task, _, metric = text.partition(":")
-        found.append({"name": name, "task": task, "metric": metric or first_metric(task, state)})
+        found.append({"name": name, "task": task, "metric": metric or first_metric(task, state, folder)})
     return found
 
 
-def first_metric(task: str, state: Path) -> str:
+def first_metric(task: str, state: Path, folder: Path) -> str:
     """The metric that a task of lm-eval names first, and its first filter where it has several.
 
     Raises:
@@ -84,17 +85,55 @@ def first_metric(task: str, state: Path) -> str:
 
     from tasks.objectives.task_files import default_index  # it imports torch
 
-    index = default_index(state)
-    if task not in index:
-        near = ", ".join(difflib.get_close_matches(task, index, 5)) or "none like it"
-        raise BadInput(f"--task {task}: unknown to lm-eval; there are {near}")
-    found = index[task]
-    if found.path is None or found.kind not in ("TASK", "PY_TASK"):
-        raise BadInput(f"--task {task}: is a group of tasks; say which metric, as in --task NAME={task}:acc")
-    config = load_yaml(found.path, resolve_func=False)
+    own = {str(one.get("task")): one for one in map(read_yaml, sorted(folder.glob("*.yaml"))) if isinstance(one, dict)}
+    config = own.get(task)
+    if config is None:
+        index = default_index(state)
+        if task not in index:
+            near = ", ".join(difflib.get_close_matches(task, [*own, *index], 5)) or "none like it"
+            raise BadInput(f"--task {task}: neither in {folder.name}/ nor known to lm-eval; there are {near}")
+        found = index[task]
+        if found.path is None or found.kind not in ("TASK", "PY_TASK"):
+            raise BadInput(f"--task {task}: is a group of tasks; say which metric, as in --task NAME={task}:acc")
+        config = load_yaml(found.path, resolve_func=False)
     listed = config.get("metric_list") or [{"metric": "acc"}]
     filters = [str(one["name"]) for one in config.get("filter_list") or []]
     return str(listed[0]["metric"]) + (f",{filters[0]}" if len(filters) > 1 else "")
+
+
+def available(root: Path, name: str, params: Params, content: Mapping[str, Any], state: Path) -> dict[str, Items]:
+    """Items of each objective: those of the schema, or as many as its data has where that is fewer.
+
+    Empty where nothing can be said yet, for a model or data can't be read here; doctor tells why.
+
+    Args:
+        root: the project's folder.
+        name: of the profile.
+        params: the project's.
+        content: of the profile, with objectives of a task each.
+        state: the project's state folder.
+    """
+    from models.sources.lora import open_model
+    from tasks.objectives.objectives import Objectives
+    from tasks.objectives.parts import TaskPart
+    from tasks.project.references import finder, hub_parts
+
+    least = dict.fromkeys(Items.model_fields, 1)
+    few = [{**one, "items": least} for one in content["objectives"]]
+    profile = validate(Profile, {**content, "objectives": few}, f"profiles/{name}.yaml")
+    workspace = Workspace(root, name, params, profile, state)
+    if any(one.cached() is None for one in hub_parts([str(content["base"])])):
+        return {}
+    found: dict[str, dict[str, int]] = {}
+    try:
+        tokenizer = open_model(str(content["base"]), finder(workspace)).tokenizer
+        for split, field in Items.model_fields.items():
+            for one, composed in Objectives(workspace, split, tokenizer).composed.items():
+                there = min(part.built.available for part in composed.parts if isinstance(part, TaskPart))
+                found.setdefault(one, {})[split] = min(int(field.default), there)
+    except BadInput:
+        return {}
+    return {one: Items(**counts) for one, counts in found.items()}
 
 
 def fitting(params: Params, most: int) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`hm3 init` and `hm3 zoo` as a user types them."""
 
 import json
+import shutil
 
 import pytest
 import yaml
@@ -57,6 +58,24 @@ def test_init_writes_a_profile_and_looks_at_it(root, make_llama, tmp_path_factor
     assert open_workspace("mine", root).params.profiles == ("tiny", "mine")
 
 
+def test_init_takes_a_task_of_its_own_and_as_many_items_as_its_data_has(tmp_path, make_family):
+    make_family_project(tmp_path, make_family)
+    shutil.copytree(tmp_path / "profiles" / "p", tmp_path / "profiles" / "mine")
+    quick = {**QUICK, "search": {"budget": 2000}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(quick))
+    zoo = "runs/p/zoo"
+    experts = ["--expert", f"a={zoo}/a", "--expert", f"b={zoo}/b"]
+    done = hm3(
+        tmp_path, "init", "mine", "--base", f"{zoo}/base", *experts, "--task", "one=one", "--task", "two=two:acc"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "items by split, as many as the data has: one 14/8/12, two 14/8/12\n" in done.stdout
+    workspace = open_workspace("mine", tmp_path)
+    assert [one.items.model_dump() for one in workspace.profile.objectives] == [COUNTS, COUNTS]
+    assert max(workspace.params.search.rungs) == COUNTS["search"]
+    assert "plan of mine" in done.stdout
+
+
 def test_init_of_a_profile_that_is_there_lists_it_and_looks_at_it(make_family, tmp_path):
     make_family_project(tmp_path, make_family)
     quick = {**QUICK, "search": {"budget": 1000, "rungs": [4, COUNTS["search"]]}}
@@ -91,12 +110,12 @@ def test_a_task_is_known_by_its_name_and_its_first_metric(tmp_path):
         ("gsm8k", "exact_match,strict-match"),
         ("gsm8k:exact_match,flexible-extract", "exact_match,flexible-extract"),
     ):
-        (found,) = profile.objectives({"math": given}, tmp_path)
+        (found,) = profile.objectives({"math": given}, tmp_path, tmp_path / "none")
         assert found == {"name": "math", "task": "gsm8k", "metric": metric}
-    with pytest.raises(BadInput, match=r"--task gsm9k: unknown to lm-eval; there are gsm8k"):
-        profile.first_metric("gsm9k", tmp_path)
+    with pytest.raises(BadInput, match=r"--task gsm9k: neither in none/ nor known to lm-eval; there are gsm8k"):
+        profile.first_metric("gsm9k", tmp_path, tmp_path / "none")
     with pytest.raises(BadInput, match=r"--task glue: is a group of tasks; say which metric"):
-        profile.first_metric("glue", tmp_path)
+        profile.first_metric("glue", tmp_path, tmp_path / "none")
 
 
 def test_models_in_the_project_are_named_from_its_folder(tmp_path):
