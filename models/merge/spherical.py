@@ -16,6 +16,8 @@ from models.merge.registry import Method, Parameter, SearchParameter
 
 SLERP_PIECE = 2**20
 """Entries of which norms and products are summed at a time."""
+PIECE = 2**17
+"""Entries of which directions of several models are held at a time."""
 NEARLY_PARALLEL = 0.9995
 """Cosine above which two models are interpolated along the straight line."""
 
@@ -176,7 +178,7 @@ def multislerp(
     weights = weights / weights.sum() if normalize_weights else weights
     vectors = [(one if base is None else one - base).reshape(-1) for one in experts]
     norms = torch.stack([torch.linalg.vector_norm(one) for one in vectors]).unsqueeze(-1)
-    parts = [slice(start, start + SLERP_PIECE) for start in range(0, first.numel(), SLERP_PIECE)]
+    parts = [slice(start, start + PIECE) for start in range(0, first.numel(), PIECE)]
     column, wide = weights.view(-1, 1), torch.promote_types(first.dtype, torch.float32)
 
     def units(part: slice) -> Tensor:

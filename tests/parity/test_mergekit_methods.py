@@ -317,6 +317,7 @@ PIECES = {
     "thinning.SORTED": 2**11,
     "competition.SORTED": 2**11,
     "spherical.SLERP_PIECE": 2**12,
+    "spherical.PIECE": 2**12,
     "entrywise.PIECE": 2**12,
 }
 """Entries that are merged or sorted at a time, lowered so that such a tensor is a large one."""
