@@ -32,9 +32,9 @@ def init(
     """Write a profile for your own models, list it in params.yaml, and run doctor on it.
 
     A model is a folder with safetensors, `FILE.gguf`, `hub:ORG/NAME@REVISION`, `package:DISTRIBUTION:FILE.gguf`, or
-    one of these with a LoRA adapter, `MODEL+ADAPTER`. A task is one of lm-eval, or of a file in `profiles/NAME/`; where
-    its data has fewer items than usual, as many are asked for as there are. Give the name alone to list and check a profile that you wrote
-    yourself.
+    one of these with a LoRA adapter, `MODEL+ADAPTER`. A task is one of lm-eval, or of a file in `profiles/NAME/`;
+    where its data has fewer items than usual, as many are asked for as there are. Give the name alone to list and
+    check a profile that you wrote yourself.
 
     Example: `hm3 init mine --base hub:Qwen/Qwen2.5-0.5B --expert math=models/math --expert code=models/code
     --task math=gsm8k:exact_match,flexible-extract --task code=mbpp`
