@@ -5,8 +5,10 @@ import sys
 from contextlib import contextmanager
 
 import pytest
+from prefect.events.worker import EventsWorker
 
 from flows.bench.fault_servers import Server, mlflow
+from flows.servers.api import prefect_api
 from tests import once
 
 
@@ -39,6 +41,18 @@ def ended(one):
         yield one
     finally:
         one.kill()
+
+
+@contextmanager
+def prefect_server(state):
+    """Address of a Prefect server as a run starts one for itself, in the environment for the time of the block."""
+    once.give_databases(state)
+    with prefect_api(state) as one:
+        one.wait()
+        try:
+            yield one.url
+        finally:  # what sends events would go on to send them here, in other modules of this process too
+            EventsWorker.drain_all()
 
 
 @contextmanager

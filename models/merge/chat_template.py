@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from jinja2 import TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from models.errors import BadInput, one_line
+from models.sources.vocabulary import read_tokenizer_file
 
 AUTO = "auto"
 FILE = "chat_template.jinja"
@@ -62,10 +62,13 @@ def check_template(given: str | None) -> None:
         raise ValueError(f"chat_template: no template: {one_line(error)}") from None
 
 
-def template_files(given: str | None, tokenizer: Path, folders: Iterable[Path]) -> dict[str, str]:
-    """Files beside a model that hold the template which a recipe asks for: name → text; none where it asks for none.
+def with_template(
+    texts: Mapping[str, str], given: str | None, tokenizer: Path, folders: Iterable[Path]
+) -> dict[str, str]:
+    """Files beside a model, with those of the template that a recipe asks for.
 
     Args:
+        texts: files of the tokenizer that stand instead of copied ones, by name.
         given: the recipe's ``chat_template``. ``auto`` is the one that most models have, the first of equally many.
         tokenizer: folder of the tokenizer that is copied.
         folders: those of all models' tokenizers.
@@ -74,22 +77,16 @@ def template_files(given: str | None, tokenizer: Path, folders: Iterable[Path]) 
         BadInput: there is no tokenizer.
     """
     if given is None:
-        return {}
+        return dict(texts)
     if not (tokenizer / CONFIG).is_file():
         raise BadInput(f"{tokenizer}: {CONFIG}: missing, so chat_template has no tokenizer to go with; leave it out")
-    text = NAMED.get(given, given)
-    if given == AUTO:
-        found = Counter(one for folder in folders if (one := template_of(folder)))
-        if not found:
-            return {}
-        text = found.most_common(1)[0][0]
-    return {FILE: text, CONFIG: without_template((tokenizer / CONFIG).read_text(encoding="utf-8"))}
-
-
-def without_template(config: str) -> str:
-    """The text of a tokenizer's config without a template of its own."""
-    kept = {key: value for key, value in json.loads(config).items() if key != "chat_template"}
-    return json.dumps(kept, ensure_ascii=False, indent=2)
+    found = Counter(one for folder in folders if (one := template_of(folder))) if given == AUTO else Counter()
+    if given == AUTO and not found:
+        return dict(texts)
+    config = json.loads(texts[CONFIG]) if CONFIG in texts else read_tokenizer_file(tokenizer, CONFIG)
+    kept = {key: value for key, value in config.items() if key != "chat_template"}
+    text = found.most_common(1)[0][0] if found else NAMED.get(given, given)
+    return {**texts, FILE: text, CONFIG: json.dumps(kept, ensure_ascii=False, indent=2)}
 
 
 def template_of(folder: Path) -> str:
@@ -98,17 +95,7 @@ def template_of(folder: Path) -> str:
         return (folder / FILE).read_text(encoding="utf-8").strip()
     if not (folder / CONFIG).is_file():
         return ""
-    template = _read(folder).get("chat_template")
+    template = read_tokenizer_file(folder, CONFIG).get("chat_template")
     if isinstance(template, list):
         template = next((one.get("template") for one in template if one.get("name") == "default"), None)
     return str(template or "").strip()
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    try:
-        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("no JSON object")
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{folder}: {CONFIG}: not readable ({one_line(error)}); fetch or copy it again") from None
-    return content

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.errors import BadInput
 from models.merge.card import model_card
-from models.merge.chat_template import CONFIG, template_files, without_template
+from models.merge.chat_template import with_template
 from models.merge.recipe import Dtype, Recipe, dump_recipes
 from models.merge.source import open_recipes
 from models.merge.vocabularies import merged_vocabularies, with_tokenizer_source
@@ -103,11 +103,7 @@ def merge_to_disk(
     final = heads.on(merged) if heads else merged
     tokenizer = resolve(tokenizer_model(recipes)).model.tokenizer
     folders = [one.model.tokenizer for one in opened.values()]
-    texts = tokenizer_texts(vocabulary)
-    template = template_files(recipes[-1].chat_template, tokenizer, folders)
-    if CONFIG in texts and template:
-        template[CONFIG] = without_template(texts[CONFIG])
-    texts |= template
+    texts = with_template(tokenizer_texts(vocabulary), recipes[-1].chat_template, tokenizer, folders)
     write_checkpoint(
         out,
         final.config,

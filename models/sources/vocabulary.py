@@ -65,7 +65,7 @@ def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
     """
     if not rows or not (folder / TOKENIZER).is_file():
         return Vocabulary(rows)
-    content = _read(folder)
+    content = read_tokenizer_file(folder)
     added = {str(entry["content"]): entry for entry in content.get("added_tokens") or []}
     ids = _model_ids(content) | {token: int(entry["id"]) for token, entry in added.items()}
     return Vocabulary(rows, {token: row for token, row in ids.items() if row < rows}, folder, added)
@@ -127,7 +127,7 @@ def tokenizer_texts(vocabulary: Vocabulary) -> dict[str, str]:
     if not vocabulary.extra or vocabulary.folder is None or vocabulary.tokens is None:
         return {}
     folder, ids = vocabulary.folder, {token: vocabulary.tokens[token] for token in vocabulary.extra}
-    content = _read(folder)
+    content = read_tokenizer_file(folder)
     known = vocabulary.tokens
     model = content["model"]
     words = model.get("type") in ("WordLevel", "WordPiece")
@@ -144,7 +144,7 @@ def tokenizer_texts(vocabulary: Vocabulary) -> dict[str, str]:
     _require_ids(texts[TOKENIZER], ids, folder)
     for file, change in (("added_tokens.json", _with_ids), ("tokenizer_config.json", _with_decoder)):
         if (folder / file).is_file():
-            texts[file] = json.dumps(change(_read(folder, file), new), ensure_ascii=False, indent=2)
+            texts[file] = json.dumps(change(read_tokenizer_file(folder, file), new), ensure_ascii=False, indent=2)
     return texts
 
 
@@ -179,7 +179,12 @@ def _model_ids(content: Mapping[str, Any]) -> dict[str, int]:
     return {str(token): int(row) for token, row in vocab.items()}
 
 
-def _read(folder: Path, file: str = TOKENIZER) -> dict[str, Any]:
+def read_tokenizer_file(folder: Path, file: str = TOKENIZER) -> dict[str, Any]:
+    """The JSON object in a file of a tokenizer.
+
+    Raises:
+        BadInput: it is missing, or holds something else.
+    """
     try:
         content = json.loads((folder / file).read_text(encoding="utf-8"))
         if not isinstance(content, dict) or (file == TOKENIZER and not isinstance(content.get("model"), dict)):

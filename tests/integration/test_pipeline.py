@@ -23,15 +23,14 @@ from flows.pipeline import as_flow, run_all
 from flows.processes import retry
 from flows.processes.children import command_line
 from flows.screen.watch import Screen
-from flows.servers.api import prefect_api
 from flows.servers.gpu import LIMIT, ensure_limit, slot
 from models.errors import BadInput, Failed
 from tasks.project.processes import is_alive
 from tasks.project.workspace import open_workspace
 from tasks.tracking.mlflow import connect
-from tests import once
 from tests.fixtures_front import make_project as make_done
 from tests.flows.project import OUTS, at_work, behave, dvc, git, hm3, make_project, started
+from tests.servers import prefect_server
 
 STAGES = [f"{name}@tiny" for name in OUTS]
 
@@ -42,13 +41,9 @@ def done(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def prefect_server(tmp_path_factory):
-    state = tmp_path_factory.mktemp("server")
-    once.give_databases(state)
-    with prefect_api(state) as server:
-        server.wait()
-        with temporary_settings({PREFECT_API_URL: server.url}):
-            yield
+def prefect(tmp_path_factory):
+    with prefect_server(tmp_path_factory.mktemp("server")) as url, temporary_settings({PREFECT_API_URL: url}):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +53,7 @@ def shared(tmp_path_factory, done):
 
 
 @pytest.fixture
-def project(shared, done, prefect_server, warm, monkeypatch):
+def project(shared, done, prefect, warm, monkeypatch):
     """The shared project as the working folder of this process, whose environment comes back afterwards."""
     before = dict(os.environ)
     for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "HM3_STATE"):
@@ -208,7 +203,7 @@ def test_a_stage_that_takes_too_long_is_stopped_with_all_its_processes(project, 
     assert not at_work(project, "search")
 
 
-def test_a_stage_on_a_gpu_holds_one_of_the_servers_slots(prefect_server):
+def test_a_stage_on_a_gpu_holds_one_of_the_servers_slots(prefect):
     def taken():
         with get_client(sync_client=True) as client:
             return client.read_global_concurrency_limit_by_name(LIMIT).active_slots

@@ -15,7 +15,6 @@ from prefect.utilities.callables import parameter_schema
 
 import flows.promote
 from flows.search import hm3_search
-from flows.servers.api import prefect_api
 from flows.servers.local import free_port
 from tasks.front.choice import Wish
 from tasks.front.front import Front
@@ -26,10 +25,9 @@ from tasks.registry.promotion import Request, promote, rollback
 from tasks.registry.publish import publish
 from tasks.tracking.mlflow import connect, local_store
 from tasks.trials.targeted import utility_of
-from tests import once
 from tests.flows.project import hm3
 from tests.promotable import ids, make_promotable_project
-from tests.servers import mlflow_server, server
+from tests.servers import mlflow_server, prefect_server, server
 from tests.small_search import make_finished_project
 
 ID = ids()
@@ -45,19 +43,16 @@ def call(url, body):
 
 
 @pytest.fixture(scope="module")
-def prefect_server(tmp_path_factory):
-    state = tmp_path_factory.mktemp("prefect")
-    once.give_databases(state)
-    with prefect_api(state) as server:
-        server.wait()
-        yield server.url
+def prefect_url(tmp_path_factory):
+    with prefect_server(tmp_path_factory.mktemp("prefect")) as url:
+        yield url
 
 
 @pytest.fixture
-def prefect(prefect_server):
+def prefect(prefect_url):
     """Flows run in this process, whose environment comes back afterwards."""
     before = dict(os.environ)
-    os.environ["PREFECT_API_URL"] = prefect_server
+    os.environ["PREFECT_API_URL"] = prefect_url
     refresh_global_settings_context()  # threads, too, are to find the server
     yield
     os.environ.clear()

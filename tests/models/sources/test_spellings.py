@@ -6,7 +6,6 @@ import shutil
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from models.errors import BadInput
@@ -16,15 +15,10 @@ from models.sources.architecture import position_settings
 from models.sources.checkpoint import INDEX, WEIGHTS, open_checkpoint, write_checkpoint
 from models.sources.compatibility import check_compatible
 from models.sources.vocabulary_source import share_vocabulary
+from tests.models.sources.test_checkpoint import edit
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 TOKENS = torch.arange(3, 20)[None]
-
-
-def edit(folder, change):
-    tensors = load_file(folder / WEIGHTS)
-    change(tensors)
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def edit_config(folder, remove=(), **changes):
