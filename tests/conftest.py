@@ -1,5 +1,6 @@
 """Small random models that the tests of several parts use."""
 
+import gc
 import os
 import sys
 import sysconfig
@@ -7,6 +8,7 @@ import sysconfig
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ["OMP_NUM_THREADS"] = "1"  # the workers share the cores, and small sums are quicker so
 os.environ["HF_HUB_OFFLINE"] = "1"
+gc.disable()  # until all tests are collected: a million objects that stay would be gone through again and again
 
 import pytest
 import torch
@@ -16,9 +18,21 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tests import once
-from tests.warm import GET_PATH, PYTHON, programs, warmed
+from tests.warm import GET_PATH, PYTHON, SHARED, programs, warmed
 
 GIVEN = os.environ.get("MLFLOW_TRACKING_URI")
+
+
+def pytest_configure(config):
+    """Start the one server of :mod:`tests.warm` that the workers share."""
+    if config.getoption("numprocesses", None):
+        os.environ[SHARED] = str(programs())
+
+
+def pytest_collection_finish():
+    """Collect garbage from here on, but leave alone what is there."""
+    gc.freeze()
+    gc.enable()
 
 
 def random_tokenizer(size):

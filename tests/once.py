@@ -5,10 +5,11 @@ import os
 import shutil
 import sqlite3
 import subprocess
-import sys
 from pathlib import Path
 
 from filelock import FileLock
+
+from tests.warm import programs
 
 SESSION: list[Path] = []
 """The one folder that all workers of the session share, as soon as there is one."""
@@ -43,7 +44,7 @@ def make_databases(folder):
     """New databases of Prefect and MLflow, which spend four and six seconds in migrations."""
     environment = os.environ | {"PREFECT_HOME": str(folder), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
     environment.pop("PREFECT_API_URL", None)
-    subprocess.run([sys.executable, "-c", MIGRATE], env=environment, check=True)
+    subprocess.run([programs() / "python", "-c", MIGRATE], env=environment, check=True)
     from tasks.tracking.mlflow import settle_environment
 
     settle_environment()

@@ -2,13 +2,14 @@
 
 A server imports them, and forks for each command that is sent by scripts, named like the programs. So a command has a
 process with its own arguments, environment, folder and streams, which imports our packages anew; when the one is
-killed, the other ends. What such a process starts with `sys.executable -m` is started in the same way. What reads the
-environment while it is imported (MLflow, Prefect, datasets) is left to the process. Tests of signals, kills and full
-disks, and those of whole runs, start processes in the ordinary way.
+killed, the other is too, and what can be caught is passed on. What such a process starts with `sys.executable -m` is
+started in the same way. What reads the environment while it is imported is told to read it again (Prefect), or left to
+the process (datasets). Tests of kills, of full disks and of a process's children start processes in the ordinary way.
 """
 
 import atexit
 import contextlib
+import ctypes
 import gc
 import importlib
 import json
@@ -27,6 +28,8 @@ import traceback
 from functools import cache
 from pathlib import Path
 
+import psutil
+
 LIBRARIES = (
     *("torch", "torch._dynamo", "torch.distributed.tensor", "transformers", "transformers.core_model_loading"),
     *("transformers.models.llama.modeling_llama", "transformers.generation.utils", "tokenizers", "safetensors.torch"),
@@ -35,35 +38,46 @@ LIBRARIES = (
     *("rich.progress", "typer", "yaml", "pydantic", "jinja2", "tenacity", "psutil", "multiprocess", "requests"),
     *("sqlalchemy.orm", "fastapi", "httpx", "jsonschema", "cachetools", "sqlparse", "prometheus_client", "websockets"),
     *("dvc.cli", "dvc.repo", "dvc.commands.repro", "dvc.dvcfile", "babel", "num2words", "pycountry", "aiohttp"),
+    *("prefect.engine", "prefect.main", "prefect.server.api.server", "prefect.cli._app", "uvicorn.main"),
+    *("mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store"),
 )
 SETTINGS = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_OFFLINE": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
     "OPENBLAS_NUM_THREADS": "1",  # a process with threads could not be forked
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
 }
 MODULES = (
-    *("dvc", "flows.cli", "flows.versions.reproduce", "tasks.families.tiny.train"),
-    *("lm_eval", "mergekit.scripts.multimerge"),
+    *("dvc", "flows.cli", "flows.servers.register", "flows.versions.reproduce"),
+    *("tasks.families.tiny.train", "tasks.families.tiny_vision.train"),
+    *("lm_eval", "mergekit.scripts.multimerge", "mlflow", "moto.server", "prefect", "prefect.engine", "uvicorn"),
 )
+SET_CHILD_SUBREAPER = 36
+PASSED_ON = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 CLIENT = """#!{python} -IS
-import json, os, socket, sys
+import json, os, signal, socket, sys
 program, arguments = os.path.basename(sys.argv[0]), sys.argv[1:]
 if program == "python":
-    words = [one for one in arguments[:2] if one not in ("-P", "-E")]
-    if words[:1] != ["-m"] or (module := arguments[arguments.index("-m") + 1]) not in {modules!r}:
+    words = arguments[arguments[:1] in (["-P"], ["-E"]) :]
+    if words[:1] != ["-c"] and (words[:1] != ["-m"] or words[1] not in {modules!r}):
         os.execv({python!r}, [{python!r}, *arguments])
-    program, arguments = module, arguments[arguments.index("-m") + 2 :]
+    program, arguments = (words[0], words[1:]) if words[0] == "-c" else (words[1], words[2:])
 request = {{"program": program, "arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}}
 request = json.dumps(request).encode()
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
     socket.send_fds(server, [len(request).to_bytes(8, "big")], [0, 1, 2])
     server.sendall(request)
+    for number in {signals!r}:
+        signal.signal(number, lambda number, _: server.sendall(bytes([number])))
     code = int(server.recv(16) or -9)
 if code < 0:
+    if -code in {signals!r}:
+        signal.signal(-code, signal.SIG_DFL)
     os.kill(os.getpid(), -code)
 sys.exit(code)
 """
@@ -71,11 +85,15 @@ sys.exit(code)
 
 PYTHON = sys.executable
 GET_PATH = sysconfig.get_path
+SHARED = "HM3_TEST_PROGRAMS"
+"""The variable with the folder of the programs that several workers share."""
 
 
 @cache
 def programs() -> Path:
     """The folder of the scripts; the server behind them is started, and ends with this process."""
+    if SHARED in os.environ:
+        return Path(os.environ[SHARED])
     folder = Path(tempfile.mkdtemp(prefix="hm3-warm-"))  # pytest's folders are too long for the name of a socket
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     with socket.socket(socket.AF_UNIX) as listener:
@@ -85,9 +103,12 @@ def programs() -> Path:
         environment = os.environ | SETTINGS
         server = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, pass_fds=[listener.fileno()])
     atexit.register(end, server)
-    for program in ("hm3", "dvc", "python"):
+    address = str(folder / "server")
+    for program in ("hm3", "dvc", "mlflow", "prefect", "python"):
         script = folder / program
-        script.write_text(CLIENT.format(python=PYTHON, modules=MODULES, address=str(folder / "server")))
+        script.write_text(
+            CLIENT.format(python=PYTHON, modules=MODULES, signals=[*map(int, PASSED_ON)], address=address)
+        )
         script.chmod(0o755)
     return folder
 
@@ -120,6 +141,7 @@ def serve(listener: socket.socket) -> None:
     places = [one for one in sys.path[1:] if one not in os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     for name in LIBRARIES:
         importlib.import_module(name)
+    assert threading.active_count() == 1, threading.enumerate()
     gc.freeze()  # a collection in a child would copy every page
     children: set[int] = set()
     while True:
@@ -148,10 +170,18 @@ def attend(connection: socket.socket, places: list[str]) -> None:
         return become(request, streams, places)
     for stream in (*streams, 0, 1, 2):
         os.close(stream)
-    ended = os.pidfd_open(command)
-    if ended not in select.select([ended, connection], [], [])[0]:  # the script was killed
-        os.kill(command, signal.SIGTERM)
+    ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    ended, passed_on = os.pidfd_open(command), 0
+    while ended not in select.select([ended, connection], [], [])[0]:
+        passed_on = (connection.recv(1) or [signal.SIGKILL])[0]  # nothing: the script was killed
+        os.kill(command, passed_on)
+        if passed_on == signal.SIGKILL:
+            break
     code = os.waitstatus_to_exitcode(os.waitpid(command, 0)[1])
+    if passed_on:
+        for one in psutil.Process().children(recursive=True):  # what the script's own would have been
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
     with contextlib.suppress(OSError):
         connection.sendall(str(code).encode())
     os._exit(0)
@@ -171,13 +201,20 @@ def become(request: dict, streams: list[int], places: list[str]) -> None:
     sysconfig.get_path = path_of(Path(sys.executable).parent)
     sys.argv[:] = [request["program"], *request["arguments"]]
     importlib.invalidate_caches()
+    import prefect.context  # which would cost those a second that only ask for the programs
+
+    prefect.context.refresh_global_settings_context()
+    prefect.logging.configuration.setup_logging(incremental=False)
 
 
 def run() -> int:
     """The program that the arguments name; its exit code."""
     try:
         program = {"hm3": "flows.cli"}.get(sys.argv[0], sys.argv[0])
-        runpy.run_module(program, run_name="__main__", alter_sys=True)
+        if program == "-c":
+            exec(compile(sys.argv.pop(1), "<string>", "exec"), vars(sys.modules["__main__"]))
+        else:
+            runpy.run_module(program, run_name="__main__", alter_sys=True)
     except SystemExit as ended:
         if isinstance(ended.code, str):
             sys.stderr.write(f"{ended.code}\n")

@@ -13,6 +13,7 @@ from tasks.project.records import Anchors
 from tasks.scoring.journal import Journal
 from tests.small_tasks import make_family_project
 from tests.tasks.test_stages_with_tasks import PARAMS
+from tests.warm import programs
 
 SPACE = ["unshare", "--mount", *(["--user", "--map-root-user"] if os.geteuid() else []), "sh", "-c"]
 SCRIPT = """
@@ -47,7 +48,8 @@ def project(finished, tmp_path):
 
 def stage(project, *prefix):
     env = {name: value for name, value in os.environ.items() if name != "HM3_STATE"}
-    command = [*prefix, sys.executable, "-m", "flows.cli", "stage", "sample", "--profile", "p"]
+    own = [sys.executable, "-m", "flows.cli"] if prefix else [programs() / "hm3"]
+    command = [*prefix, *own, "stage", "sample", "--profile", "p"]
     return subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, timeout=300)
 
 

@@ -54,7 +54,7 @@ def project(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(project):
-    up = hm3(project, "up", "--gpu", "--json", timeout=300)
+    up = hm3(project, "up", "--gpu", "--json", timeout=300, cold=True)  # so that what is under them is
     assert up.returncode == 0, up.stderr
     return Server(json.loads(up.stdout))
 

@@ -30,6 +30,7 @@ from tests.promotable import ids, make_promotable_project
 from tests.servers import mlflow_server, prefect_server, server
 from tests.small_search import make_finished_project
 
+pytestmark = pytest.mark.usefixtures("warm")
 ID = ids()
 
 

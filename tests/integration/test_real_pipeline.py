@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM
 from flows.bench.fault_kinds import KINDS
 from flows.bench.faults import FAULTS, PARAMS, attempt, prepare
 from tasks.project.workspace import open_workspace
+from tests import once
 from tests.flows.project import dvc, hm3
 from tests.warm import programs, warmed
 
@@ -65,8 +66,12 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def reference(folder):
     """What `hm3 bench faults` disturbs, and what an undisturbed run of it gives; its processes are warm."""
+    state = folder / "template" / ".hm3"
+    once.give_databases(state)
     with warmed():
         found = prepare(open_workspace("tiny", ROOT), folder)
+    for name in ("prefect", "mlflow"):  # what is disturbed makes its own
+        shutil.rmtree(state / name)
     template = replace(found.template, env=found.template.env | {"PATH": os.environ["PATH"]})
     seconds = {stage: seconds + IMPORTS for stage, seconds in found.seconds.items()}
     return replace(found, template=template, seconds=seconds)

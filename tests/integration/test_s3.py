@@ -15,6 +15,8 @@ from tests.s3_server import CREDENTIALS, client_of, s3_server
 from tests.servers import mlflow_server
 from tests.small_tasks import make_family_project
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory):

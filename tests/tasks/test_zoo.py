@@ -27,7 +27,7 @@ from tasks.project.family import load_family
 from tasks.project.progress import Bar, Progress
 from tasks.project.workspace import open_workspace
 from tasks.schema.params import ZooParams
-from tests.warm import programs
+from tests.warm import programs, warmed
 
 ROOT = Path(__file__).parents[2]
 TASKS = ("translation", "math", "code")
@@ -41,8 +41,8 @@ MICRO = {
     "translation_examples": 60,
     "math_examples": 1500,
     "code_examples": 60,
-    "base_steps": 150,
-    "expert_steps": 100,
+    "base_steps": 80,
+    "expert_steps": 60,
     "min_own": 0,
     "max_foreign": 1,
     "min_range": 0,
@@ -66,7 +66,7 @@ def make_workspace(root, profile=None, **params):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     workspace = make_workspace(tmp_path_factory.mktemp("zoo"))
-    with Progress(workspace.root / "events.jsonl") as progress:
+    with Progress(workspace.root / "events.jsonl") as progress, warmed():
         zoo.run(workspace, progress)
     return workspace
 
@@ -243,7 +243,7 @@ def test_a_profile_with_other_experts_can_not_be_made(tmp_path):
         zoo.run(workspace, Progress())
 
 
-def test_a_training_that_fails_says_why():
+def test_a_training_that_fails_says_why(warm):
     job = Job("no/such/folder", None, None, 0, 1, ZooParams().model_dump(), {}, {})
     with pytest.raises(Failed, match=r"training of base ended with 1: .*no/such/folder"):
         asyncio.run(train_in_process("base", job, Bar(Progress(), "train", 1, "steps")))

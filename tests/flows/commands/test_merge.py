@@ -22,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 from flows.cli import main
 from tests.flows.project import hm3
 from tests.small_adapters import make_adapter
+from tests.warm import programs
 
 RECIPE = {
     "merge_method": "ties",
@@ -126,9 +127,7 @@ def test_an_adapter_is_merged_and_a_vocabulary_extended(merge, root, caplog):
 def test_a_bar_is_shown_on_a_terminal_and_the_last_line_says_where(root):
     (root / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
     terminal, side = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", "merge", "recipe.yaml", "out"], cwd=root, stdout=side, stderr=side
-    )
+    process = subprocess.Popen([programs() / "hm3", "merge", "recipe.yaml", "out"], cwd=root, stdout=side, stderr=side)
     os.close(side)
     said = b""
     while True:

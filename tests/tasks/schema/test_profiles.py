@@ -14,6 +14,7 @@ from tasks.families.experts import SHARES
 from tasks.objectives.task_files import find
 from tasks.project.references import hub_parts, models_of
 from tasks.project.workspace import open_workspace
+from tests.warm import programs
 
 ROOT = Path(__file__).parents[3]
 PAPER = ("qwen2.5-1.5b", "llama2-7b", "llama2-13b")
@@ -74,7 +75,7 @@ def test_offline_doctor_says_in_one_line_what_it_can_not_reach(tmp_path):
 
 def test_without_the_folder_of_its_data_smollm2_names_the_variable(tmp_path):
     env = {key: value for key, value in os.environ.items() if key != "HM3_SHARED"} | {"HM3_STATE": str(tmp_path)}
-    command = [sys.executable, "-m", "flows.cli", "doctor", "--profile", "smollm2"]
+    command = [programs() / "hm3", "doctor", "--profile", "smollm2"]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
     text = done.stdout + done.stderr

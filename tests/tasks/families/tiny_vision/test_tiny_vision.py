@@ -22,6 +22,7 @@ from tasks.project.progress import Progress
 from tasks.project.workspace import open_workspace
 from tasks.schema.profile import Items
 from tasks.scoring.engine import Engine
+from tests.warm import warmed
 
 ROOT = Path(__file__).parents[4]
 ITEMS = {"search": 6, "selection": 24, "test": 8}
@@ -45,7 +46,8 @@ def make_workspace(root, **params):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     workspace = make_workspace(tmp_path_factory.mktemp("zoo"))
-    zoo.run(workspace, Progress())
+    with warmed():
+        zoo.run(workspace, Progress())
     return workspace
 
 
