@@ -8,7 +8,6 @@ import sysconfig
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ["OMP_NUM_THREADS"] = "1"  # the workers share the cores, and small sums are quicker so
 os.environ["HF_HUB_OFFLINE"] = "1"
-gc.disable()  # until all tests are collected: a million objects that stay would be gone through again and again
 
 import pytest
 import torch
@@ -20,6 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from tests import once
 from tests.warm import GET_PATH, PYTHON, SHARED, programs, warmed
 
+gc.disable()  # until all tests are collected: a million objects that stay would be gone through again and again
 GIVEN = os.environ.get("MLFLOW_TRACKING_URI")
 
 

@@ -103,7 +103,7 @@ def programs() -> Path:
         environment = os.environ | SETTINGS
         server = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, pass_fds=[listener.fileno()])
     atexit.register(end, server)
-    address = str(folder / "server")
+    address, signals = str(folder / "server"), [*map(int, PASSED_ON)]
     for program in ("hm3", "dvc", "mlflow", "prefect", "python"):
         script = folder / program
         script.write_text(

@@ -39,8 +39,8 @@ PARAMS: dict[str, Any] = {
     "zoo": {
         "layers": 4,
         "feed_forward": 128,
-        "base_steps": 200,
-        "expert_steps": 80,
+        "base_steps": 140,
+        "expert_steps": 60,
         "batch_tokens": 512,
         "translation_examples": 600,
         "math_examples": 1500,
