@@ -16,7 +16,7 @@ smollm2: .venv/.hm3-smollm2 ## search SmolLM2-135M and three LoRA experts on rea
 	hm3 run --profile smollm2
 
 test: .venv/.hm3-dev ## the tests
-	pytest -m "not slow" -n 4 --dist loadfile --no-loadscope-reorder
+	pytest -m "not slow" -n 3 --dist loadfile --no-loadscope-reorder
 
 test-slow: .venv/.hm3-dev .venv/.hm3-smollm2 ## all tests, with the full counts of kills and fuzzed inputs
 	pytest

@@ -33,6 +33,7 @@ def pytest_collection_finish():
     """Collect garbage from here on, but leave alone what is there."""
     gc.freeze()
     gc.enable()
+    gc.set_threshold(50_000, 20, 50)
 
 
 def random_tokenizer(size):

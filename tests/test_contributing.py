@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from models.errors import BadInput
 from models.sources.architecture import architecture_of
+from tests import warm
 from tests.commands import ROOT, commands, programs
 from tests.commands import check as check_command
 from tests.small_tasks import prompts, write_items
@@ -63,7 +64,7 @@ def recipe(title):
 
 def type_in(root, line, code=None):
     """A command line in a folder, with the packages of ``code``; what it prints."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    path = os.pathsep.join([str(warm.programs()), str(Path(sys.executable).parent), os.environ["PATH"]])
     env = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "HM3_STATE"))}
     env |= {"PATH": path, "PYTHONPATH": str(code or root), "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "200"}
     done = subprocess.run(["bash", "-c", line], cwd=root, env=env, capture_output=True, text=True, timeout=300)

@@ -17,7 +17,8 @@ FORBIDDEN = {
 }
 STAGES = ("zoo", "sample", "dataset", "train", "search", "pareto")
 HOUSE = {
-    "models": "errors → candidate | front | preferences → sources → merge | paths → search → agent | baselines",
+    "models": "errors → candidate | front | preferences → sources → merge | paths → learned | search"
+    " → agent | baselines",
     "tasks": "schema → project → sandbox | storage → objectives → families | front | scoring → trials → report"
     " → tracking → zoo | sample | dataset | train | search | pareto → registry | doctor → bench",
     "flows": "processes → screen | servers → versions → stage → form → follow → pipeline → targeted → search → promote"

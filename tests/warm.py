@@ -103,8 +103,8 @@ def programs() -> Path:
         environment = os.environ | SETTINGS
         server = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, pass_fds=[listener.fileno()])
     atexit.register(end, server)
-    address, signals = str(folder / "server"), [*map(int, PASSED_ON)]
-    for program in ("hm3", "dvc", "mlflow", "prefect", "python"):
+    address = str(folder / "server")
+    for program in ("hm3", "dvc", "mlflow", "prefect", "pytest", "python"):
         script = folder / program
         script.write_text(
             CLIENT.format(python=PYTHON, modules=MODULES, signals=[*map(int, PASSED_ON)], address=address)

@@ -7,6 +7,7 @@ from models.merge import (  # noqa: F401 (they register)
     averaging,
     competition,
     entrywise,
+    learning,
     spherical,
     subspace,
     task_arithmetic,

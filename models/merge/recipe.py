@@ -34,6 +34,8 @@ class ModelInput(Strict):
 
     model: str
     parameters: Parameters = {}
+    texts: str | None = None
+    """JSON lines with a ``text`` of the model's task in each, for methods that learn from them."""
 
 
 class SliceSource(ModelInput):
@@ -304,6 +306,13 @@ def _check_inputs(method: Method, group: Group) -> None:
     beside = " beside the base_model" if based else ""
     if based and not experts:
         raise ValueError(f"{group.place}: {method.name} needs a model{beside}")
+    if method.learns and any(isinstance(source, SliceSource) for source in group.sources):
+        raise ValueError(f"{group.place}: {method.name} merges whole models; name them under `models`")
+    for number, source in enumerate(group.sources):
+        if method.learns and source.model in experts and source.texts is None:
+            raise ValueError(f"{group.place}.{number}: {method.name} learns from each model's texts; add `texts`")
+        if source.texts is not None and not (method.learns and source.model in experts):
+            raise ValueError(f"{group.place}.{number}.texts: {method.name} reads no texts of this model; remove it")
     if not method.min_experts <= len(experts) <= (method.max_experts or len(experts)):
         least = "at least " if method.max_experts is None else ""
         noun = "model" if method.min_experts == 1 else "models"

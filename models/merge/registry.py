@@ -64,7 +64,8 @@ class Method:
     The function takes ``(base, experts, **parameters)`` where a base means something to the method, else
     ``(models, **parameters)``; a parameter of scope ``model`` or ``expert`` arrives as a tuple with one value for each
     of those tensors. A random method also takes ``generators``, one an expert, and one that works by matrix
-    ``linear_layer``: whether the tensor is the weight of a linear layer.
+    ``linear_layer``: whether the tensor is the weight of a linear layer. One that learns takes ``learned``: what was
+    learned for the tensor, None where nothing was.
     """
 
     name: str
@@ -87,6 +88,8 @@ class Method:
     """It draws masks, so a recipe may hold a ``seed``."""
     by_matrix: bool = False
     """It treats the weights of linear layers as matrices, and other tensors in a plainer way."""
+    learns: bool = False
+    """What is read from texts of each expert's task decides its numbers, so every expert of a recipe names some."""
     in_mergekit: bool = True
     """mergekit has a method of this name and meaning."""
     merge: Merge = field(init=False)
@@ -99,8 +102,8 @@ class Method:
 
     @property
     def takes_families(self) -> bool:
-        """Whether it merges any number of experts from two on."""
-        return self.min_experts <= 2 and self.max_experts is None
+        """Whether it merges any number of experts from two on, and needs nothing but them."""
+        return self.min_experts <= 2 and self.max_experts is None and not self.learns
 
     def parameter(self, name: str) -> Parameter | None:
         """The parameter of that name, if there is one."""

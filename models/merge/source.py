@@ -56,6 +56,12 @@ class MergedSource:
         self.architecture = architecture_of(first.config, recipe.referenced[0])
         for name, source in self._sources.items():
             (check_same_sizes if recipe.slices else check_compatible)(first, source, name)
+        self.learned: dict[str, Any] = {}
+        """What a method that learns has learned for each tensor."""
+        self.merged: dict[str, Tensor] = {}
+        """Tensors that had to be merged for it to learn."""
+        self.texts = ""
+        """Digest of the texts that it learned from."""
         self._origins: dict[str, Origin] = {}
         picks = self._trace()
         dtype = recipe.out_dtype or recipe.dtype
@@ -76,6 +82,8 @@ class MergedSource:
         Raises:
             BadInput: the inputs have different shapes, or a parameter has no value for this tensor.
         """
+        if name in self.merged:
+            return self.merged[name]
         origin, method = self._origins[name], self.recipe.method
         inputs = {model: self._sources[model].tensor(at).to(self.device) for model, at in origin.inputs.items()}
         shape, *others = {tensor.shape for tensor in inputs.values()}
@@ -89,6 +97,8 @@ class MergedSource:
         base = () if method.base == "ignored" else (inputs.pop(origin.group.base or "", None),)
         if method.random:
             arguments["generators"] = [mask_generator(self.recipe.seed, name, model) for model in inputs]
+        if method.learns:
+            arguments["learned"] = self.learned.get(name)
         turned = False
         if method.by_matrix:
             linear = self.architecture.split(name)[0] is not None and len(shape) == 2
@@ -173,6 +183,10 @@ class MergedSource:
             arguments[parameter.argument] = tuple(values)
         return arguments
 
+    def setting(self, name: str) -> Any:
+        """The value of a parameter that is the same for all tensors."""
+        return self._arguments(self.names()[0])[name]
+
     def _inputs_digest(self, name: str) -> dict[str, str]:
         inputs = self._origins[name].inputs
         return {model: self._sources[model].digest(self.architecture.group(at)) for model, at in inputs.items()}
@@ -191,6 +205,7 @@ class MergedSource:
         """Digest of everything that decides the tensors."""
         recipe = self.recipe
         described: list[Any] = [MERGE_VERSION, recipe.merge_method, recipe.dtype, recipe.out_dtype]
+        described += [self.texts] if recipe.method.learns else []
         for name in names:
             digests = self._inputs_digest(name)
             base = self._origins[name].group.base if recipe.method.base != "ignored" else None
@@ -206,7 +221,13 @@ def mask_generator(seed: int, tensor: str, model: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
 
 
-def open_recipes(recipes: Sequence[Recipe], resolve: Resolve, device: str = "cpu") -> MergedSource:
+Learn = Callable[[MergedSource], None]
+"""Lets a source whose method learns do so."""
+
+
+def open_recipes(
+    recipes: Sequence[Recipe], resolve: Resolve, device: str = "cpu", learn: Learn | None = None
+) -> MergedSource:
     """The model that the last recipe makes; the names of those before it count as models.
 
     Models whose vocabularies differ get a common one, as ``tokenizer_source`` says; see ``models.sources.vocabulary``.
@@ -214,7 +235,7 @@ def open_recipes(recipes: Sequence[Recipe], resolve: Resolve, device: str = "cpu
     Recipes are as :func:`models.merge.recipe.parse_recipes` gives them; ``resolve`` gives the model of any other name.
 
     Raises:
-        BadInput: models that don't fit together.
+        BadInput: models that don't fit together, or a method that has to learn where nothing lets it.
     """
     resolve = cache(resolve)
     named: dict[str, Source] = {}
@@ -223,5 +244,12 @@ def open_recipes(recipes: Sequence[Recipe], resolve: Resolve, device: str = "cpu
         sources = {name: named[name] if name in named else resolve(name) for name in recipe.referenced}
         own = {name: spoken[name] if name in named else vocabulary_of(source) for name, source in sources.items()}
         merged = MergedSource(recipe, align(sources, own, spoken[recipe.name or ""]).__getitem__, device)
+        if recipe.method.learns:
+            method = f"merge_method: {recipe.merge_method}"
+            if learn is None:
+                raise BadInput(f"{method} learns from texts; make the model with `hm3 merge`")
+            if not all(one.same(spoken[recipe.name or ""]) for one in own.values()):
+                raise BadInput(f"{method} takes models of one vocabulary; these have several")
+            learn(merged)
         named[recipe.name or ""] = merged
     return merged

@@ -15,7 +15,7 @@ from models.errors import BadInput
 from models.merge.card import model_card
 from models.merge.chat_template import with_template
 from models.merge.recipe import Dtype, Recipe, dump_recipes
-from models.merge.source import open_recipes
+from models.merge.source import MergedSource, open_recipes
 from models.merge.vocabularies import merged_vocabularies, with_tokenizer_source
 from models.sources.architecture import architecture_of
 from models.sources.checkpoint import Model, Source, require_finite, require_new, write_checkpoint
@@ -64,6 +64,7 @@ def merge_to_disk(
     on_tensor: Callable[[int, int], None] | None = None,
     heads: Heads | None = None,
     extra: Mapping[str, str] | None = None,
+    learn: Callable[[MergedSource, Path], None] | None = None,
 ) -> None:
     """Write the model that the last recipe makes, with tokenizer, recipe and model card.
 
@@ -78,6 +79,7 @@ def merge_to_disk(
         on_tensor: is told after each tensor how many are written, and of how many.
         heads: of an encoder of images, which is given them; they lie beside it, too.
         extra: further text files by name.
+        learn: lets a source do so whose method learns, with the folder of its tokenizer.
 
     Raises:
         BadInput: ``out`` is there already; a checkpoint is missing, damaged or doesn't fit; a result isn't finite.
@@ -92,7 +94,11 @@ def merge_to_disk(
             opened[name] = FiniteModel(open_model(name, find))
         return opened[name]
 
-    merged = open_recipes(recipes, resolve, device)
+    def learning(source: MergedSource) -> None:
+        assert learn is not None  # noqa: S101 (it is asked for below only if it is there)
+        learn(source, resolve(tokenizer_model(recipes)).model.tokenizer)
+
+    merged = open_recipes(recipes, resolve, device, learning if learn else None)
     recipes = with_tokenizer_source(recipes, resolve)
     vocabulary = merged_vocabularies(recipes, resolve)[recipes[-1].name or ""]
     classes = {task: one.classes for task, one in heads.tasks.items()} if heads else None

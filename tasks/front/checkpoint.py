@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.merge.recipe import Dtype, Recipe, read_recipes
+from models.merge.source import MergedSource
 from models.merge.write import merge_to_disk
 from models.sources.heads import Heads
 from tasks.project.progress import Progress
@@ -63,4 +64,15 @@ def write(
             bar.total = total
             bar.advance(number - bar.completed)
 
-        merge_to_disk(recipes, out, find, device, dtype, on_tensor, heads, extra)
+        def learning(source: MergedSource, tokenizer: Path) -> None:
+            from models.learned.learn import learn
+
+            with progress.bar(source.recipe.merge_method, None, "steps") as steps:
+
+                def on_step(number: int, total: int) -> None:
+                    steps.total = total
+                    steps.advance(number - steps.completed)
+
+                learn(source, tokenizer, find, on_step)
+
+        merge_to_disk(recipes, out, find, device, dtype, on_tensor, heads, extra, learning)

@@ -58,7 +58,7 @@ def size_of(folder):
     return sum(-(-one.stat().st_size // 4096) * 4096 for one in folder.rglob("*") if one.is_file())
 
 
-@pytest.mark.parametrize(("folder", "room"), [(".hm3", 28_672), ("runs/p", 4096)])
+@pytest.mark.parametrize(("folder", "room"), [(".hm3", 28_672), pytest.param("runs/p", 4096, marks=pytest.mark.slow)])
 def test_a_stage_says_so_and_the_next_one_goes_on(project, tmp_path, folder, room):
     after = tmp_path / "after"
     small = str(size_of(project / folder) + room)

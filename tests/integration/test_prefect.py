@@ -315,6 +315,7 @@ def test_the_second_of_two_runs_says_for_whom_it_waits_and_goes_on_when_the_firs
     assert json.loads(dvc(project, "status", "--json")) == {}
 
 
+@pytest.mark.slow  # its form is looked at above, and test_promote.py runs the flow
 def test_a_search_for_one_preference_says_what_it_misses(server):
     form = {"prefer": "math=2, code=2", "require": ["math>=0.1"], "max_layers": 4, "search": 5}
     run = server.trigger("hm3-search/hm3-search", **form)

@@ -117,6 +117,7 @@ def test_outs_hold_no_path_of_this_machine(undisturbed):
             assert str(undisturbed).encode() not in path.read_bytes(), path
 
 
+@pytest.mark.slow  # test_pipeline.py starts nothing that did not change, and in test_commands.py the stages are real
 def test_nothing_is_left_to_do_afterwards(undisturbed):
     assert json.loads(dvc(undisturbed, "status", "--json")) == {}
     began = {path: path.stat().st_mtime_ns for path in (undisturbed / ".hm3" / "progress" / "tiny").iterdir()}

@@ -174,6 +174,7 @@ def test_generation_leaves_the_pool_as_it_was(objectives, pool, candidate):
     assert all(pool.block("a", layer).self_attn.layer_idx == layer for layer in range(3))
 
 
+@pytest.mark.slow  # test_lm_eval_outputs.py holds every type of output against the command
 def test_scores_equal_those_of_the_lm_eval_command(objectives, pool, exports, workspace, tmp_path):
     candidate, folder, names = CANDIDATES["path"], exports["path"], ["one", "two", "one_chrf", "two_sum"]
     command = [programs() / "python", "-m", "lm_eval", "run", "--model", "hf", "--model_args", f"pretrained={folder}"]

@@ -111,6 +111,7 @@ def test_the_same_seed_gives_the_same_archive_bit_for_bit_and_another_another():
     assert (np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == state
 
 
+@pytest.mark.slow  # the studies of docs/results hold it against far more
 @pytest.mark.parametrize("depth", [True, False])
 def test_it_beats_random_paths_and_nsga2_at_equal_budget(depth):
     """In the median over seeds, by hypervolume as a share of the best there is, which is known by brute force."""
@@ -144,7 +145,12 @@ def test_the_planted_recipe_is_found():
     assert best.candidate.depth == 6
 
 
-@pytest.mark.parametrize("fails", [(3, None), (3, "nan"), (1, None)])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "fails", [(3, None), pytest.param((3, "nan"), marks=SLOW), pytest.param((1, None), marks=SLOW)]
+)
 def test_failures_break_nothing_and_are_kept_and_charged(fails):
     trial = new_trial(25, fails=fails)
     search(trial)
@@ -158,7 +164,7 @@ def test_failures_break_nothing_and_are_kept_and_charged(fails):
         assert spans[-1][2] == entry.items  # none is scored on once it has failed
 
 
-@pytest.mark.parametrize("candidates", [0, 1, 2, 5, 16])
+@pytest.mark.parametrize("candidates", [0, 5, *(pytest.param(few, marks=SLOW) for few in (1, 2, 16))])
 def test_a_small_budget_will_do(candidates):
     trial = new_trial(candidates)
     search(trial)

@@ -272,6 +272,7 @@ def critic_error(critic, drawn, reward, settings):
         return float((critic.value(critic.encoder(actions)[:, 1]) - returns).square().mean())
 
 
+@pytest.mark.slow  # of the published algorithm, which runs from the bench alone
 def test_with_one_preference_and_a_generous_budget_it_learns_to_beat_random_paths():
     """Medians over seeds of mean rewards: the last quarter of its rollouts, the first, and random paths."""
     learned, before, uniform, forward = [], [], [], []

@@ -39,6 +39,8 @@ def merge(method, models):
         values[one.argument] = value if one.scope == "shared" else [value] * len(experts)
     if method.random:
         values["generators"] = [torch.Generator().manual_seed(seed) for seed in range(EXPERTS)]
+    if method.learns:
+        values["learned"] = () if method.by_matrix else [0.3] * len(experts)
     if method.by_matrix:
         values["linear_layer"] = False
     based = {"required": (models[0], models[1:]), "optional": (None, models), "ignored": (models,)}

@@ -91,6 +91,7 @@ def checked(rows):
     return {row.quantity: row for row in rows}
 
 
+@pytest.mark.slow  # tests/parity holds every method against mergekit
 def test_merge_gives_what_mergekit_gives(measure):
     found = checked(measure("merge", "TIES")["TIES"])
     assert set(found) == {"wall", "memory", "cpu"}
