@@ -25,6 +25,16 @@ def init(
             metavar="NAME=TASK[:METRIC]", help="An objective: a task of lm-eval, by default its first metric."
         ),
     ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FILE.jsonl", help="An objective on your own rows: bits per byte of their answers."),
+    ] = None,
+    prompt: Annotated[
+        str, typer.Option(help="Template of the prompt, with fields of a row. Default: the field prompt.")
+    ] = "",
+    completion: Annotated[
+        str, typer.Option(help="Template of the answer. Default: the field completion, or text without a prompt.")
+    ] = "",
     dtype: Annotated[str, typer.Option(help="Number format of scoring: float32, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="torch device of scoring.")] = "cpu",
     as_json: JsonOption = False,
@@ -33,13 +43,16 @@ def init(
 
     A model is a folder with safetensors, `FILE.gguf`, `hub:ORG/NAME@REVISION`, `package:DISTRIBUTION:FILE.gguf`, or
     one of these with a LoRA adapter, `MODEL+ADAPTER`. A task is one of lm-eval, or of a file in `profiles/NAME/`;
-    where its data has fewer items than usual, as many are asked for as there are. Give the name alone to list and
-    check a profile that you wrote yourself.
+    where its data has fewer items than usual, as many are asked for as there are. Rows of your own, one JSON object a
+    line that no expert was trained on, are split by hash and become the items of an objective. Budget and rungs of
+    the search follow from the items and the size of the base. Give the name alone to list and check a profile that
+    you wrote yourself.
 
     Example: `hm3 init mine --base hub:Qwen/Qwen2.5-0.5B --expert math=models/math --expert code=models/code
     --task math=gsm8k:exact_match,flexible-extract --task code=mbpp`
     """
     from tasks.families import profile
+    from tasks.families.sizing import fitting
     from tasks.project.workspace import find_root, profiles, read_yaml, state_folder, validate
     from tasks.schema.params import Params
     from tasks.schema.profile import Items
@@ -47,38 +60,59 @@ def init(
     root, here = find_root(), Path.cwd()
     written: str | None = None
     fewer: list[str] = []
-    if base is None and not expert and not task:
+    if base is None and not expert and not task and not data:
         if name not in profiles(root):
             raise BadInput(f"profile {name!r}: unknown; give --base, --expert and --task to write it")
         profile.list_profile(root, name)
     else:
-        if base is None or not expert or not task:
-            missing = next(
-                option for option, given in (("--base", base), ("--expert", expert), ("--task", task)) if not given
-            )
-            raise BadInput(f"{missing}: missing; a profile needs a base, an expert and a task at least")
+        if base is None or not expert or not (task or data):
+            asked = (("--base", base), ("--expert", expert), ("--task", task or data))
+            missing = next(option for option, given in asked if not given)
+            raise BadInput(f"{missing}: missing; a profile needs a base, an expert and a task or data at least")
         profile.require_free(root, name)
         params = validate(Params, read_yaml(root / "params.yaml"), "params.yaml")
         experts = profile.pairs("--expert", expert)
+        tasks, rows = profile.pairs("--task", task or []), profile.pairs("--data", data or [])
+        if twice := sorted(set(tasks) & set(rows)):
+            raise BadInput(f"--data {twice[0]}: is the name of a task, too; take another")
         state = state_folder(root)
         settle(root, state, 1, hub=True)
+        size, kept = 0, None
+        if rows:
+            from models.sources.lora import open_model
+            from tasks.families import held_out
+            from tasks.project.references import model_finder
+
+            templates = prompt.replace("\\n", "\n"), completion.replace("\\n", "\n")
+            model = open_model(profile.reference(root, here, base), model_finder(state, root))
+            kept = held_out.keep(name, model, {one: here / path for one, path in rows.items()}, templates)
+            size = kept.size
+        of_tasks = profile.objectives(tasks, state, root / "profiles" / name)
         content: dict[str, Any] = {
             "description": f"{', '.join(experts)} from {base}",
             "base": profile.reference(root, here, base),
             "experts": {one: profile.reference(root, here, model) for one, model in experts.items()},
-            "objectives": profile.objectives(profile.pairs("--task", task), state, root / "profiles" / name),
+            "objectives": of_tasks,
             "dtype": dtype,
             "device": device,
             "hub": True,
         }
-        items = profile.available(root, name, params, content, state)
-        for one in content["objectives"]:
-            if one["name"] in items and items[one["name"]] != Items():
-                one["items"] = items[one["name"]].model_dump()
-                fewer.append(f"{one['name']} {'/'.join(map(str, one['items'].values()))}")
-        if own := profile.fitting(params, max((one.search for one in items.values()), default=10**9)):
+        if of_tasks:
+            items, counted = profile.available(root, name, params, content, state)
+            size = counted or size
+            for one in of_tasks:
+                if one["name"] in items and items[one["name"]] != Items():
+                    one["items"] = items[one["name"]].model_dump()
+        content["objectives"] = of_tasks + (kept.objectives if kept else [])
+        counts = {one["name"]: one["items"] for one in content["objectives"] if "items" in one}
+        fewer = [f"{one} {'/'.join(map(str, splits.values()))}" for one, splits in counts.items()]
+        search = [counts.get(one["name"], Items().model_dump())["search"] for one in content["objectives"]]
+        if size and (own := fitting(params, search, size)):
             content["params"] = own
-        written = profile.write_profile(root, name, content).relative_to(root).as_posix()
+        path = profile.write_profile(root, name, content, kept.files if kept else None)
+        written = path.relative_to(root).as_posix()
+        for objective, splits in kept.splits.items() if kept else ():
+            held_out.write_rows(root, name, objective, splits)
     from flows.commands.doctor import look, look_aloud
 
     if as_json:

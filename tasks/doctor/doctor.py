@@ -23,7 +23,8 @@ from models.sources.lora import open_model
 from models.sources.vocabulary_source import share_vocabulary
 from tasks.doctor.buckets import configured, try_out
 from tasks.doctor.diagnosis import Check, Diagnosis, in_bytes
-from tasks.doctor.plan import PROBE_SECONDS, Plan, costs_of, parameter_count, plan_of, probe
+from tasks.doctor.plan import PROBE_SECONDS, Plan, costs_of, plan_of, probe
+from tasks.families.sizing import parameter_count
 from tasks.objectives.images.items import open_processor
 from tasks.objectives.items import SPLITS
 from tasks.objectives.objectives import Objectives, described

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 
 import torch
 
 from models.candidate import Candidate
 from models.paths.pool import Pool
 from models.sources.checkpoint import Model
+from tasks.families.sizing import parameter_count
 from tasks.objectives.items import SPLITS
 from tasks.objectives.objectives import Objectives
 from tasks.project.progress import Progress
@@ -133,8 +133,3 @@ def probe(workspace: Workspace, base: Model, objectives: Objectives, progress: P
             bar.advance(stop - done)
             done, step = stop, 2 * step
     return Trial(seconds / count, count, done == PROBE_ITEMS)
-
-
-def parameter_count(source: Model) -> int:
-    """Number of parameters of a checkpoint; its tensors are not read."""
-    return sum(prod(source.tensor(name).shape) for name in source.names())

@@ -101,10 +101,12 @@ def first_metric(task: str, state: Path, folder: Path) -> str:
     return str(listed[0]["metric"]) + (f",{filters[0]}" if len(filters) > 1 else "")
 
 
-def available(root: Path, name: str, params: Params, content: Mapping[str, Any], state: Path) -> dict[str, Items]:
-    """Items of each objective: those of the schema, or as many as its data has where that is fewer.
+def available(
+    root: Path, name: str, params: Params, content: Mapping[str, Any], state: Path
+) -> tuple[dict[str, Items], int]:
+    """Items of each objective: those of the schema, or as many as its data has; and the parameters of the base.
 
-    Empty where nothing can be said yet, for a model or data can't be read here; doctor tells why.
+    Empty and 0 where nothing can be said yet, for a model or data can't be read here; doctor tells why.
 
     Args:
         root: the project's folder.
@@ -114,6 +116,7 @@ def available(root: Path, name: str, params: Params, content: Mapping[str, Any],
         state: the project's state folder.
     """
     from models.sources.lora import open_model
+    from tasks.families.sizing import parameter_count
     from tasks.objectives.objectives import Objectives
     from tasks.objectives.parts import TaskPart
     from tasks.project.references import finder, hub_parts
@@ -123,27 +126,18 @@ def available(root: Path, name: str, params: Params, content: Mapping[str, Any],
     profile = validate(Profile, {**content, "objectives": few}, f"profiles/{name}.yaml")
     workspace = Workspace(root, name, params, profile, state)
     if any(one.cached() is None for one in hub_parts([str(content["base"])])):
-        return {}
+        return {}, 0
     found: dict[str, dict[str, int]] = {}
     try:
-        tokenizer = open_model(str(content["base"]), finder(workspace)).tokenizer
+        base = open_model(str(content["base"]), finder(workspace))
+        size, tokenizer = parameter_count(base), base.tokenizer
         for split, field in Items.model_fields.items():
             for one, composed in Objectives(workspace, split, tokenizer).composed.items():
                 there = min(part.built.available for part in composed.parts if isinstance(part, TaskPart))
                 found.setdefault(one, {})[split] = min(int(field.default), there)
     except BadInput:
-        return {}
-    return {one: Items(**counts) for one, counts in found.items()}
-
-
-def fitting(params: Params, most: int) -> dict[str, Any]:
-    """What a profile sets for itself where its largest objective has fewer search items than params.yaml counts on."""
-    own: dict[str, Any] = {}
-    if max(params.search.rungs) > most:
-        own["search"] = {"rungs": sorted({max(1, most // 4), most})}
-    if params.dataset.items > most:
-        own["dataset"] = {"items": most}
-    return own
+        return {}, 0
+    return {one: Items(**counts) for one, counts in found.items()}, size
 
 
 def write_profile(root: Path, name: str, content: Mapping[str, Any], files: Mapping[str, str] | None = None) -> Path:

@@ -7,7 +7,7 @@ import io
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +29,9 @@ EXAMPLES = 4
 
 SOURCES = ("training_split", "validation_split", "fewshot_split")
 """Where a task's configuration names splits beside that of its items."""
+
+ROWS = 1000
+"""Of a data set that are read at once."""
 
 PROGRAMS = 8
 """Items whose generated programs are judged at once; the sandbox has its own bound on what runs."""
@@ -256,7 +259,7 @@ def take_items(task: Any, split: str, workspace: Workspace, by_file: bool) -> in
     Returns the number of items; ``by_file``: the data has files for our splits.
     """
     docs = task.eval_docs
-    contents = [digest(doc) for doc in docs]
+    contents = [digest(doc) for doc in rows_of(docs)]
     shots = int(task.config.num_fewshot or 0)
     apart: set[str] = set()
     if shots and shares_its_data(task, by_file):
@@ -264,7 +267,7 @@ def take_items(task: Any, split: str, workspace: Workspace, by_file: bool) -> in
         pool, pooled, order = docs, contents, chosen(contents, "search", workspace.profile.splits)
         if by_file:
             pool = (task.config.process_docs or (lambda found: found))(task.dataset["search"])
-            pooled = [digest(doc) for doc in pool]
+            pooled = [digest(doc) for doc in rows_of(pool)]
             order = list(range(len(pooled)))
         apart = last_distinct([pooled[index] for index in order], EXAMPLES * shots)
         task.sampler.replace_df([pool[index] for index in order if pooled[index] in apart])
@@ -274,6 +277,16 @@ def take_items(task: Any, split: str, workspace: Workspace, by_file: bool) -> in
         docs = docs.select([index for index in order if contents[index] not in apart])
     task.has_test_docs, task.test_docs = (lambda: True), (lambda: docs)
     return len(docs)
+
+
+def rows_of(docs: Any) -> Iterator[Mapping[str, Any]]:
+    """The rows of a data set, read many at a time: one by one takes several times as long."""
+    if not hasattr(docs, "iter"):  # a list, from a task's own code
+        yield from docs
+        return
+    for batch in docs.iter(ROWS):
+        for values in zip(*batch.values(), strict=True):
+            yield dict(zip(batch, values, strict=True))
 
 
 def shares_its_data(task: Any, by_file: bool) -> bool:

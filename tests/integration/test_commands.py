@@ -24,7 +24,7 @@ NOT_HERE = {
     "kubectl": "tests/integration/test_infra.py holds the manifests against their schemas",
     "hm3 bench faults": "tests/integration/test_real_pipeline.py disturbs runs as it does",
     "hm3 run --engine ray": "tests/integration/test_dvc.py runs the stages on Ray workers (make test-slow)",
-    "hm3 run -S": "tests/integration/test_pipeline.py runs an experiment, test_dvc.py one with the real stages",
+    "hm3 run -S": "tests/integration/test_pipeline.py runs an experiment; with the real stages: make test-slow",
     "hm3 run --fresh": "tests/integration/test_pipeline.py runs every stage anew",
     "hm3 init": "tests/flows/commands/test_init.py makes a profile for models of its own",
     "hm3 zoo": "tests/flows/commands/test_init.py makes experts from data of its own",

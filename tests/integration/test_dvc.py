@@ -65,6 +65,7 @@ def test_nothing_is_left_to_do_for_the_profile_that_was_run(finished):
     assert {name.partition("@")[2] for name in status} == {"mine"}
 
 
+@pytest.mark.slow  # test_pipeline.py runs one, and test_commands.py its commands
 def test_an_experiment_is_run_shown_and_compared(project):
     said = dvc(project, "exp", "run", "-S", "search.budget=1000", "--name", "less", "search@tiny", "pareto@tiny")
     assert [stage for stage in STAGES if f"Running stage '{stage}@tiny'" in said] == ["search", "pareto"]

@@ -8,7 +8,10 @@ import urllib.error
 import urllib.request
 from contextlib import contextmanager
 
+import mlflow
+import pandas as pd
 import pytest
+from mlflow.exceptions import MlflowException
 from prefect.artifacts import Artifact
 from prefect.context import refresh_global_settings_context
 from prefect.utilities.callables import parameter_schema
@@ -201,13 +204,15 @@ def test_the_champion_answers_prompts_and_conversations(project, tmp_path):
         assert status == 400 and "top_p" in refused
 
 
-def test_without_a_chat_template_a_conversation_is_refused_and_a_prompt_is_answered(plain, tmp_path):
-    with serving("models:/hm3-front-p@champion", local_store(plain.state)[0], tmp_path) as address:
-        status, answer = call(address, {"dataframe_records": [{"prompt": "w3 w4 w5"}], "params": {"max_new_tokens": 4}})
-        assert status == 200
-        assert len(answer["predictions"][0].split()) == 4
-        status, refused = call(address, {"messages": [{"role": "user", "content": "w3"}]})
-        assert status == 400 and "no chat template; send the text as `prompt`" in refused
+def test_without_a_chat_template_a_conversation_is_refused_and_a_prompt_is_answered(plain, monkeypatch):
+    """What a server loads, asked directly."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", local_store(plain.state)[0])
+    loaded = mlflow.pyfunc.load_model("models:/hm3-front-p@champion")
+    (answer,) = loaded.predict(pd.DataFrame({"prompt": ["w3 w4 w5"]}), params={"max_new_tokens": 4})
+    assert len(answer.split()) == 4
+    with pytest.raises(MlflowException, match="no chat template; send the text as `prompt`") as refused:
+        loaded.predict(pd.DataFrame({"messages": [{"role": "user", "content": "w3"}]}))
+    assert refused.value.get_http_status_code() == 400
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import yaml
 
 from models.errors import BadInput
 from tasks.families import profile
+from tasks.families.finetune import read_rows
 from tasks.project.workspace import open_workspace
 from tests.flows.project import hm3
 from tests.small_tasks import COUNTS, make_family_project
@@ -74,6 +75,27 @@ def test_init_takes_a_task_of_its_own_and_as_many_items_as_its_data_has(tmp_path
     assert [one.items.model_dump() for one in workspace.profile.objectives] == [COUNTS, COUNTS]
     assert max(workspace.params.search.rungs) == COUNTS["search"]
     assert "plan of mine" in done.stdout
+
+
+def test_init_makes_objectives_of_rows_of_its_own_and_a_search_that_fits_them(root, make_llama):
+    make_llama(root / "base")
+    for number, name in enumerate(("one", "two"), 1):
+        make_llama(root / name, seed=number, base=root / "base")
+    data = [write_data(root / f"{name}.jsonl", start) for name, start in (("one", 3), ("two", 20))]
+    options = ["--prompt", TEMPLATES[0], "--completion", TEMPLATES[1]]
+    given = [
+        word for path in data for word in ("--expert", f"{path.stem}={path.stem}", f"--data={path.stem}={path.name}")
+    ]
+    done = hm3(root, "init", "mine", "--base", "base", *given, *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    workspace = open_workspace("mine", root)
+    items = [one.items for one in workspace.profile.objectives]
+    counts = [sum(one.model_dump().values()) for one in items]
+    assert counts == [len(read_rows(path, *TEMPLATES)) for path in data], "every row is in one split"
+    assert workspace.params.search.rungs[-1] == min(one.search for one in items)
+    spent = workspace.params.search.budget / sum(one.search for one in items)
+    assert 140 < spent < 160  # candidates on all items, for a model as small as this
+    assert {one.metric for one in workspace.profile.objectives} == {"bits_per_byte"}
 
 
 def test_init_of_a_profile_that_is_there_lists_it_and_looks_at_it(make_family, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 from models.sources.hub import PREFIX
 from tasks.doctor.plan import costs_of
-from tasks.families.experts import SHARES
+from tasks.families.held_out import SHARES
 from tasks.objectives.task_files import find
 from tasks.project.references import hub_parts, models_of
 from tasks.project.workspace import open_workspace

@@ -53,7 +53,7 @@ def test_work_waits_for_the_first_node_and_uses_those_that_join(pool, cluster, t
     cluster.add_node(num_cpus=1)
     pool.fleet.wait(2)
     clear(tmp_path)
-    with in_background(pool, Nap(tmp_path, 3)) as one, in_background(pool, Nap(tmp_path, 3)) as other:
+    with in_background(pool, Nap(tmp_path, 1)) as one, in_background(pool, Nap(tmp_path, 1)) as other:
         assert one() != other()
 
 
@@ -61,7 +61,7 @@ def test_the_work_of_a_node_that_is_gone_is_done_elsewhere(pool, cluster, tmp_pa
     pool.fleet.wait(2)
     before = workers()
     assert len(before) == 2
-    with in_background(pool, Nap(tmp_path, 6)) as one, in_background(pool, Nap(tmp_path, 6)) as other:
+    with in_background(pool, Nap(tmp_path, 3)) as one, in_background(pool, Nap(tmp_path, 3)) as other:
         taken(tmp_path, 2)
         cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
         assert one()

@@ -1,0 +1,132 @@
+"""Rows of one's own data that are kept for scoring: their splits, and the tasks and objectives on them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from models.errors import BadInput
+from models.sources.checkpoint import Model
+from tasks.families.finetune import Row, read_rows
+from tasks.families.sizing import parameter_count
+from tasks.objectives.tokens import open_tokenizer
+from tasks.schema.profile import Items, Splits
+
+SHARES, MOST = Splits().model_dump(), Items().model_dump()
+"""Of the rows that are held out, and items of an objective."""
+
+METRICS = "teacher_forced.py"
+
+
+def split(rows: Sequence[Row], held_out: float, label: str) -> dict[str, list[Row]]:
+    """Rows of each split, by their hashes; as many as an objective takes.
+
+    Raises:
+        BadInput: a split has none.
+    """
+    found: dict[str, list[Row]] = {}
+    low = 0.0
+    for name, share in SHARES.items():
+        high = low + share
+        found[name] = [row for row in rows if low <= row.place / held_out < high][: MOST[name]]
+        low = high
+        if not found[name]:
+            raise BadInput(f"{label}: {len(rows)} rows are held out, none of them for {name}; give more rows")
+    return found
+
+
+def write_rows(root: Path, profile: str, name: str, splits: Mapping[str, Sequence[Row]]) -> None:
+    """The rows of each split as JSON lines, where the task looks for them."""
+    for which, rows in splits.items():
+        path = root / _file(profile, name, which)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
+        path.write_text(text, encoding="utf-8")
+
+
+def objective(profile: str, name: str, splits: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
+    """An objective on these rows: bits per byte of the answers; how many of their tokens are met is reported."""
+    task = _task_name(profile, name)
+    return {
+        "name": name,
+        "task": task,
+        "metric": "bits_per_byte",
+        "items": {which: len(rows) for which, rows in splits.items()},
+        "reported": [{"task": task, "metric": "token_accuracy"}],
+    }
+
+
+def task_files(profile: str, names: Sequence[str], end: str) -> dict[str, str]:
+    """Files of a profile's folder that its objectives need, by name.
+
+    Args:
+        profile: its name.
+        names: of the objectives.
+        end: token behind each answer.
+    """
+    metrics = (Path(__file__).parents[1] / "templates" / METRICS).read_text(encoding="utf-8")
+    return {f"{_task_name(profile, one)}.yaml": _task_file(profile, one, end) for one in names} | {METRICS: metrics}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Objectives on all rows of some files."""
+
+    objectives: list[dict[str, Any]]
+    files: dict[str, str]
+    """Of the profile's folder, by name."""
+    splits: dict[str, dict[str, list[Row]]]
+    """Rows of each objective and split, to be written."""
+    size: int
+    """Parameters of the base."""
+
+
+def keep(profile: str, base: Model, data: Mapping[str, Path], templates: tuple[str, str]) -> Kept:
+    """Make objectives of all rows of some files.
+
+    Args:
+        profile: its name.
+        base: its end token stands behind each answer.
+        data: JSONL file of each objective.
+        templates: of prompt and answer, empty for the fields ``prompt`` and ``completion``.
+
+    Raises:
+        BadInput: a file can't be used, or has too few rows.
+    """
+    end = str(open_tokenizer(base.tokenizer).eos_token or "")
+    splits = {one: split(read_rows(path, *templates), 1.0, str(path)) for one, path in data.items()}
+    objectives = [objective(profile, one, rows) for one, rows in splits.items()]
+    return Kept(objectives, task_files(profile, [*data], end), splits, parameter_count(base))
+
+
+def _file(profile: str, name: str, which: str) -> str:
+    return f"zoo/{profile}/data/{name}.{which}.jsonl"
+
+
+def _task_name(profile: str, name: str) -> str:
+    return f"{profile}_{name}".replace("-", "_").replace(".", "_")
+
+
+def _task_file(profile: str, name: str, end: str) -> str:
+    config = {
+        "task": _task_name(profile, name),
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {which: _file(profile, name, which) for which in SHARES}},
+        "test_split": "test",
+        "output_type": "loglikelihood",
+        "doc_to_text": "{{prompt}}",
+        "doc_to_target": "{{completion}}" + end,
+        "target_delimiter": "",
+        "metric_list": [
+            {"metric": "bits_per_byte", "aggregation": "mean", "higher_is_better": False},
+            {"metric": "token_accuracy", "aggregation": "mean", "higher_is_better": True},
+        ],
+        "metadata": {"version": 1},
+    }
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    return text + "process_results: !function teacher_forced.process_results\n"
