@@ -9,6 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from tasks.objectives.task_files import default_index
 from tests.warm import programs
 
 SESSION: list[Path] = []
@@ -63,6 +64,13 @@ def give_databases(state):
         if not (state / place).exists():
             (state / place).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(databases / Path(place).name, state / place)
+
+
+def give_index(state):
+    """The names of lm-eval's tasks, for which 15,000 files are read."""
+    (index,) = made("index", default_index).iterdir()
+    state.mkdir(parents=True, exist_ok=True)
+    shutil.copy(index, state)
 
 
 def give_mlflow(path):

@@ -14,6 +14,7 @@ import yaml
 
 from flows.cli import app, main
 from tests.flows.project import hm3
+from tests.warm import programs
 
 COMMANDS = {
     *("run", "stage", "publish", "init", "zoo", "doctor", "merge", "evaluate"),
@@ -156,7 +157,8 @@ def test_a_relative_state_folder_is_meant_from_where_the_user_stands(project):
     )
     env = {**os.environ, "HM3_STATE": "state"}
     below = project / "runs"
-    done = subprocess.run([sys.executable, "-c", code], cwd=below, env=env, capture_output=True, text=True, check=True)
+    command = [programs() / "python", "-c", code]
+    done = subprocess.run(command, cwd=below, env=env, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [str(below / "state"), str(project)]
 
 

@@ -34,6 +34,8 @@ from tests.servers import missing
 START_SECONDS, RUN_SECONDS = 240, 480
 PORTS = {name: str(free_port()) for name in ("5432", "7070", "4200", "5000", "8080")}
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 
 class Stack:
     """Services of compose.yaml as processes of this machine."""

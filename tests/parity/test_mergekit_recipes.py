@@ -158,7 +158,11 @@ def test_dtypes(make_family, make_llama, tmp_path, method, dtype, out_dtype):
     both(document, tmp_path, tolerance=0.0 if method == "ties" else 1e-6)
 
 
-@pytest.mark.parametrize("method", ["dare_linear", "dare_ties", "della", "della_linear"])
+# `dare_linear` draws its masks as `dare_ties` does, and `della_linear` as `della`
+@pytest.mark.parametrize(
+    "method",
+    [*(pytest.param(one, marks=pytest.mark.slow) for one in ("dare_linear", "della_linear")), "dare_ties", "della"],
+)
 def test_random_methods_agree_in_expectation(make_family, tmp_path, method):
     """mergekit takes our YAML with its seed; both means over masks are the same, within five standard errors."""
     family = make_family(tmp_path, hidden_size=8, intermediate_size=8, layers=1, vocabulary=11)

@@ -123,6 +123,7 @@ def test_every_training_shows_a_moving_bar(made):
         assert bars[-1]["note"].startswith("loss ")
 
 
+@pytest.mark.slow  # test_real_pipeline.py holds an exported member against the same command and tasks
 def test_lm_eval_gives_the_scores_of_the_gates(made):
     """The real command on the `selection` items, which it takes for its test split."""
     for task in TASKS:

@@ -10,6 +10,7 @@ from models.errors import BadInput
 from tasks.families import profile
 from tasks.families.finetune import read_rows
 from tasks.project.workspace import open_workspace
+from tests import once
 from tests.flows.project import hm3
 from tests.small_tasks import COUNTS, make_family_project
 from tests.tasks.families.test_finetune import SMALL, TEMPLATES, write_data
@@ -128,6 +129,7 @@ def test_what_can_not_be_meant_is_one_line_and_leaves_nothing(root, words, messa
 
 
 def test_a_task_is_known_by_its_name_and_its_first_metric(tmp_path):
+    once.give_index(tmp_path)
     for given, metric in (
         ("gsm8k", "exact_match,strict-match"),
         ("gsm8k:exact_match,flexible-extract", "exact_match,flexible-extract"),

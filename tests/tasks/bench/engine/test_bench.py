@@ -129,6 +129,7 @@ def test_a_larger_cluster_is_reckoned_from_what_the_driver_takes():
         assert "workers busy" in row.note
 
 
+@pytest.mark.slow  # tests/parity/test_lm_eval.py holds scores in memory against lm-eval
 def test_candidates_score_the_same_in_memory_and_by_the_tools(measure):
     found = checked(measure("candidate", "without start-up, 32 items")["without start-up, 32 items"])
     assert found["wall a candidate"].ours < found["wall a candidate"].theirs

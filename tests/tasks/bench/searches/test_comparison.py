@@ -313,6 +313,7 @@ def test_an_interrupted_benchmark_gives_the_same_rows_and_scores_nothing_twice(c
         pd.testing.assert_frame_equal(*((one, other) if part else (measured(one), measured(other))))
 
 
+@pytest.mark.slow
 def test_fresh_runs_an_arm_again_and_more_seeds_add_rows(compared, workspace, monkeypatch):
     shutil.copytree(compared[0].root, workspace.root, dirs_exist_ok=True)
     first, items, runs = raw(workspace), scored_items(workspace), []
