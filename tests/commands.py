@@ -25,7 +25,7 @@ from tests import infra_files
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/operating.md", "docs/promotion.md")
 OURS = ("hm3", "prefect", "mlflow", "dvc", "make", "docker", "kubectl")
-PLAIN = {"cp", "chmod", "export", "source", "cd", "tar", "crontab", "id", "curl"}
+PLAIN = {"cat", "cp", "chmod", "mkdir", "export", "source", "cd", "tar", "crontab", "id", "curl"}
 """Programs of any system, whose words are taken as they are."""
 
 

@@ -14,7 +14,6 @@ from models.errors import BadInput
 from models.sources.checkpoint import Model
 from tasks.families.finetune import Row, read_rows
 from tasks.families.sizing import parameter_count
-from tasks.objectives.tokens import open_tokenizer
 from tasks.schema.profile import Items, Splits
 
 SHARES, MOST = Splits().model_dump(), Items().model_dump()
@@ -61,7 +60,7 @@ def objective(profile: str, name: str, splits: Mapping[str, Sequence[Row]]) -> d
     }
 
 
-def task_files(profile: str, names: Sequence[str], end: str) -> dict[str, str]:
+def task_files(profile: str, names: Sequence[str], end: str = "") -> dict[str, str]:
     """Files of a profile's folder that its objectives need, by name.
 
     Args:
@@ -89,19 +88,20 @@ class Kept:
 def keep(profile: str, base: Model, data: Mapping[str, Path], templates: tuple[str, str]) -> Kept:
     """Make objectives of all rows of some files.
 
+    No token is put behind the answers: nobody knows whether the experts have learned to end with one.
+
     Args:
         profile: its name.
-        base: its end token stands behind each answer.
+        base: model whose size is wanted.
         data: JSONL file of each objective.
         templates: of prompt and answer, empty for the fields ``prompt`` and ``completion``.
 
     Raises:
         BadInput: a file can't be used, or has too few rows.
     """
-    end = str(open_tokenizer(base.tokenizer).eos_token or "")
     splits = {one: split(read_rows(path, *templates), 1.0, str(path)) for one, path in data.items()}
     objectives = [objective(profile, one, rows) for one, rows in splits.items()]
-    return Kept(objectives, task_files(profile, [*data], end), splits, parameter_count(base))
+    return Kept(objectives, task_files(profile, [*data]), splits, parameter_count(base))
 
 
 def _file(profile: str, name: str, which: str) -> str:
