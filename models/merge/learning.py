@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.errors import BadInput
 from models.merge.registry import Method, Parameter
 
 ROWS = Parameter("rows", int, 8, low=1)
@@ -38,16 +39,25 @@ def regmean_plusplus(
     The inputs of layer l are those of the k-th expert's texts behind the layers that are merged already (Nguyen et al.
     2025). Embeddings, and what is no matrix in a layer, are averaged; norm and head behind the layers are the base's.
     Follows fusion_bench, tokens of padding left out.
+
+    Raises:
+        BadInput: the sum of the G_k has no inverse.
     """
     if learned is None:
         return base
     if not learned or not linear_layer:
         return torch.stack(list(experts)).mean(dim=0)
-    dtype = torch.promote_types(base.dtype, torch.float32)
+    dtype = torch.float64  # few texts make for matrices that are all but singular
     grams = [gram.to(base.device, dtype) for gram in learned]
     grams = [reduce_non_diagonal_ratio * one + (1 - reduce_non_diagonal_ratio) * one.diag().diag() for one in grams]
     right = torch.stack([gram @ expert.to(dtype).T for gram, expert in zip(grams, experts, strict=True)]).sum(dim=0)
-    merged: Tensor = torch.linalg.solve(torch.stack(grams).sum(dim=0), right).T.contiguous()
+    try:
+        merged: Tensor = torch.linalg.solve(torch.stack(grams).sum(dim=0), right).T.contiguous()
+    except torch.linalg.LinAlgError:
+        raise BadInput(
+            "regmean_plusplus: the texts leave some inputs of a layer unused; give more of them, or lower"
+            " reduce_non_diagonal_ratio"
+        ) from None
     return merged.to(base.dtype)
 
 
