@@ -51,14 +51,14 @@ def regmean_plusplus(
     grams = [gram.to(base.device, dtype) for gram in learned]
     grams = [reduce_non_diagonal_ratio * one + (1 - reduce_non_diagonal_ratio) * one.diag().diag() for one in grams]
     right = torch.stack([gram @ expert.to(dtype).T for gram, expert in zip(grams, experts, strict=True)]).sum(dim=0)
-    try:
-        merged: Tensor = torch.linalg.solve(torch.stack(grams).sum(dim=0), right).T.contiguous()
-    except torch.linalg.LinAlgError:
+    solved: Tensor
+    solved, singular = torch.linalg.solve_ex(torch.stack(grams).sum(dim=0), right)
+    if singular:
         raise BadInput(
             "regmean_plusplus: the texts leave some inputs of a layer unused; give more of them, or lower"
             " reduce_non_diagonal_ratio"
-        ) from None
-    return merged.to(base.dtype)
+        )
+    return solved.T.contiguous().to(base.dtype)
 
 
 @Method(
