@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.commands.options import JsonOption, emit
+from flows.commands.options import CompletionOption, JsonOption, PromptOption, emit, templates
 from flows.processes.settle import settle
 from flows.screen.watch import output
 from models.errors import BadInput
@@ -29,12 +29,8 @@ def init(
         list[str] | None,
         typer.Option(metavar="NAME=FILE.jsonl", help="An objective on your own rows: bits per byte of their answers."),
     ] = None,
-    prompt: Annotated[
-        str, typer.Option(help="Template of the prompt, with fields of a row. Default: the field prompt.")
-    ] = "",
-    completion: Annotated[
-        str, typer.Option(help="Template of the answer. Default: the field completion, or text without a prompt.")
-    ] = "",
+    prompt: PromptOption = "",
+    completion: CompletionOption = "",
     dtype: Annotated[str, typer.Option(help="Number format of scoring: float32, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="torch device of scoring.")] = "cpu",
     as_json: JsonOption = False,
@@ -52,7 +48,7 @@ def init(
     --task math=gsm8k:exact_match,flexible-extract --task code=mbpp`
     """
     from tasks.families import profile
-    from tasks.families.sizing import fitting
+    from tasks.families.sizing import fitting, parameter_count
     from tasks.project.workspace import find_root, profiles, read_yaml, state_folder, validate
     from tasks.schema.params import Params
     from tasks.schema.profile import Items
@@ -83,10 +79,9 @@ def init(
             from tasks.families import held_out
             from tasks.project.references import model_finder
 
-            templates = prompt.replace("\\n", "\n"), completion.replace("\\n", "\n")
-            model = open_model(profile.reference(root, here, base), model_finder(state, root))
-            kept = held_out.keep(name, model, {one: here / path for one, path in rows.items()}, templates)
-            size = kept.size
+            files = {one: here / path for one, path in rows.items()}
+            size = parameter_count(open_model(profile.reference(root, here, base), model_finder(state, root)))
+            kept = held_out.keep(name, files, templates(prompt, completion))
         of_tasks = profile.objectives(tasks, state, root / "profiles" / name)
         content: dict[str, Any] = {
             "description": f"{', '.join(experts)} from {base}",

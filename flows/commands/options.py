@@ -16,6 +16,12 @@ ProfileOption = Annotated[
     str | None,
     typer.Option("--profile", "-p", help="Model family, a file in profiles/. Default: the first of params.yaml."),
 ]
+PromptOption = Annotated[
+    str, typer.Option(help="Template of the prompt, with fields of a row. Default: the field prompt.")
+]
+CompletionOption = Annotated[
+    str, typer.Option(help="Template of the answer. Default: the field completion, or text without a prompt.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 SPLITS = ("test", "selection", "search")
@@ -29,6 +35,11 @@ def progress_of_command() -> Progress:
 def emit(data: Any) -> None:
     """JSON on standard output."""
     sys.stdout.write(json.dumps(data, indent=1) + "\n")
+
+
+def templates(prompt: str, completion: str) -> tuple[str, str]:
+    """Templates of prompt and answer as they are meant where a shell passes ``\\n`` on as two characters."""
+    return prompt.replace("\\n", "\n"), completion.replace("\\n", "\n")
 
 
 def check_split(split: str) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.options import JsonOption, emit, progress_of_command
+from flows.commands.options import CompletionOption, JsonOption, PromptOption, emit, progress_of_command, templates
 from flows.processes.settle import settle
 from flows.screen.watch import output
 
@@ -17,12 +17,8 @@ def zoo(
     name: Annotated[str, typer.Argument(help="Name of the profile that is written: profiles/NAME.yaml.")],
     base: Annotated[str, typer.Option(help="The base model: a folder, FILE.gguf, hub:ORG/NAME@REVISION or package:….")],
     data: Annotated[list[str], typer.Option(metavar="NAME=FILE.jsonl", help="Data of an expert; several times.")],
-    prompt: Annotated[
-        str, typer.Option(help="Template of the prompt, with fields of a row. Default: the field prompt.")
-    ] = "",
-    completion: Annotated[
-        str, typer.Option(help="Template of the answer. Default: the field completion, or text without a prompt.")
-    ] = "",
+    prompt: PromptOption = "",
+    completion: CompletionOption = "",
     full: Annotated[bool, typer.Option("--full", help="Train all weights, not LoRA adapters.")] = False,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each expert.")] = 200,
     rate: Annotated[float | None, typer.Option(help="AdamW's learning rate. Default: 2e-3, with --full 1e-5.")] = None,
@@ -57,11 +53,12 @@ def zoo(
     from tasks.schema.params import Params
 
     settings = Settings(steps, rate or (1e-5 if full else 2e-3), batch_tokens, longest, rank, full, seed, held_out)
-    templates = prompt.replace("\\n", "\n"), completion.replace("\\n", "\n")
     reference, find = profile.reference(root, here, base), model_finder(state, root)
     params = validate(Params, read_yaml(root / "params.yaml"), "params.yaml")
     with progress_of_command() as progress:
-        made = make_experts(root, name, reference, find, files, templates, settings, params, progress)
+        made = make_experts(
+            root, name, reference, find, files, templates(prompt, completion), settings, params, progress
+        )
     if as_json:
         emit(asdict(made))
         return

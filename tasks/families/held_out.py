@@ -11,9 +11,7 @@ from typing import Any
 import yaml
 
 from models.errors import BadInput
-from models.sources.checkpoint import Model
 from tasks.families.finetune import Row, read_rows
-from tasks.families.sizing import parameter_count
 from tasks.schema.profile import Items, Splits
 
 SHARES, MOST = Splits().model_dump(), Items().model_dump()
@@ -81,18 +79,15 @@ class Kept:
     """Of the profile's folder, by name."""
     splits: dict[str, dict[str, list[Row]]]
     """Rows of each objective and split, to be written."""
-    size: int
-    """Parameters of the base."""
 
 
-def keep(profile: str, base: Model, data: Mapping[str, Path], templates: tuple[str, str]) -> Kept:
+def keep(profile: str, data: Mapping[str, Path], templates: tuple[str, str]) -> Kept:
     """Make objectives of all rows of some files.
 
     No token is put behind the answers: nobody knows whether the experts have learned to end with one.
 
     Args:
         profile: its name.
-        base: model whose size is wanted.
         data: JSONL file of each objective.
         templates: of prompt and answer, empty for the fields ``prompt`` and ``completion``.
 
@@ -101,7 +96,7 @@ def keep(profile: str, base: Model, data: Mapping[str, Path], templates: tuple[s
     """
     splits = {one: split(read_rows(path, *templates), 1.0, str(path)) for one, path in data.items()}
     objectives = [objective(profile, one, rows) for one, rows in splits.items()]
-    return Kept(objectives, task_files(profile, [*data]), splits, parameter_count(base))
+    return Kept(objectives, task_files(profile, [*data]), splits)
 
 
 def _file(profile: str, name: str, which: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from models.merge.recipe import Dtype, Recipe, read_recipes
 from models.merge.source import MergedSource
 from models.merge.write import merge_to_disk
 from models.sources.heads import Heads
-from tasks.project.progress import Progress
+from tasks.project.progress import Bar, Progress
 from tasks.project.references import finder, model_finder
 from tasks.project.workspace import Workspace, state_folder
 
@@ -58,21 +59,18 @@ def write(
     extra: Mapping[str, str] | None = None,
 ) -> None:
     """Stream the model of the last recipe into a folder."""
+
+    def learning(source: MergedSource, tokenizer: Path) -> None:
+        from models.learned.learn import learn
+
+        with progress.bar(source.recipe.merge_method, None, "steps") as bar:
+            learn(source, tokenizer, find, partial(told, bar))
+
     with progress.bar(f"writing {out.name}", None, "tensors") as bar:
+        merge_to_disk(recipes, out, find, device, dtype, partial(told, bar), heads, extra, learning)
 
-        def on_tensor(number: int, total: int) -> None:
-            bar.total = total
-            bar.advance(number - bar.completed)
 
-        def learning(source: MergedSource, tokenizer: Path) -> None:
-            from models.learned.learn import learn
-
-            with progress.bar(source.recipe.merge_method, None, "steps") as steps:
-
-                def on_step(number: int, total: int) -> None:
-                    steps.total = total
-                    steps.advance(number - steps.completed)
-
-                learn(source, tokenizer, find, on_step)
-
-        merge_to_disk(recipes, out, find, device, dtype, on_tensor, heads, extra, learning)
+def told(bar: Bar, number: int, total: int) -> None:
+    """Move a bar to where something is, of a total that is only known now."""
+    bar.total = total
+    bar.advance(number - bar.completed)

@@ -1,7 +1,6 @@
 """A tiny family by formula, and what fusion_bench makes of it, kept beside this file.
 
-``python -m tests.parity.fusion_bench CHECKOUT`` writes that anew with fusion_bench's own code, from a checkout of it;
-of its many requirements, those that its formulas don't use are replaced by nothing.
+``python -m tests.parity.fusion_bench CHECKOUT`` writes that anew with fusion_bench's own code, from a checkout of it.
 """
 
 import importlib
@@ -10,7 +9,6 @@ import re
 import sys
 import types
 from pathlib import Path
-from unittest.mock import MagicMock
 
 import torch
 from safetensors.torch import save_file
@@ -47,10 +45,7 @@ def make_model(number):
 
 
 def load(checkout):
-    """fusion_bench's modules; what they import beside torch, and do not use here, is not there."""
-    for name in ("lightning", "lightning.fabric", "lightning.fabric.utilities", "omegaconf", "tqdm.autonotebook"):
-        sys.modules.setdefault(name, MagicMock())
-    sys.modules["tqdm.autonotebook"].tqdm = lambda what, **_: what
+    """The modules of fusion_bench that hold the formulas, without those that its packages would import beside them."""
     for package in ("", ".method", ".method.regmean", ".method.regmean_plusplus", ".models", ".models.wrappers",
                     ".method.adamerging", ".utils"):  # fmt: skip
         made = types.ModuleType(f"fusion_bench{package}")
