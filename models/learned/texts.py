@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from models.errors import BadInput
+from models.files import read_text, reading
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,9 @@ def read_texts(path: Path) -> list[str]:
     Raises:
         BadInput: the file is missing or empty, or a line has no text.
     """
-    try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path}: not readable as JSON lines: {error}") from None
+    with reading(str(path), "mend it", "not readable as JSON lines"):
+        content = read_text(path, str(path))
+        lines = [json.loads(line) for line in content.splitlines() if line.strip()]
     texts: list[str] = []
     for number, line in enumerate(lines):
         text = line.get("text") if isinstance(line, dict) else None

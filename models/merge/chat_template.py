@@ -7,11 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from jinja2 import TemplateSyntaxError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-from models.errors import BadInput, one_line
-from models.sources.vocabulary import read_tokenizer_file
+from models.errors import BadInput
+from models.files import YAML_BYTES, find_inside, inside, read_object, read_text
+from models.sources.fields import TokenizerConfig
+from models.sources.loadable import check_jinja
 
 AUTO = "auto"
 FILE = "chat_template.jinja"
@@ -57,9 +56,9 @@ def check_template(given: str | None) -> None:
     if "{" not in str(given):
         raise ValueError(f"chat_template: {given}: is auto, {', '.join(NAMED)}, or the text of a template itself")
     try:
-        ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"]).parse(str(given))
-    except TemplateSyntaxError as error:
-        raise ValueError(f"chat_template: no template: {one_line(error)}") from None
+        check_jinja(str(given), "chat_template")
+    except BadInput as error:
+        raise ValueError(str(error)) from None
 
 
 def with_template(
@@ -78,12 +77,12 @@ def with_template(
     """
     if given is None:
         return dict(texts)
-    if not (tokenizer / CONFIG).is_file():
+    if not find_inside(tokenizer, CONFIG):
         raise BadInput(f"{tokenizer}: {CONFIG}: missing, so chat_template has no tokenizer to go with; leave it out")
     found = Counter(one for folder in folders if (one := template_of(folder))) if given == AUTO else Counter()
     if given == AUTO and not found:
         return dict(texts)
-    config = json.loads(texts[CONFIG]) if CONFIG in texts else read_tokenizer_file(tokenizer, CONFIG)
+    config = json.loads(texts[CONFIG]) if CONFIG in texts else read_object(tokenizer, CONFIG, TokenizerConfig)
     kept = {key: value for key, value in config.items() if key != "chat_template"}
     text = found.most_common(1)[0][0] if found else NAMED.get(given, given)
     return {**texts, FILE: text, CONFIG: json.dumps(kept, ensure_ascii=False, indent=2)}
@@ -91,11 +90,11 @@ def with_template(
 
 def template_of(folder: Path) -> str:
     """The template of a tokenizer; empty if it has none."""
-    if (folder / FILE).is_file():
-        return (folder / FILE).read_text(encoding="utf-8").strip()
-    if not (folder / CONFIG).is_file():
+    if find_inside(folder, FILE):
+        return read_text(inside(folder, FILE), f"{folder}: {FILE}", YAML_BYTES).strip()
+    if not find_inside(folder, CONFIG):
         return ""
-    template = read_tokenizer_file(folder, CONFIG).get("chat_template")
+    template = read_object(folder, CONFIG, TokenizerConfig).get("chat_template")
     if isinstance(template, list):
         template = next((one.get("template") for one in template if one.get("name") == "default"), None)
     return str(template or "").strip()

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from models.errors import BadInput, one_line
+from models.errors import BadInput
+from models.files import YAML_BYTES, parse_yaml, read_text, reading
 from models.merge.chat_template import check_template
 from models.merge.methods import find_method
 from models.merge.registry import METHODS, Method
@@ -96,7 +97,7 @@ class TokenizerBlock(Strict):
 
     source: str = "union"
     tokens: dict[str, Token] = {}
-    pad_to_multiple_of: Annotated[int, Field(ge=1)] | None = None
+    pad_to_multiple_of: Annotated[int, Field(ge=1, le=2**16)] | None = None
 
 
 @dataclass(frozen=True)
@@ -207,10 +208,7 @@ def parse_recipes(text: str, label: str) -> list[Recipe]:
     Raises:
         BadInput: no YAML, an unknown key or method, a value out of range, or names that don't fit.
     """
-    try:
-        documents = [document for document in yaml.safe_load_all(text) if document is not None]
-    except yaml.YAMLError as error:
-        raise BadInput(f"{label}: not readable as YAML: {one_line(error)}") from None
+    documents = [document for document in parse_yaml(text, label) if document is not None]
     if not documents:
         raise BadInput(f"{label}: holds no recipe; see `hm3 merge --help` for an example")
     places = [label if len(documents) == 1 else f"{label}: document {number + 1}" for number in range(len(documents))]
@@ -265,29 +263,32 @@ def read_recipes(path: Path) -> list[Recipe]:
     Raises:
         BadInput: it is missing, no text, or no recipe.
     """
-    try:
-        return parse_recipes(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: not readable: {error}") from None
+    return parse_recipes(read_text(path, str(path), YAML_BYTES), str(path))
 
 
 def _parse(document: Any, place: str) -> Recipe:
     if not isinstance(document, dict):
         raise BadInput(f"{place}: must be a mapping with merge_method and models or slices")
     known = METHODS.get(str(document.get("merge_method")))
+    harmless = known is not None and known.parameter(HARMLESS[0]) is not None
     try:
-        document = respell(document, harmless=known is not None and known.parameter(HARMLESS[0]) is not None)
-    except ValueError as error:
-        raise BadInput(f"{place}: {error}") from None
-    try:
-        return Recipe.model_validate(document)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = "".join(f"{part}: " for part in [".".join(map(str, first["loc"]))] if part)
-        reason = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            reason = "unknown key; remove it or mend its spelling"
-        raise BadInput(f"{place}: {field}{reason}") from None
+        with reading(place, "mend it"):
+            return Recipe.model_validate(respell(document, harmless))
+    except BadInput as problem:
+        error = problem.__cause__
+        if isinstance(error, ValidationError):
+            raise BadInput(f"{place}: {_first_problem(error)}") from None
+        if type(error) is ValueError:  # ours, of a spelling
+            raise BadInput(f"{place}: {error}") from None
+        raise
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors()[0]
+    field = "".join(f"{part}: " for part in [".".join(map(str, first["loc"]))] if part)
+    if first["type"] == "extra_forbidden":
+        return f"{field}unknown key; remove it or mend its spelling"
+    return f"{field}{first['msg'].removeprefix('Value error, ')}"
 
 
 def _check_inputs(method: Method, group: Group) -> None:

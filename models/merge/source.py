@@ -24,6 +24,9 @@ from models.sources.vocabulary_source import align, vocabulary_of
 MERGE_VERSION = 2
 """Goes into every digest. To be raised when a recipe no longer gives the same numbers."""
 
+MOST_LAYERS = 2**12
+"""Of a merged model; each layer costs time and memory before the first is merged."""
+
 Resolve = Callable[[str], Source]
 """The model of a name in a recipe."""
 
@@ -137,6 +140,8 @@ class MergedSource:
                     inputs = {model: architecture.join(layer, part) for model, layer in row.items()}
                     self._origins[architecture.join(len(picks), part)] = Origin(group, t, inputs)
                 picks.append(row[group.sources[0].model])
+            if len(picks) > MOST_LAYERS:
+                raise BadInput(f"{group.place}: the model would have more than {MOST_LAYERS} layers; name fewer")
         first, last = self.recipe.groups[0], self.recipe.groups[-1]
         for is_part, group in ((architecture.is_before, first), (architecture.is_after, last)):
             for name in filter(is_part, held[group.sources[0].model]):

@@ -18,9 +18,10 @@ from models.merge.recipe import Dtype, Recipe, dump_recipes
 from models.merge.source import MergedSource, open_recipes
 from models.merge.vocabularies import merged_vocabularies, with_tokenizer_source
 from models.sources.architecture import architecture_of
-from models.sources.checkpoint import Model, Source, require_finite, require_new, write_checkpoint
+from models.sources.checkpoint import Model, Source, require_new, write_checkpoint
 from models.sources.heads import Heads
 from models.sources.lora import open_model
+from models.sources.tensors import require_finite
 from models.sources.vocabulary import Vocabulary, tokenizer_texts
 
 RECIPE_FILE = "recipe.yaml"

@@ -6,12 +6,16 @@ entry says so.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from models.errors import BadInput, one_line
+
+INDEX = re.compile("0|[1-9][0-9]{0,5}")
+"""Of a block in the name of a tensor."""
 
 ENDS = "ends"
 """Tensor group of what lies outside the blocks: embedding, final norm and head."""
@@ -79,7 +83,7 @@ class Architecture:
         if not name.startswith(f"{self.blocks}."):
             return None, name
         index, _, inner = name[len(self.blocks) + 1 :].partition(".")
-        return int(index), inner
+        return (int(index), inner) if INDEX.fullmatch(index) else (None, name)
 
     def join(self, layer: int | None, inner: str) -> str:
         """Inverse of :meth:`split`."""

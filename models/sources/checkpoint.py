@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from models.errors import BadInput, one_line
+from models.errors import BadInput
+from models.files import find_inside, read_object, reading
 from models.sources.architecture import (
     Architecture,
     architecture_of,
@@ -24,9 +24,13 @@ from models.sources.architecture import (
     named_config,
 )
 from models.sources.companions import copy_companions, settle_companions
+from models.sources.fields import Config, Index
+from models.sources.loadable import check_loadable
 from models.sources.shards import Shard, write_shards
+from models.sources.tensors import open_tensors, require_finite, require_floating
 from models.sources.vocabulary import Vocabulary, read_vocabulary
 
+CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9
@@ -78,8 +82,9 @@ class Checkpoint:
         """
         self.path = self.tokenizer = path
         self.label = str(path)
-        self.config: dict[str, Any] = named_config(encoder_config(_read_json(path, "config.json")))
-        self.architecture: Architecture = architecture_of(self.config, f"{path}: config.json")
+        with reading(f"{path}: {CONFIG}"):
+            self.config: dict[str, Any] = named_config(encoder_config(_read_config(path)))
+        self.architecture: Architecture = architecture_of(self.config, f"{path}: {CONFIG}")
         self._maps: dict[str, Any] = {}
         self._views: dict[str, Tensor] = {}
         self._digests: dict[str, str] = {}
@@ -90,6 +95,11 @@ class Checkpoint:
             if not self.architecture.is_buffer(canonical(name))
         }
         """Names of tensors, and the file and the name under which each is stored."""
+        stored: dict[str, list[str]] = {}
+        for file, name in self._places.values():
+            stored.setdefault(file, []).append(name)
+        for file, names in stored.items():
+            require_floating(self.map(file), names, str(path))
         if is_tied(self.config):
             self._tie()
 
@@ -138,17 +148,11 @@ class Checkpoint:
         """The memory map of one file.
 
         Raises:
-            BadInput: it is missing, or no whole safetensors file.
+            BadInput: it is missing, leads out of the folder, or is no whole safetensors file.
         """
         opened = self._maps.get(file)
         if opened is None:
-            try:
-                opened = self._maps[file] = safe_open(self.path / file, framework="pt")
-            except FileNotFoundError:
-                raise BadInput(f"{self.path}: {file}: missing; fetch or copy the checkpoint again") from None
-            except (SafetensorError, OSError) as error:
-                reason = f"truncated or no safetensors file ({one_line(error)})"
-                raise BadInput(f"{self.path}: {file}: {reason}; fetch or copy it again") from None
+            opened = self._maps[file] = open_tensors(self.path, file)
         return opened
 
     def release(self) -> None:
@@ -165,8 +169,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """
     source = Checkpoint(path)
     architecture = source.architecture
-    layers = range(architecture.layers(source.config))
     names = set(source.names())
+    held = {index for index, _ in map(architecture.split, names) if index is not None}
+    layers = range(min(architecture.layers(source.config), 1 + len(held)))  # a config may claim any number
     inner = {part for index, part in map(architecture.split, names) if index == 0}
     wanted = {architecture.join(layer, part) for layer in layers for part in inner}
     wanted |= {architecture.embedding, architecture.norm}
@@ -175,12 +180,18 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if not inner or wanted - names:
         missing = min(wanted - names, default=architecture.join(0, "…"))
         raise BadInput(f"{path}: {missing}: tensor is missing; fetch or copy the checkpoint again")
+    for key in architecture.per_layer:
+        if len(source.config.get(key) or layers) != len(layers):
+            raise BadInput(
+                f"{path}: {CONFIG}: {key}: must have an entry a layer, {len(layers)}; fetch or copy it again"
+            )
+    rows = source.config.get("vocab_size")
+    if rows and not architecture.classes and source.tensor(architecture.embedding).shape[0] != rows:
+        shape = source.tensor(architecture.embedding).shape
+        raise BadInput(f"{path}: {architecture.embedding}: has {shape[0]} rows, but {CONFIG} has vocab_size {rows}")
     unknown = {name for name in names - wanted if not (architecture.is_before(name) or architecture.is_after(name))}
     if unknown:
         raise BadInput(f"{path}: {min(unknown)}: tensor is unknown to {source.config['architectures'][0]}; {REMEDY}")
-    for name, (file, stored) in source._places.items():
-        if (dtype := source.map(file).get_slice(stored).get_dtype()) not in ("F64", "F32", "F16", "BF16"):
-            raise BadInput(f"{path}: {name}: stored as {dtype}; merging needs a checkpoint that is not quantised")
     return source
 
 
@@ -192,18 +203,6 @@ def check_finite(source: Source, label: str) -> None:
     """
     for name in source.names():
         require_finite(source.tensor(name), f"{label}: {name}")
-
-
-def require_finite(tensor: Tensor, label: str) -> Tensor:
-    """The tensor itself.
-
-    Raises:
-        BadInput: it holds NaN or infinity.
-    """
-    ends = torch.stack(torch.aminmax(tensor))  # NaN spreads into both, and nothing of the tensor's size is made
-    if not bool(torch.isfinite(ends).all()):
-        raise BadInput(f"{label}: holds NaN or Inf; this checkpoint is broken, take another one")
-    return tensor
 
 
 def write_checkpoint(
@@ -228,7 +227,7 @@ def write_checkpoint(
         shard_bytes: a file holds at most so many bytes of tensors, or one tensor.
 
     Raises:
-        BadInput: ``out`` is there already.
+        BadInput: ``out`` is there already; a tensor isn't finite; or transformers can't load what was written.
     """
     require_new(out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -243,7 +242,8 @@ def write_checkpoint(
             (partial / name).write_bytes(text.encode() if isinstance(text, str) else text)
         settled = settle_companions(partial, config)
         described = {key: value for key, value in settled.items() if key not in ("_name_or_path", "torch_dtype")}
-        _write_json(partial / "config.json", {**described, "dtype": dtype})
+        _write_json(partial / CONFIG, {**described, "dtype": dtype})
+        check_loadable(partial, str(out))
         partial.rename(out)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -278,7 +278,7 @@ def _tensor_files(source: Checkpoint) -> dict[str, str]:
     path, named = source.path, source.config.get("transformers_weights")
     if named is not None:
         raise BadInput(f"{path}: config.json: transformers_weights: isn't supported; rename {named!r} to {WEIGHTS}")
-    whole, parts = (path / WEIGHTS).is_file(), (path / INDEX).is_file()
+    whole, parts = (find_inside(path, name) is not None for name in (WEIGHTS, INDEX))
     if whole:
         files = dict.fromkeys(source.map(WEIGHTS).keys(), WEIGHTS)
         if parts:
@@ -298,7 +298,7 @@ def _tensor_files(source: Checkpoint) -> dict[str, str]:
 
 def _indexed(source: Checkpoint) -> dict[str, str]:
     path = source.path
-    index: dict[str, str] = _read_json(path, INDEX).get("weight_map", {})
+    index: dict[str, str] = read_object(path, INDEX, Index)["weight_map"]
     held = {(file, name) for file in sorted(set(index.values())) for name in source.map(file).keys()}  # noqa: SIM118
     for name, file in sorted(index.items()):
         if (file, name) not in held:
@@ -320,18 +320,13 @@ def _refuse_other_weights(source: Checkpoint, files: Mapping[str, str]) -> None:
         )
 
 
-def _read_json(path: Path, name: str) -> dict[str, Any]:
+def _read_config(path: Path) -> dict[str, Any]:
+    what = "a model is a folder with config.json and safetensors"
     if not path.is_dir():
-        raise BadInput(f"{path}: no such folder; a model is a folder with config.json and safetensors")
-    try:
-        content = json.loads((path / name).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"{path}: {name}: missing; a model is a folder with config.json and safetensors") from None
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path}: {name}: not readable as JSON ({error}); fetch or copy it again") from None
-    if not isinstance(content, dict):
-        raise BadInput(f"{path}: {name}: holds no JSON object; fetch or copy it again")
-    return content
+        raise BadInput(f"{path}: no such folder; {what}")
+    if find_inside(path, CONFIG) is None:
+        raise BadInput(f"{path}: {CONFIG}: missing; {what}")
+    return read_object(path, CONFIG, Config)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

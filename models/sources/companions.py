@@ -7,6 +7,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from models.files import find_inside, inside, read_object
+from models.sources.fields import COMPANIONS
+
+TEMPLATES = "additional_chat_templates"
 FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -18,7 +22,7 @@ FILES = (
     "merges.txt",
     "chat_template.jinja",
     "chat_template.json",
-    "additional_chat_templates",
+    TEMPLATES,
     "generation_config.json",
     "preprocessor_config.json",
 )
@@ -32,37 +36,41 @@ NAMES_A_FILE = ("tokenizer_file", "vocab_file", "merges_file", "spm_file", "name
 
 
 def copy_companions(source: Path, out: Path) -> None:
-    """Copy what lies beside a checkpoint into the folder of another."""
+    """Copy what lies beside a checkpoint into the folder of another.
+
+    Raises:
+        BadInput: a file leads out of the folder, is no regular one, or can't be read as what it should be.
+    """
     for name in FILES:
-        if (source / name).is_dir():
-            shutil.copytree(source / name, out / name)
-        elif (source / name).is_file():
-            shutil.copyfile(source / name, out / name)
+        if name == TEMPLATES and (source / name).is_dir():
+            (out / name).mkdir()
+            for template in sorted(path.name for path in (source / name).glob("*.jinja")):
+                shutil.copyfile(inside(source, f"{name}/{template}"), out / name / template)
+        elif path := find_inside(source, name):
+            if name.endswith(".json"):
+                read_object(source, name, COMPANIONS.get(name))
+            shutil.copyfile(path, out / name)
 
 
 def settle_companions(out: Path, config: dict[str, Any]) -> dict[str, Any]:
     """Let what was copied name nothing that isn't there; the config with the end of text that generation heeds."""
     for name in ("tokenizer_config.json", "preprocessor_config.json"):
-        content = read_object(out / name)
+        content = _object(out, name)
         lost = [key for key in NAMES_A_FILE if key in content and not _is_here(out, content[key])]
         lost += [CODE] if CODE in content else []
         if lost:
             _write(out / name, {key: value for key, value in content.items() if key not in lost})
     settled = {key: value for key, value in config.items() if key != CODE}
-    end = read_object(out / "generation_config.json").get("eos_token_id")
+    end = _object(out, "generation_config.json").get("eos_token_id")
     end = _end_of_tokenizer(out) if end is None else end
     if end is not None and settled.get("eos_token_id") != end:
         settled["eos_token_id"] = end
     return settled
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def _object(folder: Path, name: str) -> dict[str, Any]:
     """The JSON object in a file; an empty one where there is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    return read_object(folder, name, COMPANIONS.get(name)) if find_inside(folder, name) else {}
 
 
 def _is_here(folder: Path, value: Any) -> bool:
@@ -71,14 +79,13 @@ def _is_here(folder: Path, value: Any) -> bool:
 
 def _end_of_tokenizer(folder: Path) -> int | None:
     """Id of the token that the tokenizer ends texts with."""
-    token = read_object(folder / "tokenizer_config.json").get("eos_token")
+    token = _object(folder, "tokenizer_config.json").get("eos_token")
     token = token.get("content") if isinstance(token, dict) else token
-    content = read_object(folder / "tokenizer.json")
-    ids = {one.get("content"): one.get("id") for one in content.get("added_tokens") or []}
+    content = _object(folder, "tokenizer.json")
+    ids = {one["content"]: one["id"] for one in content.get("added_tokens") or []}
     vocab = (content.get("model") or {}).get("vocab")
     ids |= vocab if isinstance(vocab, dict) and token not in ids else {}
-    found = ids.get(token)
-    return found if isinstance(found, int) else None
+    return ids.get(token)
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

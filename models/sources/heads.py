@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn.functional import linear
 
-from models.errors import BadInput, one_line
+from models.errors import BadInput
 from models.sources.architecture import Architecture, architecture_of
 from models.sources.checkpoint import Source
+from models.sources.tensors import open_tensors, require_finite
 
 LABELS = ("num_labels", "id2label", "label2id")
 """Keys of a config that describe the head."""
@@ -220,12 +220,17 @@ def read_head(path: Path, task: str, classes: int, label: str) -> Head:
     Raises:
         BadInput: the file is missing or damaged, or has no head of so many classes for the task.
     """
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise BadInput(f"{label}: {path.name}: not readable ({one_line(error, 200)})") from None
+    if not path.is_file():
+        raise BadInput(f"{label}: {path.name}: not readable: no such file")
+    opened = open_tensors(path.parent, path.name)
+    tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (it is no mapping)
     parts = {part: tensors.get(f"{task}.{part}", tensors.get(part)) for part in PARTS}
     weight, bias, scale = (parts[part] for part in PARTS)
     if weight is None or weight.ndim != 2 or len(weight) != classes:
         raise BadInput(f"{label}: {path.name}: has no head of {classes} classes for {task}")
+    if (bias is not None and bias.shape != (classes,)) or (scale is not None and scale.numel() != 1):
+        raise BadInput(f"{label}: {path.name}: bias or scale of {task} doesn't fit its {classes} classes")
+    for part in (weight, bias, scale):
+        if part is not None:
+            require_finite(part.float(), f"{label}: {path.name}: {task}")
     return Head(weight.float(), None if bias is None else bias.float(), 1.0 if scale is None else float(scale))

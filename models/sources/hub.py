@@ -5,7 +5,6 @@ Only safetensors, configuration and tokenizer are fetched. What lies in the cach
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import BadInput
+from models.files import find_inside, read_object
 from models.sources.checkpoint import INDEX, WEIGHTS
 from models.sources.companions import FILES as COMPANIONS
+from models.sources.fields import Index
 
 PREFIX = "hub:"
 REFERENCE = re.compile(r"hub:(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
@@ -169,11 +170,13 @@ class HubModel:
 
 def _whole(folder: Path) -> bool:
     """Whether a snapshot holds its config and all files of weights; it may be an adapter's."""
-    if all((folder / file).is_file() for file in ADAPTER):
-        return True
-    if not (folder / "config.json").is_file():
+    try:
+        if all(find_inside(folder, file) for file in ADAPTER):
+            return True
+        if not find_inside(folder, "config.json"):
+            return False
+        if not find_inside(folder, WEIGHTS) and find_inside(folder, INDEX):
+            return all(find_inside(folder, file) for file in read_object(folder, INDEX, Index)["weight_map"].values())
+        return find_inside(folder, WEIGHTS) is not None
+    except BadInput:
         return False
-    if not (folder / WEIGHTS).is_file() and (folder / INDEX).is_file():
-        files = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
-        return all((folder / file).is_file() for file in files)
-    return (folder / WEIGHTS).is_file()

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -21,13 +20,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from models.errors import BadInput, one_line
+from models.errors import BadInput
+from models.files import find_inside
 from models.sources.architecture import is_tied
-from models.sources.checkpoint import Checkpoint, Model, open_checkpoint, require_finite
-from models.sources.lora_settings import CONFIG, CONVERSION, REMEDY, read_settings, start_of, without_start
+from models.sources.checkpoint import Checkpoint, Model, open_checkpoint
+from models.sources.lora_settings import (
+    CONFIG,
+    CONVERSION,
+    REMEDY,
+    Scaling,
+    read_settings,
+    start_of,
+    without_start,
+)
+from models.sources.tensors import open_tensors, require_finite, require_floating
 from models.sources.vocabulary import TOKENIZER, Vocabulary, read_vocabulary
 
 WEIGHTS = "adapter_model.safetensors"
@@ -63,9 +71,11 @@ class LoraSource:
         self.adapter = adapter
         self.label = f"{base.label}+{adapter}"
         self.architecture = base.architecture
-        self.tokenizer = adapter if (adapter / TOKENIZER).is_file() else base.tokenizer
+        self.tokenizer = adapter if find_inside(adapter, TOKENIZER) else base.tokenizer
         self._settings = read_settings(adapter)
+        self._scaling = Scaling(self._settings, adapter)
         self._map: Any = _open(adapter)
+        require_floating(self._map, list(self._map.keys()), f"{adapter}: {WEIGHTS}")
         self._head = self.architecture.head if is_tied(base.config) else None
         """Name of a head that the base hasn't, for it is tied."""
         self._updates = self._match(set(self._map.keys()))
@@ -221,7 +231,7 @@ class LoraSource:
     def _with_factor(self, update: Update, key: str, part: re.Match[str], name: str) -> Update:
         if "_B" in part["part"]:
             return replace(update, b=key)
-        scaling = self._scaling(part["module"], self._map.get_slice(key).get_shape()[0])
+        scaling = self._scaling.of(part["module"], self._map_shape(key)[0])
         # peft takes Conv1D as transposed whatever the adapter's config says
         flagged = self._settings["fan_in_fan_out"] or self.base.config.get("model_type") == "gpt2"
         in_block = self.architecture.split(name)[0] is not None
@@ -236,15 +246,6 @@ class LoraSource:
         """Weight of the base; an adapter of the bare model, without a head, leaves the first part of names out."""
         first = self.architecture.live(self.architecture.blocks).partition(".")[0]
         return next((names[one] for one in (live, f"{first}.{live}") if one in names), None)
-
-    def _scaling(self, module: str, rank: int) -> float:
-        """s of one module. The patterns are regular expressions that end where its name ends; A has the rank."""
-        alpha = float(self._settings["lora_alpha"])
-        for pattern, own in (self._settings.get("alpha_pattern") or {}).items():
-            if re.match(rf"(.*\.)?({pattern})$", module):
-                alpha = float(own)
-                break
-        return alpha / (math.sqrt(rank) if self._settings.get("use_rslora") else rank)
 
     def _check_shape(self, name: str, update: Update) -> None:
         weight = list(self._weight(name).shape)
@@ -288,20 +289,14 @@ def open_model(reference: str, find: Callable[[str], Path]) -> Model:
 
 
 def _open(adapter: Path) -> Any:
-    try:
-        return safe_open(adapter / WEIGHTS, framework="pt")
-    except FileNotFoundError:
-        if (adapter / "adapter_model.bin").is_file():
-            pickled, safe = f"{adapter}/adapter_model.bin", f"{adapter}/{WEIGHTS}"
-            program = (
-                "import torch; from safetensors.torch import save_file; "
-                # Nothing is loaded here: this is a command for the user, in which the folder's name is quoted, and
-                # weights_only refuses everything but tensors.
-                f"save_file(torch.load({pickled!r}, weights_only=True), {safe!r})"
-            )
-            command = f"python -c {shlex.quote(program)}"
-            raise BadInput(f"{adapter}: adapter_model.bin: a pickled adapter is refused; run: {command}") from None
-        raise BadInput(f"{adapter}: {WEIGHTS}: missing; fetch or copy the adapter again") from None
-    except (SafetensorError, OSError) as error:
-        reason = one_line(error)
-        raise BadInput(f"{adapter}: {WEIGHTS}: truncated or no safetensors file ({reason}); fetch it again") from None
+    if find_inside(adapter, WEIGHTS) is None and (adapter / "adapter_model.bin").is_file():
+        pickled, safe = f"{adapter}/adapter_model.bin", f"{adapter}/{WEIGHTS}"
+        program = (
+            "import torch; from safetensors.torch import save_file; "
+            # Nothing is loaded here: this is a command for the user, in which the folder's name is quoted, and
+            # weights_only refuses everything but tensors.
+            f"save_file(torch.load({pickled!r}, weights_only=True), {safe!r})"
+        )
+        command = f"python -c {shlex.quote(program)}"
+        raise BadInput(f"{adapter}: adapter_model.bin: a pickled adapter is refused; run: {command}")
+    return open_tensors(adapter, WEIGHTS)

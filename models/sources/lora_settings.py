@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import regex  # has a limit of time, and means by these expressions what re means
 import torch
 from torch import Tensor
 
 from models.errors import BadInput, one_line
+from models.files import find_inside, read_object, reading
+from models.sources.fields import AdapterConfig
 
 CONFIG = "adapter_config.json"
 FILES = f"an adapter is a folder with {CONFIG} and adapter_model.safetensors"
@@ -24,6 +28,12 @@ WITHOUT_EFFECT = (
     *("megatron_core", "qalora_group_size", "runtime_config"),
 )
 """Fields that the tensors of the file have followed already, or that mean something beside another one alone."""
+
+LARGEST = 1e6
+"""Scaling factors are smaller: real ones are below 100."""
+
+SECONDS = 1.0
+"""Longest time for an adapter's patterns."""
 
 INITS = ("true", "false", "gaussian", "eva", "orthogonal", "mica", "pissa", "olora")
 """Of ``init_lora_weights``: all but the last two leave the base as it is."""
@@ -43,15 +53,11 @@ def read_settings(adapter: Path) -> dict[str, Any]:
     """
     if not adapter.is_dir():
         raise BadInput(f"{adapter}: no such folder; {FILES}")
-    try:
-        settings = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
-        kind = settings.get("peft_type")
-        settings.setdefault("fan_in_fan_out", False)
-        rank, alpha = settings.get("r"), settings.get("lora_alpha")
-    except FileNotFoundError:
-        raise BadInput(f"{adapter}: {CONFIG}: missing; {FILES}") from None
-    except (OSError, ValueError, AttributeError) as error:
-        raise BadInput(f"{adapter}: {CONFIG}: not readable as JSON ({error}); fetch or copy it again") from None
+    if find_inside(adapter, CONFIG) is None:
+        raise BadInput(f"{adapter}: {CONFIG}: missing; {FILES}")
+    settings = read_object(adapter, CONFIG, AdapterConfig)
+    kind = settings.get("peft_type")
+    settings.setdefault("fan_in_fan_out", False)
     if kind != "LORA":
         raise BadInput(f"{adapter}: {CONFIG}: peft_type: {kind} isn't supported, LORA is; {REMEDY}")
     if (start := start_of(settings, all_of_them=True)) not in INITS:
@@ -60,9 +66,60 @@ def read_settings(adapter: Path) -> dict[str, Any]:
         known = key in (*READ, *WITHOUT_EFFECT, "init_lora_weights") or value in (None, False, "", [], {})
         if not known and not _is_default(key, value):
             raise BadInput(f"{adapter}: {CONFIG}: {key}: {one_line(value, 80)} isn't supported; {REMEDY}")
-    if not isinstance(rank, int) or not isinstance(alpha, int | float):
-        raise BadInput(f"{adapter}: {CONFIG}: r and lora_alpha: must be numbers; fetch or copy it again")
-    return dict(settings)
+    if settings.get("r") is None or settings.get("lora_alpha") is None:
+        raise BadInput(f"{adapter}: {CONFIG}: r and lora_alpha: missing; fetch or copy it again")
+    return settings
+
+
+class Patterns:
+    """Numbers by the names of modules: the first pattern that fits says, a regular expression as peft takes it."""
+
+    def __init__(self, settings: Mapping[str, Any], key: str, default: str, adapter: Path) -> None:
+        """Of the field ``key`` of an adapter's config, with another field for modules that fit no pattern."""
+        self._label = f"{adapter}: {CONFIG}: {key}"
+        self._patterns: Mapping[str, Any] = settings.get(key) or {}
+        self._default = settings[default]
+        self._left = SECONDS
+
+    def __getitem__(self, module: str) -> Any:
+        """What holds for a module.
+
+        Raises:
+            BadInput: a pattern is no regular expression, or takes too long.
+        """
+        for pattern, own in self._patterns.items():
+            with reading(f"{self._label}: {pattern!r}"):
+                start = time.monotonic()
+                fits = regex.match(rf"(.*\.)?({pattern})$", module, timeout=self._left)
+                self._left -= time.monotonic() - start
+                if self._left <= 0:
+                    raise TimeoutError("takes too long")
+                if fits:
+                    return own
+        return self._default
+
+
+class Scaling:
+    """The factor s of each module of an adapter."""
+
+    def __init__(self, settings: Mapping[str, Any], adapter: Path) -> None:
+        self._adapter = adapter
+        self._ranks = Patterns(settings, "rank_pattern", "r", adapter)
+        self._alphas = Patterns(settings, "alpha_pattern", "lora_alpha", adapter)
+        self._by_root = bool(settings.get("use_rslora"))
+
+    def of(self, module: str, rank: int) -> float:
+        """s of a module whose first factor has so many rows.
+
+        Raises:
+            BadInput: the config means another rank, or s is no number that can be multiplied with.
+        """
+        if (meant := self._ranks[module]) != rank:
+            raise BadInput(f"{self._adapter}: {module}: has rank {rank}, but {CONFIG} says {meant}; fetch it again")
+        scaling = float(self._alphas[module]) / (math.sqrt(rank) if self._by_root else rank)
+        if not abs(scaling) < LARGEST:
+            raise BadInput(f"{self._adapter}: {module}: {CONFIG}: scales by {scaling:g}; fetch or copy it again")
+        return scaling
 
 
 def start_of(settings: Mapping[str, Any], all_of_them: bool = False) -> str:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import BadInput
+from models.files import find_inside, read_object, reading
+from models.sources.fields import COMPANIONS, TokenizerFile
 
 TOKENIZER = "tokenizer.json"
 FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
@@ -63,9 +65,9 @@ def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
     Raises:
         BadInput: ``tokenizer.json`` can't be read.
     """
-    if not rows or not (folder / TOKENIZER).is_file():
+    if not rows or not find_inside(folder, TOKENIZER):
         return Vocabulary(rows)
-    content = read_tokenizer_file(folder)
+    content = read_object(folder, TOKENIZER, TokenizerFile)
     added = {str(entry["content"]): entry for entry in content.get("added_tokens") or []}
     ids = _model_ids(content) | {token: int(entry["id"]) for token, entry in added.items()}
     return Vocabulary(rows, {token: row for token, row in ids.items() if row < rows}, folder, added)
@@ -127,7 +129,7 @@ def tokenizer_texts(vocabulary: Vocabulary) -> dict[str, str]:
     if not vocabulary.extra or vocabulary.folder is None or vocabulary.tokens is None:
         return {}
     folder, ids = vocabulary.folder, {token: vocabulary.tokens[token] for token in vocabulary.extra}
-    content = read_tokenizer_file(folder)
+    content = read_object(folder, TOKENIZER, TokenizerFile)
     known = vocabulary.tokens
     model = content["model"]
     words = model.get("type") in ("WordLevel", "WordPiece")
@@ -143,8 +145,10 @@ def tokenizer_texts(vocabulary: Vocabulary) -> dict[str, str]:
     texts = {TOKENIZER: json.dumps(content, ensure_ascii=False, indent=2)}
     _require_ids(texts[TOKENIZER], ids, folder)
     for file, change in (("added_tokens.json", _with_ids), ("tokenizer_config.json", _with_decoder)):
-        if (folder / file).is_file():
-            texts[file] = json.dumps(change(read_tokenizer_file(folder, file), new), ensure_ascii=False, indent=2)
+        if find_inside(folder, file):
+            texts[file] = json.dumps(
+                change(read_object(folder, file, COMPANIONS[file]), new), ensure_ascii=False, indent=2
+            )
     return texts
 
 
@@ -162,7 +166,8 @@ def _with_decoder(content: dict[str, Any], new: Mapping[str, Mapping[str, Any]])
 def _require_ids(text: str, ids: Mapping[str, int], folder: Path) -> None:
     from tokenizers import Tokenizer  # few merges need it
 
-    tokenizer = Tokenizer.from_str(text)
+    with reading(f"{folder}: {TOKENIZER}"):
+        tokenizer = Tokenizer.from_str(text)
     wrong: Sequence[str] = [token for token, row in ids.items() if tokenizer.token_to_id(token) != row]
     if wrong:
         raise BadInput(
@@ -177,18 +182,3 @@ def _model_ids(content: Mapping[str, Any]) -> dict[str, int]:
     if isinstance(vocab, list):
         return {str(piece[0]): row for row, piece in enumerate(vocab)}
     return {str(token): int(row) for token, row in vocab.items()}
-
-
-def read_tokenizer_file(folder: Path, file: str = TOKENIZER) -> dict[str, Any]:
-    """The JSON object in a file of a tokenizer.
-
-    Raises:
-        BadInput: it is missing, or holds something else.
-    """
-    try:
-        content = json.loads((folder / file).read_text(encoding="utf-8"))
-        if not isinstance(content, dict) or (file == TOKENIZER and not isinstance(content.get("model"), dict)):
-            raise ValueError("no tokenizer")
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{folder}: {file}: not readable ({error}); fetch or copy it again") from None
-    return content

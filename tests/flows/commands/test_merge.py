@@ -153,7 +153,8 @@ def test_no_more_is_imported_than_a_merge_needs(root):
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
     loaded = set(done.stdout.split())
     assert "torch" in loaded and (root / "out").is_dir()
-    assert not loaded & {"transformers", "lm_eval", "mlflow", "prefect", "pandas", "scipy", "pymoo", "datasets", "dvc"}
+    assert "transformers" in loaded  # it is asked whether it loads what was written
+    assert not loaded & {"lm_eval", "mlflow", "prefect", "pandas", "pymoo", "datasets", "dvc"}
 
 
 def test_a_killed_merge_leaves_no_folder_that_looks_whole(make_family, tmp_path):
@@ -314,7 +315,7 @@ CASES = {
     "adapter without weights": (
         lambda root: (root / "adapter" / LORA).unlink(),
         ADAPTED,
-        ("adapter", LORA, "fetch or copy the adapter again"),
+        ("adapter", LORA, "missing; fetch or copy it again"),
     ),
     "folder that is there": (
         lambda root: shutil.copytree(root / "a", root / "out"),

@@ -280,7 +280,7 @@ BAD = {
     ),
     "chat template that is none": (
         one(TIES, ("dtype: float32", "chat_template: '{% for %}'")),
-        "recipe.yaml: chat_template: no template: Expected an expression",
+        "recipe.yaml: chat_template: no template (TemplateSyntaxError: Expected an expression",
     ),
     "embed_slerp": (
         one(TIES, ("normalize: true", "embed_slerp: true")),

@@ -321,7 +321,7 @@ BREAKAGES = {
     "folder": (shutil.rmtree, "adapter: no such folder; an adapter is a folder with adapter_config.json"),
     "config": (lambda folder: (folder / "adapter_config.json").unlink(), "adapter: adapter_config.json: missing"),
     "config that is no JSON": (lambda folder: (folder / "adapter_config.json").write_text("["), "not readable as JSON"),
-    "rank that is none": (lambda folder: edit_config(folder, r="four"), "r and lora_alpha: must be numbers"),
+    "rank that is none": (lambda folder: edit_config(folder, r="four"), "r: Input should be a valid integer"),
     "weights": (lambda folder: (folder / WEIGHTS).unlink(), f"adapter: {WEIGHTS}: missing"),
     "end of the weights": (
         lambda folder: (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-9]),
