@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from models.errors import BadInput
-from tasks.project.workspace import find_root, read_yaml, validate
+from models.files import validate
+from tasks.project.workspace import find_root, read_yaml
 from tasks.schema.params import DatasetParams, Params, ParetoParams, SampleParams, SearchParams, TrainParams, ZooParams
 
 Block = TypeVar("Block", bound=BaseModel)

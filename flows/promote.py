@@ -12,8 +12,9 @@ from flows.form import project_params
 from flows.processes.settle import prepare
 from flows.screen.artifacts import key_of
 from models.errors import Failed
+from models.files import validate
 from tasks.project.progress import Progress
-from tasks.project.workspace import find_root, open_workspace, validate
+from tasks.project.workspace import find_root, open_workspace
 
 
 @flow(name="promote", persist_result=False)

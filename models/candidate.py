@@ -6,6 +6,8 @@ import hashlib
 import json
 from dataclasses import dataclass
 
+from models.errors import BadInput, one_line
+
 SourceLayer = tuple[str, int]
 """Layer ``l`` of model ``m`` of the pool: ``(m, l)``."""
 
@@ -45,9 +47,19 @@ class Candidate:
 
     @classmethod
     def from_json(cls, text: str) -> Candidate:
-        """Inverse of :meth:`to_json`."""
-        data = json.loads(text)
-        return cls(data["host"], tuple((str(model), int(layer)) for model, layer in data["path"]))
+        """Inverse of :meth:`to_json`.
+
+        Raises:
+            BadInput: the text is of no candidate.
+        """
+        try:
+            data = json.loads(text)
+            path = tuple((str(model), int(layer)) for model, layer in data["path"])
+            if not path or not isinstance(data["host"], str):
+                raise ValueError("no path, or no host")
+            return cls(data["host"], path)
+        except (ValueError, TypeError, LookupError, RecursionError) as error:
+            raise BadInput(f"candidate {text[:80]!r}: {one_line(error, 80)}; take the file as hm3 wrote it") from None
 
     @property
     def id(self) -> str:

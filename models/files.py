@@ -11,18 +11,19 @@ import json
 import math
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from models.errors import BadInput, Failed, one_line
 
-Schema = TypeVar("Schema", bound=BaseModel)
+Schema = TypeVar("Schema")
 
 AGAIN = "fetch or copy it again"
 JSON_BYTES = 2**28
@@ -160,15 +161,21 @@ def parse_object(text: str | bytes, label: str, schema: type[BaseModel] | None =
     return content
 
 
+@cache
+def _adapter(schema: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(schema)
+
+
 def validate(schema: type[Schema], data: Any, label: str, block: str = "", remedy: str = "") -> Schema:
-    """Data as a checked object; ``block`` is what fields are called below in messages.
+    """Data as a checked model or dataclass; ``block`` is what fields are called below in messages.
 
     Raises:
         BadInput: everything that is wrong, as one line with the file and each field.
     """
     try:
         with reading(label):
-            return schema.model_validate({} if data is None else data)
+            checked: Schema = _adapter(cast(Hashable, schema)).validate_python({} if data is None else data)
+            return checked
     except BadInput as problem:
         error = problem.__cause__
         if not isinstance(error, ValidationError):
@@ -263,5 +270,5 @@ def _note_key(stack: list[_Open], event: yaml.ScalarEvent) -> None:
     if inner is None or inner.keys is None or inner.parts % 2:
         return
     if event.value in inner.keys:
-        raise yaml.YAMLError(f"{event.value!r} is given twice, in line {event.start_mark.line + 1}")
+        raise yaml.YAMLError(f"{event.value!r} is given twice")
     inner.keys.add(event.value)

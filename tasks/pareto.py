@@ -16,7 +16,7 @@ from models.merge.recipe import dump_recipes
 from models.preferences import preferences
 from tasks.objectives.items import SPLITS
 from tasks.project.progress import Progress
-from tasks.project.records import Anchors, write_table, write_text
+from tasks.project.records import Anchors, read_archive, write_table, write_text
 from tasks.project.workspace import Workspace
 from tasks.scoring.engine import Engine
 from tasks.trials.members import Listed, choose_members, score_table, shortlist, standard_error
@@ -31,7 +31,7 @@ def run(workspace: Workspace, progress: Progress) -> None:
     params = workspace.params.pareto
     engine, anchors = open_pool(workspace)
     scale = full_scale(workspace, anchors)
-    archive = pd.read_parquet(workspace.run / "archive.parquet")
+    archive = read_archive(workspace.run, anchors.objectives)
     add_recipes(engine, archive)
     references = reference_models(engine, anchors)
     listed = [*references, *shortlist(archive, scale, engine, references, params.rescored)]

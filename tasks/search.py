@@ -14,7 +14,7 @@ from models.merge.recipe import dump_recipes
 from models.preferences import preferences
 from models.search.trial import Trial
 from tasks.project.progress import Progress
-from tasks.project.records import Anchors, write_table
+from tasks.project.records import Anchors, read_offline, write_table
 from tasks.project.workspace import Workspace
 from tasks.trials.lab import EngineLab
 from tasks.trials.pool import open_pool, path_space
@@ -27,7 +27,7 @@ def run(workspace: Workspace, progress: Progress) -> None:
     params = workspace.params.search
     engine, anchors = open_pool(workspace)
     agent = load_agent(workspace.run / "agent")
-    offline = pd.read_parquet(workspace.run / "offline.parquet")
+    offline = read_offline(workspace.run, anchors.objectives)
     lab = EngineLab(engine)
     trial = open_trial(workspace, lab, anchors, offline, params.budget)
     if trial.left <= 0:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from models.agent.phases import new_agent, new_judge, train
 from tasks.project.progress import Progress
-from tasks.project.records import write_table
+from tasks.project.records import read_offline, write_table
 from tasks.project.workspace import Workspace
 from tasks.trials.lab import EngineLab
 from tasks.trials.pool import open_pool, path_space
@@ -22,7 +22,7 @@ def run(workspace: Workspace, progress: Progress) -> None:
     params, seed = workspace.params.train, workspace.params.seed
     engine, anchors = open_pool(workspace)
     paths = path_space(engine, anchors)
-    offline = pd.read_parquet(workspace.run / "offline.parquet")
+    offline = read_offline(workspace.run, anchors.objectives)
     lab = EngineLab(engine)
     trial = open_trial(workspace, lab, anchors, offline)
     with progress.bar("layer statistics", len(engine.source("base").names()), "tensors") as bar:

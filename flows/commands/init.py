@@ -47,9 +47,10 @@ def init(
     Example: `hm3 init mine --base hub:Qwen/Qwen2.5-0.5B --expert math=models/math --expert code=models/code
     --task math=gsm8k:exact_match,flexible-extract --task code=mbpp`
     """
+    from models.files import validate
     from tasks.families import profile
     from tasks.families.sizing import fitting, parameter_count
-    from tasks.project.workspace import find_root, profiles, read_yaml, state_folder, validate
+    from tasks.project.workspace import find_root, profiles, read_yaml, state_folder
     from tasks.schema.params import Params
     from tasks.schema.profile import Items
 

@@ -68,7 +68,7 @@ def promote(
 
 def send(workspace: Workspace, *, as_json: bool, alias: str | None, **given: str | bool | None) -> None:
     """Look at the gates, show them, and move the alias; raises Failed where a gate holds it up."""
-    from tasks.project.workspace import validate
+    from models.files import validate
     from tasks.registry.gates import gate_table
     from tasks.registry.promotion import CHAMPION, Request
     from tasks.registry.promotion import promote as decide

@@ -40,8 +40,9 @@ def zoo(
     Example: `hm3 zoo mine --base models/base --data math=math.jsonl --data code=code.jsonl
     --prompt 'Question: {question}\\nAnswer:' --completion ' {answer}'`
     """
+    from models.files import validate
     from tasks.families import profile
-    from tasks.project.workspace import find_root, read_yaml, state_folder, validate
+    from tasks.project.workspace import find_root, read_yaml, state_folder
 
     root, here = find_root(), Path.cwd()
     files = {one: here / path for one, path in profile.pairs("--data", data).items()}

@@ -20,8 +20,9 @@ import yaml
 
 from flows.servers.local import environment, last_line, run_logged
 from models.errors import BadInput, Failed
+from models.files import validate
 from tasks.project.git import demand, git
-from tasks.project.workspace import Workspace, open_workspace, read_yaml, remote_state, validate
+from tasks.project.workspace import Workspace, open_workspace, read_yaml, remote_state
 from tasks.schema.params import Params
 
 OWN = (".hm3", ".venv", ".dvc", "runs", "dvc_plots", "__pycache__")

@@ -13,19 +13,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from models.agent.surrogate import Surrogate
-from models.errors import BadInput, one_line
+from models.errors import BadInput
+from models.files import parse_object, reading, validate
 from models.front import Array, Scale
 from models.search.environment import PathRules, PathSpace
 from models.search.reward import Reward
 
 VERSION = 3
 """Version of the saved agent. A change of networks or of their meaning raises it."""
+
+
+LARGEST = 4096
+"""Size of anything in an agent's config."""
 
 
 @dataclass(frozen=True)
@@ -242,20 +246,18 @@ def load_agent(folder: Path) -> Agent:
         BadInput: a file is missing or damaged, or the agent is of another version.
     """
     remedy = "train it again (hm3 stage train)"
-    try:
-        fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    with reading(f"{folder.name}: not a whole agent", remedy):
+        fields = parse_object((folder / "config.json").read_text(encoding="utf-8"), f"{folder.name}: not a whole agent")
         version = fields.pop("version")
         if version != VERSION:
             raise BadInput(f"{folder.name}/config.json: version: {version}, but this hm3 reads {VERSION}; {remedy}")
         has_surrogate = fields.pop("surrogate")
-        fields["rules"] = PathRules(**fields["rules"])
-        fields["scale"] = Scale(**{key: tuple(value) for key, value in fields["scale"].items()})
-        config = AgentConfig(**{**fields, "models": tuple(fields["models"])})
+        config = validate(AgentConfig, fields, f"{folder.name}/config.json", remedy=remedy)
+        if max(config.layers, config.features, config.hidden, config.embedding, config.proto) > LARGEST:
+            raise BadInput(f"{folder.name}/config.json: claims larger networks than there are; {remedy}")
         agent = Agent(config, np.zeros((len(config.models), config.layers, config.features)), seed=0)
         for name, network in agent.networks().items():
             network.load_state_dict(load_file(folder / f"{name}.safetensors"))
         if has_surrogate:
             agent.surrogate = Surrogate.load(load_file(folder / "surrogate.safetensors"))
-    except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError, RuntimeError) as error:
-        raise BadInput(f"{folder.name}: not a whole agent ({one_line(error, 200)}); {remedy}") from None
     return agent

@@ -5,18 +5,21 @@ transformers reads the file (names, rotary order of the heads, tokenizer); what 
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import io
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from models.errors import BadInput, one_line
+from models.errors import BadInput
+from models.files import find_inside, read_object, reading
 from models.sources.architecture import architecture_of, is_tied
 from models.sources.checkpoint import write_checkpoint
+from models.sources.fields import TokenizerFile
+from models.sources.loadable import quiet_transformers
+from models.sources.vocabulary import TOKENIZER
 
 ENDING = ".gguf"
 MAGIC = b"GGUF"
@@ -40,13 +43,9 @@ def convert(file: Path, out: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     place: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):  # bars of transformers
-            model = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **place)
-            tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **place)
-    except (OSError, ValueError, LookupError, TypeError, RuntimeError, AttributeError) as error:
-        reason = one_line(f"{type(error).__name__}: {error}", 200)
-        raise BadInput(f"{file}: can't be read ({reason}); fetch it again, or take the model's safetensors") from None
+    with reading(str(file), "fetch it again, or take the model's safetensors", "can't be read"), quiet_transformers():
+        model = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **place)
+        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **place)
     config = {key: value for key, value in model.config.to_diff_dict().items() if key != "quantization_config"}
     config["architectures"] = [type(model).__name__]
     architecture = architecture_of(config, str(file))
@@ -54,8 +53,18 @@ def convert(file: Path, out: Path) -> None:
     tensors = {name: tensor for name, tensor in model.state_dict().items() if name != left_out}
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
+        _drop_tokens_without_rows(Path(folder), model.config.vocab_size)
         model.generation_config.save_pretrained(folder)
         write_checkpoint(out, config, sorted(tensors.items()), tokenizer_from=Path(folder))
+
+
+def _drop_tokens_without_rows(folder: Path, rows: int) -> None:
+    """Leave out tokens that the tokenizer's class adds by itself, where the file had none of that name."""
+    if find_inside(folder, TOKENIZER) is None:
+        return
+    content = read_object(folder, TOKENIZER, TokenizerFile)
+    kept = [one for one in content.get("added_tokens") or [] if one["id"] < rows]
+    (folder / TOKENIZER).write_text(json.dumps({**content, "added_tokens": kept}, ensure_ascii=False), encoding="utf-8")
 
 
 def check(file: Path) -> None:

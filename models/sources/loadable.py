@@ -19,6 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from models.errors import BadInput
 from models.files import find_inside, read_object, reading
 from models.sources.architecture import resolved_config
+from models.sources.vocabulary import token_ids
 
 OFFLINE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -78,7 +79,7 @@ def _check_tokenizer(folder: Path, label: str, rows: int) -> None:
             tokenizer = AutoTokenizer.from_pretrained(folder, **OFFLINE)
         except ImportError:
             return  # it needs a package that isn't here, which says nothing of the file
-        ids: dict[str, int] = tokenizer.get_vocab()
+        ids: dict[str, int] = token_ids(folder) or tokenizer.get_vocab()
         templates = tokenizer.chat_template or {}
     for text in templates.values() if isinstance(templates, dict) else [templates]:
         check_jinja(text, f"{label}: chat_template")

@@ -69,8 +69,21 @@ def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
         return Vocabulary(rows)
     content = read_object(folder, TOKENIZER, TokenizerFile)
     added = {str(entry["content"]): entry for entry in content.get("added_tokens") or []}
-    ids = _model_ids(content) | {token: int(entry["id"]) for token, entry in added.items()}
+    ids = _ids(content)
     return Vocabulary(rows, {token: row for token, row in ids.items() if row < rows}, folder, added)
+
+
+def token_ids(folder: Path) -> dict[str, int]:
+    """Token → id in ``tokenizer.json``, whether it has a row or not; nothing where there is no such file.
+
+    Raises:
+        BadInput: the file can't be read.
+    """
+    return _ids(read_object(folder, TOKENIZER, TokenizerFile)) if find_inside(folder, TOKENIZER) else {}
+
+
+def _ids(content: Mapping[str, Any]) -> dict[str, int]:
+    return _model_ids(content) | {entry["content"]: entry["id"] for entry in content.get("added_tokens") or []}
 
 
 def union(vocabularies: Mapping[str, Vocabulary]) -> Vocabulary:

@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from models.errors import BadInput
-from tasks.project.workspace import Workspace, read_yaml, validate
+from models.files import validate
+from tasks.project.workspace import Workspace, read_yaml
 from tasks.schema.params import Params
 from tasks.schema.profile import Items, Profile
 

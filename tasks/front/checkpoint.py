@@ -36,6 +36,8 @@ def write_member(workspace: Workspace, member: Member, out: Path, progress: Prog
     Raises:
         BadInput: one of its models or heads is missing, or ``out`` is there.
     """
+    from tasks.front.composition import recipe_path
+
     heads, extra = None, {}
     if any(one.images for one in workspace.profile.objectives):
         from tasks.objectives.images.heads import family_heads
@@ -44,7 +46,7 @@ def write_member(workspace: Workspace, member: Member, out: Path, progress: Prog
 
         heads = family_heads(workspace)
         extra[PROCESSOR] = (processor_folder(workspace) / PROCESSOR).read_text(encoding="utf-8")
-    recipes = read_recipes(workspace.run / member.recipe)
+    recipes = read_recipes(recipe_path(workspace.run, member))
     write(recipes, out, finder(workspace), progress, heads=heads, extra=extra)
 
 

@@ -7,6 +7,7 @@ from itertools import groupby
 from pathlib import Path
 
 from models.errors import BadInput
+from models.files import YAML_BYTES, find_inside, read_text
 from models.merge.path_recipe import runs_of
 from models.merge.recipe import ModelInput, Recipe, parse_recipes
 from models.merge.settings import resolve
@@ -93,12 +94,24 @@ def recipe_text(run: Path, member: Member) -> str:
     """The recipe file of a member.
 
     Raises:
-        BadInput: it is missing.
+        BadInput: see :func:`recipe_path`.
     """
-    try:
-        return (run / member.recipe).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise BadInput(f"runs/{run.name}/{member.recipe}: no such file; run stage `pareto` or `dvc pull`") from None
+    path = recipe_path(run, member)
+    return read_text(path, str(path), YAML_BYTES)
+
+
+def recipe_path(run: Path, member: Member) -> Path:
+    """Where the recipe file of a member lies: among the profile's outs, or where a search has kept what it found.
+
+    Raises:
+        BadInput: it is missing, or leads out of the folder.
+    """
+    if Path(member.recipe).is_absolute():
+        return Path(member.recipe)
+    found = find_inside(run, member.recipe)
+    if found is None:
+        raise BadInput(f"runs/{run.name}/{member.recipe}: no such file; run stage `pareto` or `dvc pull`")
+    return found
 
 
 def inputs(recipe: Recipe, layer: int, layers: int) -> list[tuple[ModelInput, int, float]]:

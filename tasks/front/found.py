@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from models.errors import BadInput
+from models.files import read_object, reading
 from tasks.front.front import Front, Member, member_of
 from tasks.project.family import FILE as FAMILY
 from tasks.project.records import write_text
@@ -38,11 +39,9 @@ def kept(workspace: Workspace, key: str) -> Member | None:
     if len(matches) > 1:
         raise BadInput(f"member {key!r}: several of that name were found; there are {', '.join(matches)}")
     folder = folder_of(workspace) / matches[0]
-    try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    with reading(str(folder / RECORD), "search again"):
+        record = read_object(folder, RECORD)
         member, family = member_of(record["member"]), record["family"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise BadInput(f"{folder / RECORD}: not readable ({error!r}); search again") from None
     if family != family_digest(workspace):
         raise BadInput(
             f"member {matches[0]}: was found among models that {workspace.name} no longer has; "

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,11 @@ import numpy as np
 
 from models.candidate import Candidate
 from models.errors import BadInput
+from models.files import find_inside, is_plain, parse_object, read_text, validate
 from models.front import Array, Scale, balanced, choose, hypervolume
+
+REMEDY = "no front of this version; run stage `pareto` again"
+IDENTIFIER = re.compile("[0-9a-f]{4,64}")
 
 Scores = dict[str, dict[str, float]]
 """Split → objective → value; ``layers`` is T/L and lower is better, of all others higher is better."""
@@ -88,27 +92,33 @@ class Front:
         Raises:
             BadInput: there is none, or it is no front.
         """
-        path = folder / "front.json"
         label = f"runs/{folder.name}/front.json"
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            raise BadInput(f"{label}: no such file; `hm3 run --profile {folder.name}` or `dvc pull` makes it") from None
-        try:
-            data = json.loads(content)
-            return cls(
-                profile=data["profile"],
-                objectives=tuple(data["objectives"]),
-                ideal=data["ideal"],
-                nadir=data["nadir"],
-                hv=data["hv"],
-                members=tuple(member_of(one) for one in data["members"]),
-                references=tuple(Reference(one["name"], one["kind"], one["scores"]) for one in data["references"]),
-                errors=data.get("standard_errors", {}),
-                digest=hashlib.sha256(content).hexdigest(),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadInput(f"{label}: {error!r}: no front of this version; run stage `pareto` again") from None
+        path = find_inside(folder, "front.json")
+        if path is None:
+            raise BadInput(f"{label}: no such file; `hm3 run --profile {folder.name}` or `dvc pull` makes it")
+        content = read_text(path, label).encode()
+        data = parse_object(content, label)
+        named = [{"name": one["id"], **one} for one in data.get("members", []) if isinstance(one, dict) and "id" in one]
+        told = {"members": named, "errors": data.get("standard_errors", {}), "digest": sha256(content).hexdigest()}
+        front = validate(cls, {**data, "found": False, **told}, label, remedy=REMEDY)
+        front._check(label)
+        return front
+
+    def _check(self, label: str) -> None:
+        """Refuse scores that lack an objective, and recipes that lie outside the folder."""
+        wanted, ids = set(self.objectives), {one.id for one in self.members}
+        if not self.members or len(ids) < len(self.members) or len(wanted) < len(self.objectives):
+            raise BadInput(f"{label}: has no members, or two of a name; {REMEDY}")
+        if not self.ideal.keys() == self.nadir.keys() == wanted or "selection" not in self.hv:
+            raise BadInput(f"{label}: ideal, nadir or hv: not of its objectives and splits; {REMEDY}")
+        rows: list[Member | Reference] = [*self.members, *self.references]
+        for one in rows:
+            if lacking := [split for split in self.hv if one.scores.get(split, {}).keys() != wanted]:
+                raise BadInput(f"{label}: {one.name}: scores.{lacking[0]}: not of its objectives; {REMEDY}")
+        for member in self.members:
+            named = IDENTIFIER.fullmatch(member.id) and is_plain(member.recipe)
+            if not (named and member.path and min(member.layers, member.scores["selection"].get("layers", 1)) > 0):
+                raise BadInput(f"{label}: member {member.id}: id, recipe, path or layers: is none; {REMEDY}")
 
     @cached_property
     def scale(self) -> Scale:
@@ -165,8 +175,5 @@ class Front:
 
 
 def member_of(data: dict[str, Any]) -> Member:
-    """A member from its entry in ``front.json``."""
-    known = {one.name for one in fields(Member)}
-    path = tuple((str(model), int(layer)) for model, layer in data["path"])
-    rest = {key: value for key, value in data.items() if key in known and key not in ("path", "name")}
-    return Member(path=path, name=data.get("name", data["id"]), **rest)
+    """A member from its entry in ``front.json``; raises BadInput for what is none."""
+    return validate(Member, {"name": data.get("id"), **data}, "member")

@@ -12,8 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from yaml import YAMLError
-
 from models.errors import BadInput, one_line
 from tasks.objectives.code_metrics import CONSENT, code_eval_from, confine, sandbox_of
 from tasks.objectives.items import SPLITS, chosen, digest, last_distinct
@@ -138,14 +136,12 @@ def build(workspace: Workspace, wanted: Wanted, chat: Callable[..., str] | None)
     Raises:
         BadInput: its data can't be read, or it has too few items.
     """
-    from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
-    from jinja2 import TemplateError
+    from datasets.exceptions import DatasetNotFoundError
     from lm_eval.tasks import TaskManager
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     file, measured, label, count = wanted.file, wanted.measured, wanted.label, max(1, wanted.count)
     where = label if label.endswith(f": {file.name}") else f"{label}: task {file.name}"
-    foreign = DatasetGenerationError, TemplateError, YAMLError, AssertionError
     try:
         unsafe = bool(file.raw().get("unsafe_code"))
         sandbox = sandbox_of(workspace.profile) if unsafe else None
@@ -178,7 +174,7 @@ def build(workspace: Workspace, wanted: Wanted, chat: Callable[..., str] | None)
             f"{where}: its data set {config.get('dataset_path')} can't be reached ({reason}); "
             "go online, or name local files under `data`"
         ) from None
-    except (OSError, ValueError, LookupError, TypeError, ImportError, AttributeError, *foreign) as error:
+    except Exception as error:  # noqa: BLE001 (a task may bring code of its own)
         reason = one_line(f"{type(error).__name__}: {error.__cause__ or error}", 300)
         mend = file.path.name if file.path else file.name
         raise BadInput(f"{where}: its items can't be built ({reason}); mend {mend}") from None

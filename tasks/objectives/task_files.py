@@ -12,8 +12,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from yaml import YAMLError
-
 from models.errors import BadInput, one_line
 from tasks.project.references import expand
 from tasks.project.workspace import Workspace
@@ -114,7 +112,7 @@ def find(workspace: Workspace, name: str, label: str) -> tuple[TaskFile, ...]:
         return tuple(_expanded(workspace, name, {}, label, DEPTH))
     except BadInput:
         raise
-    except (OSError, ValueError, ImportError, AttributeError, YAMLError) as error:
+    except Exception as error:  # noqa: BLE001 (the file may name any code of its own)
         reason = one_line(f"{type(error).__name__}: {error}", 300)
         raise BadInput(f"{label}: task {name!r}: its file can't be read ({reason}); mend it") from None
 

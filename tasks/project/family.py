@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 from models.errors import BadInput
+from models.files import read_object, validate
 from tasks.project.workspace import Workspace
 
 FILE = "family.json"
@@ -27,10 +27,7 @@ def load_family(workspace: Workspace) -> Family:
     """
     path = workspace.zoo / FILE
     label = path.relative_to(workspace.root)
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        return Family(str(data["base"]), {str(name): str(folder) for name, folder in data["experts"].items()})
-    except FileNotFoundError:
-        raise BadInput(f"{label}: no such file; run `hm3 stage zoo --profile {workspace.name}` first") from None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        raise BadInput(f"{label}: not readable; run `hm3 stage zoo --profile {workspace.name}` again") from None
+    remedy = f"run `hm3 stage zoo --profile {workspace.name}`"
+    if not path.is_file():
+        raise BadInput(f"{label}: no such file; {remedy} first")
+    return validate(Family, read_object(path.parent, path.name), str(label), remedy=f"{remedy} again")

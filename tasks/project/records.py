@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from models.errors import BadInput
+from models.files import find_inside, read_object, reading, validate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,13 +56,72 @@ class Anchors:
     @classmethod
     def read(cls, folder: Path) -> Anchors:
         """Inverse of :meth:`write`."""
-        data: dict[str, Any] = json.loads((folder / "anchors.json").read_text(encoding="utf-8"))
-        return cls(**{**data, "scored": [ScoredModel(**one) for one in data["scored"]]})
+        label = f"runs/{folder.name}/anchors.json"
+        found = validate(cls, read_object(folder, "anchors.json"), label, remedy="run stage `sample` again")
+        tasks = set(found.objectives) - {"layers"}
+        for one in found.scored:
+            if not one.failed and not tasks <= one.scores.keys():
+                raise BadInput(f"{label}: scored: {one.name}: lacks scores; run stage `sample` again")
+        if not found.ideal.keys() == found.nadir.keys() == set(found.objectives):
+            raise BadInput(f"{label}: ideal, nadir: not of the objectives; run stage `sample` again")
+        return found
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file; an empty one where there is no file."""
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    """The object in a file; an empty one where there is no file.
+
+    Raises:
+        BadInput: it holds something else.
+    """
+    return read_object(path.parent, path.name) if path.is_file() else {}
+
+
+def read_table(run: Path, name: str, stage: str, text: Sequence[str], numbers: Sequence[str]) -> pd.DataFrame:
+    """A Parquet file among a profile's outs.
+
+    Args:
+        run: ``runs/PROFILE``.
+        name: of the file.
+        stage: which makes it.
+        text: columns of text that it must have.
+        numbers: columns of numbers that it must have.
+
+    Raises:
+        BadInput: it is missing, damaged or lacks a column; or one holds something else.
+    """
+    import pandas as pd
+    import pyarrow.parquet as pq
+
+    label, remedy = f"runs/{run.name}/{name}", f"run stage `{stage}` again"
+    if find_inside(run, name) is None:
+        raise BadInput(f"{label}: no such file; `hm3 run --profile {run.name}` or `dvc pull` makes it")
+    with reading(label, remedy):
+        if (rows := pq.read_metadata(run / name).num_rows) > MOST_ROWS:
+            raise BadInput(f"{label}: claims {rows} rows, more than {MOST_ROWS}; {remedy}")
+        table = pd.read_parquet(run / name)
+    for column in (*text, *numbers):
+        if column not in table:
+            raise BadInput(f"{label}: {column}: no such column; {remedy}")
+        if not (column in text or pd.api.types.is_numeric_dtype(table[column])):
+            raise BadInput(f"{label}: {column}: holds something else than numbers; {remedy}")
+        if column in text and not table[column].map(lambda one: isinstance(one, str)).all():
+            raise BadInput(f"{label}: {column}: holds something else than text; {remedy}")
+    return table
+
+
+def read_offline(run: Path, tasks: Sequence[str]) -> pd.DataFrame:
+    """``offline.parquet``, with the scores on these tasks; raises BadInput where it is none."""
+    return read_table(run, "offline.parquet", "dataset", ("candidate", "kind"), ("items", "charged", *tasks))
+
+
+def read_archive(run: Path, tasks: Sequence[str]) -> pd.DataFrame:
+    """``archive.parquet``, with the scores on these tasks; raises BadInput where it is none."""
+    numbers = ("round", "items", "charged", "at", *tasks)
+    return read_table(run, "archive.parquet", "search", ("candidate", "kind"), numbers)
+
+
+MOST_ROWS = 5 * 10**6
+"""Of a table that is read."""
 
 
 def write_text(path: Path, text: str) -> None:

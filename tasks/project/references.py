@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 PACKAGE = "package:"
 VARIABLE = re.compile(r"\$\{(?P<name>\w+)\}")
-CONVERTER = "1"
+CONVERTER = "2"
 """Raise it whenever a GGUF file may be converted otherwise than before."""
 
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ValidationError
-
-from models.errors import BadInput, one_line
+from models.errors import BadInput
+from models.files import read_yaml as parsed
+from models.files import validate
 from tasks.schema.params import Params
 from tasks.schema.profile import Profile
-
-Model = TypeVar("Model", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -82,31 +79,9 @@ def read_yaml(path: Path) -> Any:
     Raises:
         BadInput: it is missing or no YAML.
     """
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"{path.name}: no such file in {path.parent.name}/") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BadInput(f"{path.name}: not readable as YAML: {one_line(error)}") from None
-
-
-def validate(model: type[Model], data: Any, label: str, block: str = "") -> Model:
-    """Data as a checked object; ``block`` is what fields are called below in messages.
-
-    Raises:
-        BadInput: everything that is wrong, as one line with the file and each field.
-    """
-    try:
-        return model.model_validate({} if data is None else data)
-    except ValidationError as error:
-        found: dict[str, str] = {}
-        for one in error.errors():  # of a value that fits none of several kinds, what the first of them says
-            field = ".".join(str(part) for part in one["loc"]) or "top level"
-            unknown = "unknown key; remove it or mend its spelling"
-            found.setdefault(f"{block}{field}", unknown if one["type"] == "extra_forbidden" else one["msg"])
-        count = f"{len(found)} problems: " if len(found) > 1 else ""
-        reasons = (f"{field}: {reason}" for field, reason in found.items())
-        raise BadInput(f"{label}: {count}{' | '.join(reasons)}") from None
+    if not path.is_file():
+        raise BadInput(f"{path.name}: no such file in {path.parent.name}/")
+    return parsed(path, path.name)
 
 
 def profiles(root: Path) -> list[str]:

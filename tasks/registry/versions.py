@@ -11,10 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
 from rich.filesize import decimal
 
 from models.errors import BadInput, Failed, Unavailable
+from models.files import read_yaml
 from tasks.project.workspace import Workspace
 from tasks.tracking.mlflow import (
     connect,
@@ -182,7 +182,7 @@ def member_folder(package: Path) -> Path:
     Raises:
         Failed: the package names none.
     """
-    described = yaml.safe_load((package / "MLmodel").read_text(encoding="utf-8"))
+    described = read_yaml(package / "MLmodel", f"{package.name}/MLmodel")
     try:
         folder = package / str(described["flavors"]["python_function"]["artifacts"][MEMBER]["path"])
     except (KeyError, TypeError):

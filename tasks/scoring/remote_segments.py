@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,6 +13,9 @@ from typing import Any
 
 from models.errors import BadInput, Failed
 from tasks.storage.s3 import connect, listing, parse_place, speaking
+
+SEGMENT = re.compile(r"\d{8}-[0-9a-f]{8}\.jsonl", re.ASCII)
+"""Name of a segment; whatever else lies in a folder is none."""
 
 PAUSE_SECONDS = 60.0
 """How long a bucket that did not take a segment is left alone."""
@@ -45,7 +49,7 @@ class RemoteSegments:
             Failed: the bucket does not answer.
         """
         with speaking(self.place, self._client):
-            self._there = {name for name in listing(self._client, self.place) if name.endswith(".jsonl")}
+            self._there = {name for name in listing(self._client, self.place) if SEGMENT.fullmatch(name)}
             for name in sorted(self._there):
                 if not (folder / name).exists():
                     found = self._client.get_object(Bucket=self.place.bucket, Key=self.place.key(name))

@@ -18,9 +18,10 @@ from typing import Any
 
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError
-from pydantic import ValidationError
+from pydantic import Field
 
 from models.errors import BadInput, Failed
+from models.files import is_plain, parse_object, validate
 from models.sources.checkpoint import require_new
 from tasks.project.progress import Progress
 from tasks.schema.strict import Strict
@@ -34,8 +35,8 @@ TRANSFER = TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PA
 class Entry(Strict):
     """A file of a manifest."""
 
-    bytes: int
-    sha256: str
+    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
 class Manifest(Strict):
@@ -165,14 +166,12 @@ def read_manifest(client: Any, place: Place) -> Manifest:
         content = client.get_object(Bucket=place.bucket, Key=place.key(MANIFEST))["Body"].read()
     except client.exceptions.NoSuchKey:
         raise BadInput(f"{place}: no {MANIFEST}, so no whole folder that `hm3 export` wrote; export it again") from None
-    try:
-        manifest = Manifest.model_validate_json(content)
-    except ValidationError as error:
-        raise BadInput(f"{place}/{MANIFEST}: {error.errors()[0]['msg']}; no manifest that `hm3 export` wrote") from None
-    for name in manifest.files:
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise BadInput(f"{place}/{MANIFEST}: {name!r} leads out of the folder; no manifest that `hm3 export` wrote")
-    return manifest
+    label, remedy = f"{place}/{MANIFEST}", "no manifest that `hm3 export` wrote"
+    found = parse_object(content, label)
+    for name in found["files"] if isinstance(found.get("files"), dict) else ():
+        if not is_plain(name) or name == MANIFEST:
+            raise BadInput(f"{label}: {name!r} leads out of the folder; {remedy}")
+    return validate(Manifest, found, label, remedy=remedy)
 
 
 def require_free(place: Place, there: Mapping[str, int], ours: set[str] | None = None) -> None:

@@ -15,9 +15,9 @@ from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
-import yaml
 from pydantic import BaseModel
 
+from models.files import read_yaml
 from tasks.project.records import read_json
 from tasks.project.workspace import Workspace
 
@@ -55,7 +55,7 @@ def read_lock(workspace: Workspace) -> dict[str, StageLock]:
     path = workspace.root / "dvc.lock"
     if not path.is_file():
         return {}
-    stages = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("stages", {})
+    stages = (read_yaml(path, path.name) or {}).get("stages", {})
     found = {}
     for name, entry in stages.items():
         stage, _, profile = name.partition("@")

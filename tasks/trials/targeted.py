@@ -20,7 +20,6 @@ from models.agent.networks import load_agent
 from models.agent.online import search
 from models.agent.phases import new_judge
 from models.candidate import Candidate
-from models.errors import BadInput
 from models.front import Array, choose, utility
 from models.merge.path_recipe import path_recipe
 from models.merge.recipe import dump_recipes
@@ -31,6 +30,7 @@ from tasks.front.choice import SPLIT, Wish, choose_among
 from tasks.front.found import keep
 from tasks.front.front import Front, Member
 from tasks.project.progress import Progress
+from tasks.project.records import read_archive
 from tasks.project.workspace import Workspace
 from tasks.scoring.engine import Engine
 from tasks.trials.lab import SPLIT as SEARCHED
@@ -88,7 +88,7 @@ def search_for(workspace: Workspace, front: Front, wish: Wish, count: int, progr
     Raises:
         BadInput: a file is missing or of another version, or nothing meets the requirements.
     """
-    archive = read_archive(workspace)
+    archive = read_archive(workspace.run, front.tasks)
     agent = load_agent(workspace.run / "agent")
     engine, anchors = open_pool(workspace)
     add_recipes(engine, archive)
@@ -135,22 +135,6 @@ def search_for(workspace: Workspace, front: Front, wish: Wish, count: int, progr
         best_member=before.id if before else None,
         member_utility=utility_of(front, before, wish.weights) if before else None,
     )
-
-
-def read_archive(workspace: Workspace) -> pd.DataFrame:
-    """``archive.parquet``.
-
-    Raises:
-        BadInput: it is missing or of another version, or ``anchors.json`` is missing.
-    """
-    for name in ("anchors.json", "archive.parquet"):
-        if not (workspace.run / name).is_file():
-            remedy = f"`hm3 run --profile {workspace.name}` or `dvc pull` makes it"
-            raise BadInput(f"runs/{workspace.name}/{name}: no such file; {remedy}")
-    archive = pd.read_parquet(workspace.run / "archive.parquet")
-    if not {"candidate", "kind", "round", "items", "charged", "at", "recipes"} <= set(archive):
-        raise BadInput(f"runs/{workspace.name}/archive.parquet: no archive of this version; run stage `search` again")
-    return archive
 
 
 def reopened(front: Front, lab: EngineLab, archive: pd.DataFrame, wish: Wish) -> Trial:

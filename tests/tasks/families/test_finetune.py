@@ -65,7 +65,8 @@ def make(root, base, name="mine", **changes):
 
 
 def open_workspace_params(root):
-    from tasks.project.workspace import read_yaml, validate
+    from models.files import validate
+    from tasks.project.workspace import read_yaml
     from tasks.schema.params import Params
 
     return validate(Params, read_yaml(root / "params.yaml"), "params.yaml")

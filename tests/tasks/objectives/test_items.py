@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.errors import BadInput
+from models.files import validate
 from tasks.objectives.items import SPLITS, chosen, digest, interleaved, last_distinct, place, split_of
-from tasks.project.workspace import validate
 from tasks.schema.profile import Profile, Splits
 
 DOCS = st.lists(

@@ -14,11 +14,12 @@ from rich.console import Console
 
 from models.candidate import Candidate
 from models.errors import BadInput, Failed
+from models.files import validate
 from tasks.front.choice import choose_member
 from tasks.front.front import Front
 from tasks.front.table import summary
 from tasks.project.progress import Progress
-from tasks.project.workspace import open_workspace, validate
+from tasks.project.workspace import open_workspace
 from tasks.registry import trail
 from tasks.registry.aliases import aliases_now, named
 from tasks.registry.gates import KEPT, REGISTERED, REPRODUCED, Check, gate_markdown, gate_table, kept, reproduced

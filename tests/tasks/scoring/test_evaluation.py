@@ -88,7 +88,7 @@ def test_paths_in_a_recipe_are_tried_from_the_first_place_on(workspace, tmp_path
 def test_what_is_no_target_says_what_there_is(workspace, tmp_path):
     with pytest.raises(BadInput, match=r"nobody: neither a folder nor a file here, nor a member .* there are"):
         scored_by_name(workspace, "nobody")
-    with pytest.raises(BadInput, match=r"nothing\.yaml: not readable"):
+    with pytest.raises(BadInput, match=r"nothing\.yaml: missing"):
         scored(workspace, "nothing.yaml")
     with pytest.raises(BadInput, match=r"recipe\.yaml: .*unknown"):
         (tmp_path / "recipe.yaml").write_text("merge_method: linear\nmodls: []\n")
