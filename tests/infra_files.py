@@ -112,6 +112,11 @@ def variables() -> set[str]:
     return set(re.findall(r"\$\{(\w+)", (INFRA / "compose.yaml").read_text()))
 
 
+def required() -> set[str]:
+    """Those of them without which it says what is missing, and starts nothing."""
+    return set(re.findall(r"\$\{(\w+):\?", (INFRA / "compose.yaml").read_text()))
+
+
 def in_repository(path: str) -> Path:
     """The file in the repository that lies at this path in a container; FileNotFoundError if there is none."""
     if path.startswith("/opt/hm3/"):

@@ -6,6 +6,7 @@ resource no package carries the schema: its pods are checked as Kubernetes' own,
 
 import asyncio
 import json
+import os
 import re
 import subprocess
 import sys
@@ -240,6 +241,41 @@ def test_the_example_names_every_variable_of_compose_and_compose_insists_on_the_
     assert example == infra_files.variables()
     with pytest.raises(KeyError):
         infra_files.interpolate(SERVICES["postgres"], {})
+
+
+def test_each_service_knows_the_passwords_that_it_needs_and_no_other():
+    admin = ("MLFLOW_ADMIN", "MLFLOW_ADMIN_PASSWORD")
+    known = {name: set(re.findall(r"\$\{(\w+):\?", json.dumps(one))) for name, one in SERVICES.items()}
+    assert {name: keys - {"HM3_PROJECT"} for name, keys in known.items()} == {
+        "postgres": {"POSTGRES_PASSWORD", "PREFECT_DB_PASSWORD", "MLFLOW_DB_PASSWORD"},
+        "s3": {"S3_ACCESS_KEY", "S3_SECRET_KEY", "S3_MLFLOW_SECRET", "S3_WORKER_SECRET"},
+        "buckets": {"S3_ACCESS_KEY", "S3_SECRET_KEY"},
+        "prefect": {"PREFECT_DB_PASSWORD", "PREFECT_AUTH"},
+        "mlflow": {"MLFLOW_DB_PASSWORD", "S3_MLFLOW_SECRET", "MLFLOW_SECRET_KEY", *admin},
+        "mlflow-user": {"MLFLOW_WORKER_PASSWORD", *admin},
+        "worker": {"PREFECT_AUTH", "S3_WORKER_SECRET", "MLFLOW_WORKER_PASSWORD"},
+        "gpu-pool": {"PREFECT_AUTH"},
+        "deployments": {"PREFECT_AUTH"},
+    }
+
+
+def test_the_users_of_the_buckets_are_made_when_their_server_starts(tmp_path):
+    (script,) = SERVICES["s3"]["command"]
+    script = script.replace("$$", "$").replace("/iam/", f"{tmp_path}/")
+    script = script.replace("exec /usr/local/bin/docker-entrypoint.sh", "exec echo started")
+    environment = {"PATH": os.environ["PATH"], "S3_MLFLOW_SECRET": "one%s", "S3_WORKER_SECRET": "two"}
+    command = [*SERVICES["s3"]["entrypoint"], script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "started\n"), done.stderr
+    accounts = json.loads((tmp_path / "users.json").read_text())["accessAccounts"]
+    assert accounts == {
+        "hm3-mlflow": {"access": "hm3-mlflow", "secret": "one%s", "role": "user"},
+        "hm3-worker": {"access": "hm3-worker", "secret": "two", "role": "user"},
+    }
+    assert (tmp_path / "users.json").stat().st_mode & 0o777 == 0o600
+    assert SERVICES["s3"]["environment"]["VGW_IAM_DIR"] == "/iam"
+    assert any(one.startswith("/iam:") for one in SERVICES["s3"]["tmpfs"])
+    assert subprocess.run(command, env={"PATH": os.environ["PATH"]}, capture_output=True).returncode != 0
 
 
 def test_secrets_that_are_referred_to_are_those_that_are_made():
