@@ -162,10 +162,14 @@ def docker(words: Sequence[str]) -> None:
     files(rest, ("--file", "--env-file"))
     if kind in ("build", "push"):
         return
+    if kind == "buildx":
+        if words[-1] not in {one.partition("@")[0] for one in infra_files.images()}:
+            raise WrongCommandError(f"docker {' '.join(words)}: no image of infra/")
+        return
     if kind != "compose":
         raise WrongCommandError(f"docker {kind}: nobody knows how to check it")
     services = infra_files.compose()["services"]
-    rest = without_values(rest, ("--file", "--env-file", "--project-name", "--tail"))
+    rest = without_values(rest, ("--file", "--env-file", "--env", "--project-name", "--tail"))
     verb, *rest = rest
     plain = [word for word in rest if not word.startswith("-")]
     if verb in ("exec", "run"):

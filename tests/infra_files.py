@@ -15,6 +15,12 @@ INFRA = ROOT / "infra"
 KUBERNETES = INFRA / "kubernetes"
 DOCKERFILE = INFRA / "images" / "Dockerfile"
 RUN_IMAGES = ("hm3:0.1.0-cpu", "hm3:0.1.0-cuda")
+MADE_HERE = {
+    "hm3": "infra/images/Dockerfile makes it, from an image that is pinned",
+    "hm3-s3": "compose.yaml makes it, from an image that is pinned",
+    "registry.example.org/hm3": "stands for hm3 in the reader's registry",
+}
+"""Images without a digest, and why they have none."""
 
 
 @cache
@@ -49,6 +55,20 @@ def pods() -> dict[str, dict[str, Any]]:
     return found
 
 
+def images() -> set[str]:
+    """Every image that is run, built on, or builds."""
+    described, dockerfile = compose()["services"].values(), DOCKERFILE.read_text()
+    inline = [one["build"]["dockerfile_inline"] for one in described if "dockerfile_inline" in one.get("build", {})]
+    defaults = dict(re.findall(r"^ARG (\w+)=(\S+)$", dockerfile, re.MULTILINE))
+    built_on = re.findall(r"^FROM (\S+)", "\n".join([dockerfile, *inline]), re.MULTILINE)
+    return {
+        *(one["image"] for one in described),
+        *(container["image"] for pod in pods().values() for container in pod["containers"]),
+        *(re.sub(r"\$\{(\w+)\}", lambda found: defaults[found[1]], one) for one in built_on),
+        *re.findall(r"^# syntax=(\S+)$", dockerfile, re.MULTILINE),
+    }
+
+
 def commands() -> dict[str, list[str]]:
     """Every command that an image or a manifest runs, by where it stands."""
     found = {"Dockerfile CMD": json.loads(re.search(r"^CMD (\[.*\])$", DOCKERFILE.read_text(), re.MULTILINE)[1])}
@@ -56,13 +76,12 @@ def commands() -> dict[str, list[str]]:
         found[f"Dockerfile RUN {number}"] = shlex.split(line)
     for name, service in compose()["services"].items():
         if "command" in service:
-            found[f"compose {name}"] = service["command"]
+            found[f"compose {name}"] = [*service.get("entrypoint", []), *service["command"]]
         if "healthcheck" in service:
             found[f"compose {name} health"] = service["healthcheck"]["test"][1:]
     for name, pod in pods().items():
         for container in pod["containers"]:
-            arguments = container.get("args", [])  # of the job template: a variable, filled in by Prefect
-            words = [*container.get("command", []), *(arguments if isinstance(arguments, list) else [])]
+            words = [*container.get("command", []), *container.get("args", [])]
             if words:
                 found[name] = words
     return found
@@ -91,6 +110,11 @@ def interpolate(value: Any, environment: Mapping[str, str]) -> Any:
 def variables() -> set[str]:
     """Names that compose.yaml asks for."""
     return set(re.findall(r"\$\{(\w+)", (INFRA / "compose.yaml").read_text()))
+
+
+def required() -> set[str]:
+    """Those of them without which it says what is missing, and starts nothing."""
+    return set(re.findall(r"\$\{(\w+):\?", (INFRA / "compose.yaml").read_text()))
 
 
 def in_repository(path: str) -> Path:

@@ -6,9 +6,12 @@ resource no package carries the schema: its pods are checked as Kubernetes' own,
 
 import asyncio
 import json
+import os
 import re
 import subprocess
 import sys
+from functools import cache
+from uuid import UUID
 
 import kubernetes_validate
 import pytest
@@ -16,15 +19,27 @@ import yaml
 from packaging.version import Version
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import Flow, FlowRun, WorkPool
 from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 
 from tests import infra_files
 from tests.commands import check
-from tests.infra_files import DOCKERFILE, INFRA, KUBERNETES, ROOT, RUN_IMAGES, compose, job_template, manifests, pods
+from tests.infra_files import (
+    DOCKERFILE,
+    INFRA,
+    KUBERNETES,
+    MADE_HERE,
+    ROOT,
+    RUN_IMAGES,
+    compose,
+    job_template,
+    manifests,
+    pods,
+)
 
 SERVICES = compose()["services"]
 ONE_SHOT = {name for name, one in SERVICES.items() if one.get("restart") == "no"}
-SECRET = re.compile(r"PASSWORD|SECRET|AUTH_STRING|TOKEN$|ACCESS_KEY", re.IGNORECASE)
+SECRET = re.compile(r"PASSWORD|SECRET|AUTH_STRING|TOKEN$|(?<!AWS_)ACCESS_KEY", re.IGNORECASE)
 
 
 def named(objects):
@@ -79,25 +94,59 @@ def filled(**values):
         client = PrefectClient("http://127.0.0.1:9/api")  # nothing has to be asked of it
         return await KubernetesWorkerJobConfiguration.from_template_and_values(job_template(), values, client=client)
 
-    return asyncio.run(fill())
+    made = asyncio.run(fill())
+    flow = Flow(id=UUID(int=1), name="hm3")
+    run = FlowRun(id=UUID(int=2), name="run", flow_id=flow.id)
+    pool = WorkPool(id=UUID(int=3), name="hm3-gpu", type="kubernetes", base_job_template=job_template())
+    made.prepare_for_flow_run(run, flow=flow, work_pool=pool, worker_name="worker")
+    return made
+
+
+@cache
+def as_it_stands():
+    return filled().model_dump()
 
 
 def test_prefect_takes_the_job_template_and_makes_a_job_of_one_gpu_from_it():
     WorkPoolCreate(name="hm3-gpu", type="kubernetes", base_job_template=job_template())
-    made = filled(env={"SOME": "thing"}, name="run", memory="32Gi")
+    made = filled(name="run", memory="32Gi")
+    assert made.model_dump() != as_it_stands()
     assert made.namespace == "hm3"
     job = made.job_manifest
     pod = job["spec"]["template"]["spec"]
     for name in ("parallelism", "completions"):
         pod.pop(name)  # Prefect wants them here, where Kubernetes does not know them and leaves them out
     (container,) = pod["containers"]
-    container["env"] = [{"name": name, "value": value} for name, value in container["env"].items()]
     validate(job)
+    assert container["args"] == ["prefect", "flow-run", "execute"]
     assert container["resources"]["limits"] == {"cpu": "8", "memory": "32Gi", "nvidia.com/gpu": 1}
     assert "workspace" in {one["name"] for one in pod["volumes"]}
     for name, field in job_template()["variables"]["properties"].items():
         assert field["title"], name
         assert field["description"].endswith("."), name
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"image": "evil.example.org/hm3:1"},
+        {"image_pull_policy": "Always"},
+        {"command": "sh -c 'exit 0'"},
+        {"namespace": "kube-system"},
+        {"service_account_name": "prefect-worker"},
+        {"workspace": "claim-of-others"},
+        {"labels": {"app.kubernetes.io/component": "worker"}},
+        {"annotations": {"evil.example.org": "1"}},
+        {"env": {"LD_PRELOAD": "/workspace/evil.so"}},
+        {"env.PREFECT_API_URL": "https://evil.example.org/api"},
+        {"cluster_config": {"context_name": "other", "config": {}}},
+        {"job_manifest": {"spec": {}}},
+    ],
+    ids=lambda values: next(iter(values)),
+)
+def test_what_runs_where_and_as_whom_is_not_up_to_a_run_or_a_deployment(values):
+    assert filled(**values).model_dump() == as_it_stands()
+    assert job_template()["variables"]["additionalProperties"] is False  # so that Prefect's server refuses them
 
 
 def test_compose_follows_its_specification():
@@ -194,6 +243,41 @@ def test_the_example_names_every_variable_of_compose_and_compose_insists_on_the_
         infra_files.interpolate(SERVICES["postgres"], {})
 
 
+def test_each_service_knows_the_passwords_that_it_needs_and_no_other():
+    admin = ("MLFLOW_ADMIN", "MLFLOW_ADMIN_PASSWORD")
+    known = {name: set(re.findall(r"\$\{(\w+):\?", json.dumps(one))) for name, one in SERVICES.items()}
+    assert {name: keys - {"HM3_PROJECT"} for name, keys in known.items()} == {
+        "postgres": {"POSTGRES_PASSWORD", "PREFECT_DB_PASSWORD", "MLFLOW_DB_PASSWORD"},
+        "s3": {"S3_ACCESS_KEY", "S3_SECRET_KEY", "S3_MLFLOW_SECRET", "S3_WORKER_SECRET"},
+        "buckets": {"S3_ACCESS_KEY", "S3_SECRET_KEY"},
+        "prefect": {"PREFECT_DB_PASSWORD", "PREFECT_AUTH"},
+        "mlflow": {"MLFLOW_DB_PASSWORD", "S3_MLFLOW_SECRET", "MLFLOW_SECRET_KEY", *admin},
+        "mlflow-user": {"MLFLOW_WORKER_PASSWORD", *admin},
+        "worker": {"PREFECT_AUTH", "S3_WORKER_SECRET", "MLFLOW_WORKER_PASSWORD"},
+        "gpu-pool": {"PREFECT_AUTH"},
+        "deployments": {"PREFECT_AUTH"},
+    }
+
+
+def test_the_users_of_the_buckets_are_made_when_their_server_starts(tmp_path):
+    (script,) = SERVICES["s3"]["command"]
+    script = script.replace("$$", "$").replace("/iam/", f"{tmp_path}/")
+    script = script.replace("exec /usr/local/bin/docker-entrypoint.sh", "exec echo started")
+    environment = {"PATH": os.environ["PATH"], "S3_MLFLOW_SECRET": "one%s", "S3_WORKER_SECRET": "two"}
+    command = [*SERVICES["s3"]["entrypoint"], script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "started\n"), done.stderr
+    accounts = json.loads((tmp_path / "users.json").read_text())["accessAccounts"]
+    assert accounts == {
+        "hm3-mlflow": {"access": "hm3-mlflow", "secret": "one%s", "role": "user"},
+        "hm3-worker": {"access": "hm3-worker", "secret": "two", "role": "user"},
+    }
+    assert (tmp_path / "users.json").stat().st_mode & 0o777 == 0o600
+    assert SERVICES["s3"]["environment"]["VGW_IAM_DIR"] == "/iam"
+    assert any(one.startswith("/iam:") for one in SERVICES["s3"]["tmpfs"])
+    assert subprocess.run(command, env={"PATH": os.environ["PATH"]}, capture_output=True).returncode != 0
+
+
 def test_secrets_that_are_referred_to_are_those_that_are_made():
     keys = set(re.findall(r"^(\w+)=", (KUBERNETES / "secret.env.example").read_text(), re.MULTILINE))
     for pod in pods().values():
@@ -206,19 +290,22 @@ def test_secrets_that_are_referred_to_are_those_that_are_made():
                 )
 
 
-def test_images_are_pinned():
-    images = {service["image"] for service in SERVICES.values()}
-    images |= {one["image"] for pod in pods().values() for one in pod["containers"] if "{{" not in one["image"]}
-    images.add(job_template()["variables"]["properties"]["image"]["default"])
-    images |= set(re.findall(r"^\s*FROM (\S+)", SERVICES["s3"]["build"]["dockerfile_inline"], re.MULTILINE))
-    python = re.search(r"^ARG PYTHON=(\S+)$", DOCKERFILE.read_text(), re.MULTILINE)[1]
-    images |= {one.replace("${PYTHON}", python) for one in re.findall(r"^FROM (\S+)", DOCKERFILE.read_text(), re.M)}
-    for image in images:
-        assert re.search(r":v?\d+\.\d+(\.\d+)?(-\w+)*$", image), image
+def test_images_of_others_are_pinned_by_tag_and_digest():
+    images = {image: re.split("[:@]", image)[0] for image in infra_files.images()}
+    assert set(images.values()) == {"postgres", "python", "ghcr.io/versity/versitygw", "docker/dockerfile", *MADE_HERE}
+    for image, name in images.items():
+        digest = "" if name in MADE_HERE else "@sha256:[0-9a-f]{64}"
+        assert re.search(rf":v?\d+\.\d+(\.\d+)?(-\w+)*{digest}$", image), image
+
+
+def test_our_image_has_the_version_of_the_project_wherever_it_is_named():
     version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
-    ours = {image for image in images if image.startswith("hm3:")}
+    ours = {image for image in infra_files.images() if image.startswith("hm3:")}
     assert ours == set(RUN_IMAGES)
     assert all(f":{version}-" in image for image in ours)
+    (moved,) = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())["images"]
+    (container,) = pods()["hm3-gpu.json"]["containers"]
+    assert container["image"] == f"{moved['newName']}:{version}-cuda"  # kustomize leaves this file as it is
 
 
 def test_the_image_is_built_in_two_steps_and_runs_as_nobody_special():
@@ -247,8 +334,16 @@ def test_policies_open_only_what_is_named():
     labels = [one["spec"]["template"]["metadata"]["labels"] for one in manifests() if one["kind"] == "Deployment"]
     assert {"app.kubernetes.io/part-of": "hm3", "app.kubernetes.io/component": "worker"} in labels
     allowed = policies["ray-in"]["ingress"][1]["from"][0]["podSelector"]["matchLabels"]
-    template = job_template()["job_configuration"]["job_manifest"]["spec"]["template"]
-    assert template["metadata"]["labels"] == allowed
+    made = filled().job_manifest["spec"]["template"]["metadata"]["labels"]  # with those that Prefect adds
+    assert allowed.items() <= made.items()
+
+
+def test_a_policy_that_lets_pods_of_elsewhere_in_names_their_namespace():
+    for policy in (one["spec"] for one in manifests() if one["kind"] == "NetworkPolicy"):
+        rules = [*policy.get("ingress", []), *policy.get("egress", [])]
+        for peer in (one for rule in rules for one in [*rule.get("from", []), *rule.get("to", [])]):
+            if "namespaceSelector" in peer:
+                assert list(peer["namespaceSelector"]["matchLabels"]) == ["kubernetes.io/metadata.name"]
 
 
 def test_the_kustomization_holds_every_manifest():

@@ -24,6 +24,7 @@ from pathlib import Path
 import boto3
 import pytest
 import yaml
+from moto.iam.access_control import IAMPolicy, PermissionResult
 
 from flows.servers.local import free_port
 from tests import infra_files
@@ -43,8 +44,7 @@ class Stack:
     def __init__(self, folder, workspace):
         self.folder, self.workspace = folder, workspace
         self.processes = {}
-        names = ("POSTGRES_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY", "MLFLOW_ADMIN_PASSWORD", "MLFLOW_SECRET_KEY")
-        self.variables = {name: secrets.token_hex(12) for name in names} | {
+        self.variables = {name: secrets.token_hex(12) for name in infra_files.required()} | {
             "PREFECT_AUTH": f"hm3:{secrets.token_hex(12)}",
             "MLFLOW_ADMIN": "hm3-admin",
             "MLFLOW_HOSTS": f"127.0.0.1:{PORTS['5000']}",
@@ -123,10 +123,10 @@ class Stack:
                     process.wait(5)
 
     def call(self, service, path, body=None, **headers):
-        """JSON answer of Prefect's or MLflow's API, with its password unless `Authorization` is given."""
+        """JSON answer of Prefect's or MLflow's API to the worker, unless `Authorization` is given."""
         password = {
             "prefect": self.variables["PREFECT_AUTH"],
-            "mlflow": f"{self.variables['MLFLOW_ADMIN']}:{self.variables['MLFLOW_ADMIN_PASSWORD']}",
+            "mlflow": f"hm3-worker:{self.variables['MLFLOW_WORKER_PASSWORD']}",
         }[service]
         port = PORTS[{"prefect": "4200", "mlflow": "5000"}[service]]
         basic = {"Authorization": "Basic " + base64.b64encode(password.encode()).decode()}
@@ -137,11 +137,16 @@ class Stack:
         with urllib.request.urlopen(request, timeout=30) as reply:
             return json.load(reply)
 
+    def psql(self, database, *words, user="hm3", password="POSTGRES_PASSWORD"):
+        """psql as the image's entry point calls it, with the variables of the service."""
+        environment = self.service("postgres")["environment"] | {"PGPASSWORD": self.variables[password]}
+        address = ["--host=127.0.0.1", f"--port={PORTS['5432']}", f"--username={user}", f"--dbname={database}"]
+        options = ["--no-password", "--no-psqlrc", "--set=ON_ERROR_STOP=1", "--no-align", "--tuples-only"]
+        command = [str(infra_files.postgres_program("psql")), *address, *options, *words]
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
+
     def rows(self, database, query):
-        environment = {"PGPASSWORD": self.variables["POSTGRES_PASSWORD"]}
-        address = ["--host=127.0.0.1", f"--port={PORTS['5432']}", "--username=hm3", f"--dbname={database}"]
-        command = [str(infra_files.postgres_program("psql")), *address, "--no-align", "--tuples-only"]
-        done = subprocess.run([*command, "--command", query], env=environment, capture_output=True, text=True)
+        done = self.psql(database, "--command", query)
         assert done.returncode == 0, done.stderr
         return done.stdout.split()
 
@@ -177,9 +182,9 @@ def start_postgres(stack, folder):
     health = stack.service("postgres")["health"]
     first = [str(infra_files.postgres_program(health[0])), *health[1:], f"--port={PORTS['5432']}"]
     stack.wait("postgres", first)
-    for statement in (infra_files.INFRA / "postgres" / "databases.sql").read_text().splitlines():
-        if not statement.startswith("--"):
-            stack.rows("postgres", statement)
+    stack.rows("postgres", f"CREATE DATABASE {stack.service('postgres')['environment']['POSTGRES_DB']}")
+    done = stack.psql("hm3", f"--file={infra_files.INFRA}/postgres/databases.sql")
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +221,7 @@ def stack(project, tmp_path_factory):
         stack.wait("worker")
         stack.once("deployments")
         stack.wait("mlflow")
+        stack.once("mlflow-user")
         yield stack
     finally:
         stack.stop()
@@ -233,6 +239,82 @@ def test_buckets_are_made_once(stack):
     assert {one["Name"] for one in stack.s3.list_buckets()["Buckets"]} == {"hm3-mlflow", "hm3-dvc"}
 
 
+@pytest.mark.parametrize(("bucket", "owner"), [("hm3-mlflow", "mlflow"), ("hm3-dvc", "worker")])
+def test_a_bucket_is_open_to_one_user_who_cannot_change_its_policy(stack, bucket, owner):
+    """moto keeps policies but knows no users of ours, so its reading of the policy is asked."""
+    policy = IAMPolicy(stack.s3.get_bucket_policy(Bucket=bucket)["Policy"])
+    for service in ("mlflow", "worker"):
+        user = stack.service(service)["environment"]["AWS_ACCESS_KEY_ID"]
+        for action, key in (("ListBucket", ""), ("GetObject", "/a/b"), ("PutObject", "/a/b"), ("DeleteObject", "/a")):
+            answer = policy.is_action_permitted(f"s3:{action}", f"arn:aws:s3:::{bucket}{key}", user)
+            assert (answer is PermissionResult.PERMITTED) == (service == owner), (user, action)
+        for action in ("PutBucketPolicy", "DeleteBucket", "PutObjectAcl", "BypassGovernanceRetention"):
+            answer = policy.is_action_permitted(f"s3:{action}", f"arn:aws:s3:::{bucket}", user)
+            assert answer is not PermissionResult.PERMITTED, (user, action)
+
+
+@pytest.mark.parametrize(
+    ("user", "password", "own"),
+    [
+        ("prefect", "PREFECT_DB_PASSWORD", {"prefect"}),
+        ("mlflow", "MLFLOW_DB_PASSWORD", {"mlflow", "mlflow_auth"}),
+    ],
+)
+def test_a_user_of_postgres_enters_its_own_databases_alone(stack, user, password, own):
+    databases = set(stack.rows("hm3", "SELECT datname FROM pg_database WHERE datallowconn"))
+    assert {"hm3", "postgres", "template1", "prefect", "mlflow", "mlflow_auth"} <= databases
+    entered = set()
+    for database in databases:
+        done = stack.psql(database, "--command", "SELECT 1", user=user, password=password)
+        entered |= {database} if done.returncode == 0 else set()
+        assert done.returncode == 0 or "permission denied for database" in done.stderr
+    assert entered == own
+    may = f"SELECT rolsuper OR rolcreatedb OR rolcreaterole OR rolreplication FROM pg_roles WHERE rolname = '{user}'"
+    assert stack.rows("hm3", may) == ["f"]
+    owned = f"SELECT datname FROM pg_database WHERE pg_get_userbyid(datdba) = '{user}'"
+    assert set(stack.rows("hm3", owned)) == own
+
+
+def test_the_worker_is_no_administrator_of_mlflow(stack):
+    api, name = "/api/2.0/mlflow", secrets.token_hex(4)
+    assert refused(lambda: stack.call("mlflow", f"{api}/users/create", {"username": name, "password": "x" * 12})) == 403
+    assert refused(lambda: stack.call("mlflow", f"{api}/users/get?username=hm3-admin")) == 403
+    admin = base64.b64encode(f"hm3-admin:{stack.variables['MLFLOW_ADMIN_PASSWORD']}".encode()).decode()
+    theirs = stack.call("mlflow", f"{api}/experiments/create", {"name": name}, Authorization=f"Basic {admin}")
+    assert stack.call("mlflow", f"{api}/experiments/get?experiment_id={theirs['experiment_id']}")
+    assert refused(lambda: stack.call("mlflow", f"{api}/experiments/delete", theirs)) == 403
+    grant = {"username": "hm3-worker", "resource_type": "experiment", "resource_id": theirs["experiment_id"]}
+    path = "/api/3.0/mlflow/users/permissions/grant"
+    assert refused(lambda: stack.call("mlflow", path, grant | {"permission": "MANAGE"})) == 403
+    stack.call("mlflow", path, grant | {"permission": "MANAGE"}, Authorization=f"Basic {admin}")
+    assert stack.call("mlflow", f"{api}/experiments/delete", theirs) == {}
+    mine = stack.call("mlflow", f"{api}/experiments/create", {"name": f"{name}-mine"})
+    assert stack.call("mlflow", f"{api}/experiments/delete", mine) == {}
+
+
+def test_a_user_of_mlflow_can_be_made_and_given_a_new_password_but_an_administrator_cannot(stack):
+    service = stack.service("mlflow-user")
+
+    def make(name, password):
+        environment = service["environment"] | {"MLFLOW_USER_PASSWORD": password}
+        command = [*service["command"][:-1], name]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        return done.returncode, done.stderr
+
+    def enter(password):
+        basic = "Basic " + base64.b64encode(f"me:{password}".encode()).decode()
+        path = "/api/2.0/mlflow/users/get?username=me"
+        return stack.call("mlflow", path, Authorization=basic)["user"]["is_admin"]
+
+    old, new = secrets.token_hex(12), secrets.token_hex(12)
+    for password in (old, new):
+        assert make("me", password) == (0, "")
+        assert enter(password) is False
+    assert refused(lambda: enter(old)) == 401
+    assert make("hm3-admin", new) == (1, "hm3-admin is an administrator of MLflow: choose another name\n")
+    assert make("you", "short")[1].startswith("MLflow answered 400: ")
+
+
 def test_nobody_gets_in_without_a_password_or_under_another_name(stack):
     assert refused(lambda: stack.call("prefect", "/api/flows/filter", {}, Authorization="")) == 401
     path = "/api/2.0/mlflow/experiments/search"
@@ -247,6 +329,18 @@ def test_deployments_and_the_pool_for_gpus_are_registered(stack):
     assert pool["base_job_template"] == infra_files.job_template()
     names = {one["name"] for one in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]}
     assert {one["name"] for one in stack.call("prefect", "/api/deployments/filter", {})} == names
+
+
+@pytest.mark.parametrize("values", [{"image": "evil.example.org/hm3:1"}, {"env": {"LD_PRELOAD": "evil.so"}}])
+def test_prefect_refuses_to_change_what_the_template_fixes(stack, values):
+    deployment = stack.call("prefect", "/api/deployments/name/promote/promote-gpu")
+    path = f"/api/deployments/{deployment['id']}/create_flow_run"
+    later = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2100-01-01T00:00:00Z"}}
+    assert refused(lambda: stack.call("prefect", path, {"state": later, "job_variables": values})) == 422
+    changed = {key: deployment[key] for key in ("name", "flow_id", "work_pool_name", "entrypoint")}
+    assert refused(lambda: stack.call("prefect", "/api/deployments/", changed | {"job_variables": values})) == 422
+    run = stack.call("prefect", path, {"state": later, "job_variables": {"cpu": "2"}, "parameters": {"member": "x"}})
+    assert run["job_variables"] == {"cpu": "2"}
 
 
 @pytest.fixture(scope="module")
@@ -283,9 +377,10 @@ def test_the_front_is_registered_and_its_artifacts_are_in_s3(stack, finished):
 
 @pytest.mark.slow  # it wants the run of the one above
 def test_prefect_and_mlflow_keep_their_books_in_postgres(stack, finished):
-    assert stack.rows("prefect", "SELECT state_name FROM flow_run") == ["Completed"]
+    begun = "SELECT state_name FROM flow_run WHERE start_time IS NOT NULL"
+    assert stack.rows("prefect", begun) == ["Completed"]
     assert int(stack.rows("mlflow", "SELECT count(*) FROM runs")[0]) >= 7
-    assert stack.rows("mlflow_auth", "SELECT username FROM users") == ["hm3-admin"]
+    assert {"hm3-admin", "hm3-worker"} <= set(stack.rows("mlflow_auth", "SELECT username FROM users"))
 
 
 @pytest.mark.slow  # tests/integration/test_dvc.py has a clone pull from a bucket
