@@ -200,7 +200,7 @@ CONTAINED = {
     "a large file": ("f = open('x', 'wb')\nwhile True:\n    f.write(bytes(2**20))", "OSError.*File too large"),
     "open files": ("x = [open('x', 'w') for _ in range(1000)]", "OSError.*Too many open files"),
     "sleep": ("import time\ntime.sleep(1000)", "out of time: not done after 4 s"),
-    "stop": ("import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)", "out of time: not done after 4 s"),
+    "stop": ("import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)", "stopped itself"),
     "spin": ("while True:\n    pass", "out of time"),
     "spin in C": ("10**10**10", "out of time"),
     "spin unheeding": (
@@ -300,22 +300,6 @@ def test_a_verdict_is_not_forged_through_the_descriptors(either, name, end):
 def test_a_program_that_replaces_what_reports_fails_or_passes_by_its_own_end(either):
     program = "import os, hashlib\nos.write = os.read = os._exit = hashlib.sha256 = None\n"
     assert either.run([program, program + "assert 0"]) == [Verdict(True), Verdict(False, "AssertionError: ")]
-
-
-def test_one_that_brings_the_sandbox_down_fails_alone(confined):
-    # the kernel itself kills the parent, because a program may name it as the owner of a socket
-    program = """
-        import fcntl, os, signal, socket
-        ours, theirs = socket.socketpair()
-        fcntl.fcntl(ours, fcntl.F_SETOWN, os.getppid())
-        fcntl.fcntl(ours, 10, signal.SIGKILL)
-        fcntl.fcntl(ours, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
-        theirs.send(b"x")
-        while True:
-            pass
-    """
-    assert among_sound_ones(confined, program) == "brought the sandbox down"
-    assert among_sound_ones(confined, program) == "brought the sandbox down"
 
 
 @pytest.mark.parametrize(
