@@ -43,7 +43,10 @@ START_SECONDS = 60.0
 GRACE_SECONDS = 10.0
 """How much later than its time limit a verdict may come before the sandbox is given up."""
 
-REMEDY = "let this user make user namespaces, or set `sandbox: none` in the profile, which isolates nothing"
+REMEDY = (
+    "let this user make user namespaces, as docs/running-code.md says for containers and Ubuntu, "
+    "or set `sandbox: none` in the profile, which isolates nothing"
+)
 
 UNCONFINED = "none: generated programs can read and change what this user can; run none that you don't trust"
 
