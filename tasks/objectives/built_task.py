@@ -19,7 +19,7 @@ from models.errors import BadInput, one_line
 from tasks.objectives.code_metrics import ALLOW, CONSENT, code_eval_from, confine, sandbox_of
 from tasks.objectives.items import SPLITS, chosen, digest, last_distinct
 from tasks.objectives.scorers import UNHELD, evaluation
-from tasks.objectives.task_files import TaskFile, located
+from tasks.objectives.task_files import TaskFile, hold_templates, located
 from tasks.project.workspace import Workspace
 from tasks.schema.profile import Measured
 
@@ -145,6 +145,7 @@ def build(workspace: Workspace, wanted: Wanted, chat: Callable[..., str] | None)
     from lm_eval.tasks import TaskManager
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    hold_templates()
     file, measured, label, count = wanted.file, wanted.measured, wanted.label, max(1, wanted.count)
     where = label if label.endswith(f": {file.name}") else f"{label}: task {file.name}"
     foreign = DatasetGenerationError, TemplateError, YAMLError, AssertionError

@@ -187,3 +187,39 @@ def test_our_metric_runs_programs_in_the_sandbox_even_where_the_task_is_not_mark
     built = Objectives(open_workspace("p", root), "search", family["base"]).composed["code"].parts[0].built
     assert built.task.config.unsafe_code and "bubblewrap" in built.text
     assert list(task_code(open_workspace("p", root))) == []
+
+
+ESCAPES = [
+    "{{{{ cycler.__init__.__globals__.os.system('touch {trace}') }}}}",
+    "{{{{ ''.__class__.__mro__[1].__subclasses__() }}}}",
+    "{{{{ lipsum['__globals__']['os'].system('touch {trace}') }}}}",
+    "{{{{ (lipsum | attr('__globals__'))['os'].system('touch {trace}') }}}}",
+    "{{{{ '{{0.__class__.__init__.__globals__}}'.format(lipsum) }}}}",
+]
+
+
+@pytest.mark.parametrize("template", ESCAPES)
+@pytest.mark.parametrize("field", ["doc_to_text", "doc_to_target"])
+def test_a_template_reaches_its_item_alone(template, field, root, family):
+    trace = root / "trace"
+    write_task(root, "one", **{field: template.format(trace=trace)})
+    with pytest.raises(BadInput, match=r"objectives.one: task one: .*(unsafe|SecurityError|undefined|UndefinedError)"):
+        Objectives(open_workspace("p", root), "search", family["base"])
+    assert not trace.exists()
+
+
+def test_templates_fill_as_lm_eval_fills_them(root, family):
+    """By its own environment, as it is before a task is built."""
+    from jinja2 import BaseLoader, Environment, StrictUndefined
+    from lm_eval.utils import regex_replace
+
+    own = Environment(loader=BaseLoader, undefined=StrictUndefined, keep_trailing_newline=True)
+    own.filters["regex_replace"] = regex_replace
+    template = (
+        "{% set found = [] %}{% for word in prompt.split(' ') %}{{ found.append(word.upper()) or '' }}{% endfor %}"
+        "{{ '{:>5}|{}'.format(id, found[0]) }} {{ prompt | regex_replace('w', 'v') }}{{ found | join('-') }}\n"
+    )
+    write_task(root, "one", doc_to_text=template)
+    part = Objectives(open_workspace("p", root), "search", family["base"]).composed["one"].parts[0]
+    docs = part.built.docs
+    assert [one[0].arguments[0] for one in part.built.requests] == [own.from_string(template).render(**d) for d in docs]

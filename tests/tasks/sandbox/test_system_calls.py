@@ -139,6 +139,18 @@ def test_what_is_not_listed_is_refused_by_number(either):
     assert either.run([program_of(attempts)]) == [Verdict(True)]
 
 
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="only x86_64 has calls of another machine's")
+def test_the_calls_of_the_older_machine_end_a_program(either):
+    program = """
+        import ctypes, mmap
+        page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+        page.write(b"\\xb8\\x14\\x00\\x00\\x00\\xcd\\x80\\xc3")  # getpid of i386, by interrupt
+        ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))()
+    """
+    found, behind = either.run([textwrap.dedent(program), SOUND])
+    assert re.match("ended by SIG(SYS|SEGV)", found.reason) and behind.passed, found
+
+
 STORMS = {
     "files": "open(str(n), 'x').close()",
     "folders": "os.mkdir(str(n))",
