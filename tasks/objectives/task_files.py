@@ -120,9 +120,10 @@ def find(workspace: Workspace, name: str, label: str) -> tuple[TaskFile, ...]:
             path = (workspace.task_folder or workspace.root) / name
             if not path.is_file():
                 raise BadInput(f"{label}: task {name!r}: no such file in profiles/{workspace.name}/")
-            config = load_yaml(path, resolve_func=True)
+            config = load_yaml(path, resolve_func=False)
             if "group" in config:
-                return tuple(_members(workspace, str(config["group"]), config, {}, label, DEPTH))
+                group = load_yaml(path, resolve_func=True)
+                return tuple(_members(workspace, str(config["group"]), group, {}, label, DEPTH))
             if not isinstance(config.get("task"), str):
                 raise BadInput(f"{label}: task {name!r}: names no `task`; give it a name")
             return (TaskFile(config["task"], path),)

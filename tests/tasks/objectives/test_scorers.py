@@ -145,7 +145,8 @@ def test_functions_that_see_items_or_numbers_alone_are_not(tmp_path):
     assert evaluation(own_task(tmp_path, EVALUATES["eval"], output_type="multiple_choice")) is None
 
 
-def test_an_evaluating_scorer_needs_consent_before_it_is_imported(root, family, pool, recwarn):
+@pytest.mark.parametrize("name", ["one", "one.yaml"])
+def test_an_evaluating_scorer_needs_consent_before_it_is_imported(name, root, family, pool, recwarn):
     write_task(root, "one", **GENERATE, metric_list=[{"metric": "own", "aggregation": "mean"}])
     with (root / "profiles/p/one.yaml").open("a") as file:
         file.write("process_results: !function judge.judge\n")
@@ -153,7 +154,7 @@ def test_an_evaluating_scorer_needs_consent_before_it_is_imported(root, family, 
     (root / "profiles/p/judge.py").write_text(
         f"open({str(trace)!r}, 'w').close()\n{JUDGE}def never(text):\n    return eval(text)\n"
     )
-    asked = [{"name": "maths", "task": "one", "metric": "own", "direction": "higher", "items": COUNTS}]
+    asked = [{"name": "maths", "task": name, "metric": "own", "direction": "higher", "items": COUNTS}]
     write_profile(root, asked)
     said = (
         r"profiles/p.yaml: objectives.maths: task one: process_results: p/judge.py \(eval\): evaluates what the model"
