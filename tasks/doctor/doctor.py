@@ -274,7 +274,7 @@ def task_code(workspace: Workspace) -> Iterator[Check]:
             found |= {file.path.name if file.path else file.name: file for file in find(workspace, name, label)}
     for place, file in found.items():
         if code := code_of(file):
-            yield Check("task code", "good", f"{place} is code: `!function` runs {', '.join(code)} as this user")
+            yield Check("task code", "good", f"{place} is code: reading it runs {', '.join(code)} as this user")
         if workspace.profile.run_code and (by := evaluation(file)) and not by.confined:
             yield Check("task code", "good", f"{place}: {by.text}: {UNHELD}")
 

@@ -171,10 +171,22 @@ def _imported(node: ast.AST) -> list[str]:
 
 
 def code_of(file: TaskFile) -> list[str]:
-    """Names of the Python files, neither lm-eval's nor ours, that are run when a task is read; in order."""
+    """Python that is neither lm-eval's nor ours, and is run when a task is read: files, and scripts of metrics."""
     import lm_eval
 
     known = [Path(lm_eval.__file__).resolve().parent, Path(__file__).resolve().parents[1]]
     config = {key: value for key, value in file.raw().items() if not key.startswith("dataset_")}  # paths of data
     modules = (one.module.resolve() for one in functions(config))
-    return sorted({one.name for one in modules if not any(map(one.is_relative_to, known))})
+    files = {one.name for one in modules if not any(map(one.is_relative_to, known))}
+    return sorted(files) + [f"the script of metric {name}" for name in _scripts(config)]
+
+
+def _scripts(config: Mapping[str, Any]) -> list[str]:
+    """Metrics that Hugging Face's ``evaluate`` loads, from its hub or a folder: lm-eval has none of the name."""
+    from lm_eval.api import metrics  # noqa: F401 # which registers them
+    from lm_eval.api.registry import metric_registry
+
+    listed = [] if config.get("process_results") else config.get("metric_list") or []
+    named = [(one.get("metric"), one.get("hf_evaluate") is True) for one in listed if isinstance(one, Mapping)]
+    strings = [(name, other) for name, other in named if isinstance(name, str) and module_of(name) is None]
+    return [name for name, other in strings if other or name not in metric_registry]

@@ -110,6 +110,16 @@ def test_it_is_found_wherever_a_function_is_given_what_the_model_wrote(where, tm
     assert evaluation(own_task(tmp_path, JUDGE, where)) is None
 
 
+def test_metrics_that_lm_eval_lacks_are_scripts(tmp_path):
+    listed = [{"metric": "exact_match"}, {"metric": "their/metric"}, {"metric": "bleu", "hf_evaluate": True}]
+    where = f"metric_list: {listed}"
+    assert code_of(own_task(tmp_path, JUDGE, where)) == [
+        "the script of metric their/metric",
+        "the script of metric bleu",
+    ]
+    assert code_of(own_task(tmp_path, JUDGE, f"{where}\nprocess_results: !function own.judge")) == ["own.py"]
+
+
 def test_a_sandbox_for_one_function_does_not_excuse_another(tmp_path):
     both = own_task(tmp_path, EVALUATES["code_eval"], "process_results: !function own.judge")
     (tmp_path / "other.py").write_text(EVALUATES["eval"])
@@ -168,7 +178,7 @@ def test_an_evaluating_scorer_needs_consent_before_it_is_imported(name, root, fa
     assert all(value > 0 for value in found.items["maths"]) and trace.exists()
     assert [str(one.message) for one in recwarn if re.search(said, str(one.message))]
     assert [one.text for one in task_code(open_workspace("p", root))] == [
-        "one.yaml is code: `!function` runs judge.py as this user",
+        "one.yaml is code: reading it runs judge.py as this user",
         "one.yaml: process_results: p/judge.py (eval): evaluates what the model wrote in hm3's own process, "
         "where no sandbox holds it",
     ]
