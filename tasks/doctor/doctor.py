@@ -28,7 +28,8 @@ from tasks.families.sizing import parameter_count
 from tasks.objectives.images.items import open_processor
 from tasks.objectives.items import SPLITS
 from tasks.objectives.objectives import Objectives, described
-from tasks.objectives.task_files import check_names
+from tasks.objectives.scorers import UNHELD, code_of, evaluation
+from tasks.objectives.task_files import TaskFile, check_names, find, task_label
 from tasks.objectives.tokens import open_tokenizer
 from tasks.project.family import FILE, load_family
 from tasks.project.progress import Progress
@@ -233,7 +234,9 @@ def data(workspace: Workspace, found: Found, progress: Progress) -> Iterator[Che
         check_names(workspace)
         return names
 
-    yield attempt("tasks", known)
+    yield (named := attempt("tasks", known))
+    if named.status == "good":
+        yield from task_code(workspace)
     if workspace.profile.made and not workspace.items.is_dir():
         yield Check("data", "later", "stage zoo makes the items")
         return
@@ -257,6 +260,23 @@ def data(workspace: Workspace, found: Found, progress: Progress) -> Iterator[Che
         for name in splits["search"].names:
             for text in described(name, splits):
                 yield Check("objective", "good", text)
+
+
+def task_code(workspace: Workspace) -> Iterator[Check]:
+    """What runs when tasks are read and scored: Python of the task files' own, and scorers that no sandbox holds.
+
+    Where a scorer lacks consent, reading the items says so.
+    """
+    found: dict[str, TaskFile] = {}
+    for objective in workspace.profile.objectives:
+        label = task_label(workspace, objective.name)
+        for name in [*(one.task for one in objective.parts), *(one.task for one in objective.reported)]:
+            found |= {file.path.name if file.path else file.name: file for file in find(workspace, name, label)}
+    for place, file in found.items():
+        if code := code_of(file):
+            yield Check("task code", "good", f"{place} is code: reading it runs {', '.join(code)} as this user")
+        if workspace.profile.run_code and (by := evaluation(file)) and not by.confined:
+            yield Check("task code", "good", f"{place}: {by.text}: {UNHELD}")
 
 
 def tasks_of(objective: Objective) -> list[str]:

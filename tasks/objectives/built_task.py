@@ -7,15 +7,17 @@ import io
 import json
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from models.errors import BadInput, one_line
-from tasks.objectives.code_metrics import CONSENT, code_eval_from, confine, sandbox_of
+from tasks.objectives.code_metrics import ALLOW, CONSENT, code_eval_from, confine, sandbox_of
 from tasks.objectives.items import SPLITS, chosen, digest, last_distinct
-from tasks.objectives.task_files import TaskFile, located
+from tasks.objectives.scorers import UNHELD, evaluation
+from tasks.objectives.task_files import TaskFile, hold_templates, located
 from tasks.project.workspace import Workspace
 from tasks.schema.profile import Measured
 
@@ -140,15 +142,21 @@ def build(workspace: Workspace, wanted: Wanted, chat: Callable[..., str] | None)
     from lm_eval.tasks import TaskManager
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    hold_templates()
     file, measured, label, count = wanted.file, wanted.measured, wanted.label, max(1, wanted.count)
     where = label if label.endswith(f": {file.name}") else f"{label}: task {file.name}"
     try:
-        unsafe = bool(file.raw().get("unsafe_code"))
+        by = evaluation(file)
+        unsafe = bool(file.raw().get("unsafe_code")) or (by is not None and by.confined)
         sandbox = sandbox_of(workspace.profile) if unsafe else None
         if unsafe and sandbox is None:
             raise BadInput(f"{where}: {CONSENT}")
+        if by and not unsafe:
+            if not workspace.profile.run_code:
+                raise BadInput(f"{where}: {by.text}: {UNHELD}; {ALLOW}")
+            warnings.warn(f"{where}: {by.text}: {UNHELD}", stacklevel=2)
         with code_eval_from(sandbox) if unsafe else contextlib.nullcontext():
-            config = file.config()
+            config = file.config() | ({"unsafe_code": True} if unsafe else {})
         shots = config.get("num_fewshot") if measured.shots is None else measured.shots
         by_file = fit_data(config, wanted, workspace, bool(shots))
         # a manager without folders, because the whole configuration is given

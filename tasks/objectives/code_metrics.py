@@ -29,7 +29,8 @@ from models.errors import BadInput
 from tasks.sandbox.sandbox import Kind, Sandbox, Verdict
 from tasks.schema.profile import Profile
 
-CONSENT = "runs programs that the model wrote; set `run_code: true` in the profile to allow that"
+ALLOW = "set `run_code: true` in the profile to allow that"
+CONSENT = f"runs programs that the model wrote; {ALLOW}"
 
 
 def estimate_pass_at_k(samples: int, passed: int, k: int) -> float:

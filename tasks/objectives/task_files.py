@@ -68,6 +68,21 @@ class TaskFile:
         return "\n".join([text, *(module.read_text(encoding="utf-8") for module in modules)])
 
 
+@cache
+def hold_templates() -> None:
+    """Have lm-eval fill the templates of task files, in this process, where they reach their item and nothing else.
+
+    In its own environment a template runs any command: it finds ``os`` from any function.
+    """
+    from jinja2.sandbox import SandboxedEnvironment
+    from lm_eval import utils
+
+    own = utils.env
+    held = SandboxedEnvironment(loader=own.loader, undefined=own.undefined, keep_trailing_newline=True)
+    held.filters |= own.filters
+    utils.env = held
+
+
 def _name(value: Any) -> str:
     """A function by its name: its address would be another one in each process."""
     return str(getattr(value, "__qualname__", value))
@@ -103,9 +118,10 @@ def find(workspace: Workspace, name: str, label: str) -> tuple[TaskFile, ...]:
             path = (workspace.task_folder or workspace.root) / name
             if not path.is_file():
                 raise BadInput(f"{label}: task {name!r}: no such file in profiles/{workspace.name}/")
-            config = load_yaml(path, resolve_func=True)
+            config = load_yaml(path, resolve_func=False)
             if "group" in config:
-                return tuple(_members(workspace, str(config["group"]), config, {}, label, DEPTH))
+                group = load_yaml(path, resolve_func=True)
+                return tuple(_members(workspace, str(config["group"]), group, {}, label, DEPTH))
             if not isinstance(config.get("task"), str):
                 raise BadInput(f"{label}: task {name!r}: names no `task`; give it a name")
             return (TaskFile(config["task"], path),)

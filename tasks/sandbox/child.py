@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from tasks.sandbox.system_calls import drop_capabilities, install_filter  # found through the line above
+from tasks.sandbox.system_calls import die_with, drop_capabilities, install_filter  # found through the line above
 
 del sys.path[0]
 
@@ -43,9 +43,15 @@ OUTPUT, VERDICT, KEY = 1, 3, 4
 LONGEST_VERDICT = 1024
 BLOCK = 2**16
 
+FILES = 4096
+"""Files, folders and links that a program may make, about: each takes 1 KB of the kernel's memory."""
 
-def confine(limits: Mapping[str, Any]) -> None:
-    """Give up all that a program needn't have.
+TICK = 0.02
+"""Seconds between two looks at a program that says nothing."""
+
+
+def confine(limits: Mapping[str, Any], parent: int) -> None:
+    """Give up all that a program needn't have, and live no longer than the parent, which has this number.
 
     Raises:
         OSError, ValueError: the machine doesn't hold a limit or the filter.
@@ -58,19 +64,23 @@ def confine(limits: Mapping[str, Any]) -> None:
         resource.RLIMIT_NOFILE: (limits["open_files"], limits["open_files"]),
         resource.RLIMIT_NPROC: (0, 0),
         resource.RLIMIT_CORE: (0, 0),
+        resource.RLIMIT_NICE: (0, 0),
+        resource.RLIMIT_RTPRIO: (0, 0),
+        resource.RLIMIT_SIGPENDING: (limits["open_files"], limits["open_files"]),
     }.items():
         resource.setrlimit(limit, most)
     drop_capabilities()
+    die_with(parent)
     if not install_filter() and limits["isolated"]:
         raise OSError(f"system calls of {platform.machine()} are not listed")
 
 
-def become(program: str, limits: Mapping[str, Any]) -> NoReturn:
+def become(program: str, limits: Mapping[str, Any], parent: int) -> NoReturn:
     """Be the process of a program: confined, it runs it, reports and ends."""
     # what the program may replace is taken before
     read, write, end, digest = os.read, os.write, os._exit, hashlib.sha256
     try:
-        confine(limits)
+        confine(limits, parent)
         random.seed(0)
         sys.modules["__main__"] = type(sys)("__main__")
     except (OSError, ValueError) as error:
@@ -90,6 +100,7 @@ def start(program: str, limits: Mapping[str, Any], key: bytes) -> tuple[int, int
     (no_input, input_end), (key_end, key_to) = os.pipe(), os.pipe()
     (output, output_to), (verdict, verdict_to) = os.pipe(), os.pipe()
     os.write(key_to, key)
+    parent = os.getpid()
     process = os.fork()
     if process:
         for descriptor in (no_input, input_end, key_end, key_to, output_to, verdict_to):
@@ -102,36 +113,53 @@ def start(program: str, limits: Mapping[str, Any], key: bytes) -> tuple[int, int
         for target, descriptor in enumerate(moved):
             os.dup2(descriptor, target)
         os.closerange(KEY + 1, 256)
-        become(program, limits)
+        become(program, limits, parent)
     finally:
         os._exit(1)
 
 
-def watch(program: str, limits: Mapping[str, Any]) -> str | None:
-    """Run one program: ``None`` if it ran to its end, else why it has failed."""
-    key = secrets.token_bytes(32)
-    process, verdict, output = start(program, limits, key)
+def follow(process: int, verdict: int, output: int, limits: Mapping[str, Any], folder: int) -> tuple[bytes, str | None]:
+    """What a program says of its end, and why it has to be ended before that, if it has.
+
+    What it prints is read and dropped, because a full pipe would stop it.
+    """
     said, open_ones, deadline = b"", [verdict, output], time.monotonic() + limits["wall_seconds"]
-    # what it prints is read and dropped, because a full pipe would stop it
     while verdict in open_ones and len(said) <= LONGEST_VERDICT:
-        ready = select.select(open_ones, [], [], max(0.0, deadline - time.monotonic()))[0]
-        for descriptor in ready:
+        for descriptor in select.select(open_ones, [], [], TICK)[0]:
             data = os.read(descriptor, BLOCK)
             if not data:
                 open_ones.remove(descriptor)
             elif descriptor == verdict:
                 said += data
-        if not ready or time.monotonic() > deadline:
-            break
-    late = time.monotonic() > deadline
+        if time.monotonic() > deadline:
+            return said, f"out of time: not done after {limits['wall_seconds']:g} s"
+        state = os.waitid(os.P_PID, process, os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if state and state.si_code == os.CLD_STOPPED:  # only another process could let it go on, and there is none
+            return said, "stopped itself"
+        if limits["isolated"] and files_of(folder) > FILES:
+            return said, f"made more than {FILES} files"
+    return said, None
+
+
+def files_of(folder: int) -> int:
+    """Inodes of the file system of an open folder, which is the programs' own where they are isolated."""
+    found = os.fstatvfs(folder)
+    return found.f_files - found.f_ffree
+
+
+def watch(program: str, limits: Mapping[str, Any], folder: int) -> str | None:
+    """Run one program, which works in a folder that is open here: ``None`` if it ran to its end, else why not."""
+    key = secrets.token_bytes(32)
+    process, verdict, output = start(program, limits, key)
+    said, ended = follow(process, verdict, output, limits, folder)
     os.kill(process, signal.SIGKILL)
     _, status = os.waitpid(process, 0)
     os.close(verdict)
     os.close(output)
     if said.decode(errors="replace") == hashlib.sha256(key).hexdigest():
         return None
-    if late:
-        return f"out of time: not done after {limits['wall_seconds']:g} s"
+    if ended:
+        return ended
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU:
         return f"out of time: {limits['cpu_seconds']} s of a processor"
     if os.WIFSIGNALED(status) and not said:
@@ -154,12 +182,12 @@ def main() -> None:
     os.environ.clear()
     for name in COMMON:
         importlib.import_module(name)
-    untouched = folder_state()
-    if reason := watch("", limits):  # lest a machine that can't confine lets every program fail
+    untouched, folder = folder_state(), os.open(".", os.O_RDONLY | os.O_DIRECTORY)
+    if reason := watch("", limits, folder):  # lest a machine that can't confine lets every program fail
         sys.exit(f"a program that does nothing fails: {reason}")
     print("ready", flush=True)  # noqa: T201
     while line := sys.stdin.readline():
-        reason = watch(json.loads(line), limits)
+        reason = watch(json.loads(line), limits, folder)
         last = folder_state() != untouched
         print(json.dumps({"reason": reason, "last": last}), flush=True)  # noqa: T201
         if last:

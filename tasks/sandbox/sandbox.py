@@ -2,8 +2,8 @@
 
 A sandbox is an interpreter in namespaces of its own (user, network, processes, mounts, IPC, host name). It sees the
 standard library, read-only, and an empty folder in memory. ``child`` runs in there: it forks for each program,
-and the fork gives up its descriptors, its memory and time beyond limits, and most system calls (``system_calls``). When
-a program has touched the folder or brings the sandbox down, those behind it get a new one.
+and the fork gives up its descriptors, its memory and time beyond limits, and all system calls but those of a list
+(``system_calls``). When a program has touched the folder or brings the sandbox down, those behind it get a new one.
 
 A program and its tests share one interpreter, here as elsewhere: one that is written to deceive its own tests, by an
 object that equals everything, passes them. It can't touch the verdict on another.
@@ -43,7 +43,10 @@ START_SECONDS = 60.0
 GRACE_SECONDS = 10.0
 """How much later than its time limit a verdict may come before the sandbox is given up."""
 
-REMEDY = "let this user make user namespaces, or set `sandbox: none` in the profile, which isolates nothing"
+REMEDY = (
+    "let this user make user namespaces, as docs/running-code.md says for containers and Ubuntu, "
+    "or set `sandbox: none` in the profile, which isolates nothing"
+)
 
 UNCONFINED = "none: generated programs can read and change what this user can; run none that you don't trust"
 
@@ -58,7 +61,7 @@ class Limits:
     memory_bytes: int = 2**30
     """Address space."""
     file_bytes: int = 2**24
-    """Of one file, and of the folder as a whole. Time alone bounds empty files, 1 KB of the kernel's each."""
+    """Of one file, and of the folder as a whole; ``child.FILES`` bounds how many files there are."""
     open_files: int = 32
 
 
@@ -196,7 +199,10 @@ class _Interpreter:
         )
         self._to, self._from = cast(IO[bytes], self._process.stdin), cast(IO[bytes], self._process.stdout)
         self._write(asdict(limits) | {"isolated": isolated})
-        if self._line(START_SECONDS) != b"ready":
+        ready = False
+        with suppress(TimeoutError):
+            ready = self._line(START_SECONDS) == b"ready"
+        if not ready:
             self._process.kill()
             last = self._process.communicate()[1].decode(errors="replace").strip().splitlines()[-1:]
             reason = last[0] if last else "no reason given"
@@ -212,8 +218,13 @@ class _Interpreter:
 
     def ask(self, program: str) -> Verdict | None:
         """The verdict on one program, or ``None`` if there is none because the sandbox has ended."""
+        seconds = self._limits.wall_seconds + GRACE_SECONDS
         self._write(program)
-        line = self._line(self._limits.wall_seconds + GRACE_SECONDS)
+        try:
+            line = self._line(seconds)
+        except TimeoutError:  # stopped, or on a machine that is far too busy: a second try would cost as much again
+            self.close()
+            return Verdict(False, f"out of time: no verdict after {seconds:g} s")
         if line is None:
             self.close()
             return None
@@ -238,13 +249,17 @@ class _Interpreter:
             self._to.flush()
 
     def _line(self, seconds: float) -> bytes | None:
-        """The next line of its output, or ``None`` if it ends or takes longer."""
+        """The next line of its output, or ``None`` if it ends.
+
+        Raises:
+            TimeoutError: there is none after so many seconds.
+        """
         pipe, deadline = self._from.fileno(), time.monotonic() + seconds
         waiting = select.poll()  # select() itself takes no numbers above 1023, which a process of many files may give
         waiting.register(pipe, select.POLLIN)
         while b"\n" not in self._buffer:
             if not waiting.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                return None
+                raise TimeoutError
             data = os.read(pipe, 2**16)
             if not data:
                 return None

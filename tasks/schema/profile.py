@@ -174,7 +174,9 @@ class Profile(Strict):
     threads: Count = Field(2, description="CPU threads of torch; fixed, because sums depend on it in the last digit.")
     pool_bytes: int = Field(2**30, gt=0, description="Bytes that merged layers may hold in memory.")
     run_code: bool = Field(
-        False, description="Consent to run programs that the models write, as tasks marked `unsafe_code` need it."
+        False,
+        description="Consent to run programs that the models write, as tasks marked `unsafe_code` need it, and "
+        "to score by what evaluates their answers, as sympy does in tasks of mathematics.",
     )
     sandbox: Literal["bubblewrap", "none"] = Field(
         "bubblewrap", description="Where such programs run; `none`: as this user, with limits alone."
