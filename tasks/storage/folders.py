@@ -166,7 +166,12 @@ def read_manifest(client: Any, place: Place) -> Manifest:
         content = client.get_object(Bucket=place.bucket, Key=place.key(MANIFEST))["Body"].read()
     except client.exceptions.NoSuchKey:
         raise BadInput(f"{place}: no {MANIFEST}, so no whole folder that `hm3 export` wrote; export it again") from None
-    label, remedy = f"{place}/{MANIFEST}", "no manifest that `hm3 export` wrote"
+    return parse_manifest(content, f"{place}/{MANIFEST}")
+
+
+def parse_manifest(content: bytes, label: str) -> Manifest:
+    """A manifest from its JSON; raises BadInput if it is none, or names what lies outside of the folder."""
+    remedy = "no manifest that `hm3 export` wrote"
     found = parse_object(content, label)
     for name in found["files"] if isinstance(found.get("files"), dict) else ():
         if not is_plain(name) or name == MANIFEST:

@@ -1,0 +1,236 @@
+"""Small valid files of every kind, as a project: what is mutated, and proof that all of them are taken as they are."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from tokenizers.trainers import BpeTrainer
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from models.agent.networks import Agent, AgentConfig
+from models.candidate import Candidate
+from models.front import Scale
+from models.search.environment import PathRules
+from tasks.scoring.journal import Entry, Journal
+
+LAYERS = 3
+TASKS = ("math", "code")
+PROFILE = "p"
+ADAPTER = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "use_rslora": False}
+RECIPE = {
+    "merge_method": "task_arithmetic",
+    "base_model": "models/base",
+    "models": [
+        {"model": "models/a", "parameters": {"weight": 0.5}},
+        {"model": "models/b", "parameters": {"weight": [0.2, 0.4]}},
+    ],
+}
+
+
+def make_project(root: Path) -> None:
+    """Write a project with models, an adapter, a GGUF file, recipes, outs of all stages, a journal and data."""
+    tokenizer = small_tokenizer()
+    for number, name in enumerate(("base", "a", "b")):
+        torch.manual_seed(number)
+        model = LlamaForCausalLM(small_config(len(tokenizer)))
+        shards = {"max_shard_size": "8KB"} if name == "b" else {}
+        model.save_pretrained(root / "models" / name, **shards)
+        tokenizer.save_pretrained(root / "models" / name)
+        GenerationConfig(eos_token_id=0, max_length=64).save_pretrained(root / "models" / name)
+    adapter = root / "models" / "adapter"
+    adapter.mkdir()
+    write_json(adapter / "adapter_config.json", ADAPTER | {"alpha_pattern": {"layers.0.*q_proj": 2}})
+    prefix = "base_model.model.model.layers.{}.self_attn.q_proj.lora_{}.weight"
+    factors = [("A", (2, 16)), ("B", (16, 2))]
+    tensors = {prefix.format(n, part): torch.randn(shape) for n in range(LAYERS) for part, shape in factors}
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    if importlib.util.find_spec("gguf"):
+        write_gguf(root / "models" / "small.gguf", tokenizer)
+    write_yaml(root / "recipe.yaml", RECIPE)
+    rows = [
+        {"prompt": f"{n} plus {n} is", "answer": f" {2 * n}", "text": f"{n} plus {n} is {2 * n}"} for n in range(40)
+    ]
+    (root / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    make_profile(root)
+    make_outs(root / "runs" / PROFILE)
+    journal = Journal(root / ".hm3" / "journal" / PROFILE)
+    journal.append([Entry(hashlib.sha256(b"a").hexdigest(), 0, 4, dict.fromkeys(TASKS, (0.0, 1.0, 0.5, 1.0)))])
+    journal.append([Entry(hashlib.sha256(b"b").hexdigest(), 0, 4, {}, "a reason")])
+    write_json(root / "manifest.json", {"files": {"config.json": {"bytes": 3, "sha256": "0" * 64}}})
+    save_file({"digits.weight": torch.randn(10, 4), "digits.bias": torch.zeros(10)}, root / "heads.safetensors")
+
+
+def small_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte pairs over a few words, with a chat template."""
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    ends = ["<|end|>", "<|endoftext|>"]  # the second is what a class of transformers adds to a GGUF's by itself
+    trainer = BpeTrainer(vocab_size=270, special_tokens=ends, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(["one two three four, one and two make three"] * 4, trainer)
+    made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", bos_token="<|end|>")
+    made.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    return made
+
+
+def small_config(vocabulary: int) -> LlamaConfig:
+    """A Llama of a few thousand parameters."""
+    return LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=64,
+        bos_token_id=0,
+        eos_token_id=0,
+        tie_word_embeddings=True,
+    )
+
+
+def write_gguf(path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """The same Llama in GGUF."""
+    import gguf
+
+    model = LlamaForCausalLM(small_config(len(tokenizer)))
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_context_length(64)
+    writer.add_embedding_length(16)
+    writer.add_block_count(LAYERS)
+    writer.add_feed_forward_length(24)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(1)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_vocab_size(len(tokenizer))
+    writer.add_tokenizer_model("gpt2")
+    ordered = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().__getitem__)
+    writer.add_token_list(ordered)
+    writer.add_token_types([3 if token.startswith("<|") else 1 for token in ordered])
+    merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
+    writer.add_token_merges([one if isinstance(one, str) else " ".join(one) for one in merges])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(0)
+    for name, tensor in model.state_dict().items():
+        if name != "lm_head.weight":
+            writer.add_tensor(gguf_name(name), np.ascontiguousarray(tensor.numpy(), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def gguf_name(name: str) -> str:
+    """What GGUF calls a tensor of a Llama."""
+    parts = {
+        "model.embed_tokens": "token_embd",
+        "model.norm": "output_norm",
+        "model.layers": "blk",
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+        "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ffn_norm",
+    }
+    for ours, theirs in parts.items():
+        name = name.replace(ours, theirs)
+    return name
+
+
+def make_profile(root: Path) -> None:
+    """Parameters, a profile over the models, and its task file."""
+    write_yaml(root / "params.yaml", {"profiles": [PROFILE], "seed": 0, "search": {"budget": 5000}})
+    objectives = [{"name": task, "task": f"{task}.yaml", "metric": "acc", "items": ITEMS} for task in TASKS]
+    experts = {"math": "models/a", "code": "models/b"}
+    content = {"base": "models/base", "experts": experts, "objectives": objectives, "layers": {"ideal": 0.5}}
+    (root / "profiles" / PROFILE).mkdir(parents=True)
+    write_yaml(root / "profiles" / f"{PROFILE}.yaml", content)
+    for task in TASKS:
+        config = {
+            "task": task,
+            "dataset_path": "json",
+            "dataset_kwargs": {"data_files": dict.fromkeys(ITEMS, "data.jsonl")},
+            "test_split": "test",
+            "output_type": "loglikelihood",
+            "doc_to_text": "prompt",
+            "doc_to_target": "answer",
+            "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+        }
+        write_yaml(root / "profiles" / PROFILE / f"{task}.yaml", config)
+
+
+ITEMS = {"search": 4, "selection": 4, "test": 4}
+
+
+def make_outs(run: Path) -> None:
+    """What the stages leave under ``runs/PROFILE``."""
+    (run / "zoo").mkdir(parents=True)
+    write_json(
+        run / "zoo" / "family.json", {"base": "models/base", "experts": {"math": "models/a", "code": "models/b"}}
+    )
+    names = [*TASKS, "layers"]
+    members = [Candidate("r-1", tuple(("r-1", layer) for layer in range(depth))) for depth in (3, 2)]
+    for one in members:
+        (run / "members" / one.id).mkdir(parents=True)
+        write_yaml(run / "members" / one.id / "recipe.yaml", RECIPE)
+    scores = {split: {"math": 0.7, "code": 0.6, "layers": 1.0} for split in ITEMS}
+    rows = [
+        {
+            "id": one.id,
+            "layers": one.depth,
+            "path": [list(step) for step in one.path],
+            "host": one.host,
+            "recipe": f"members/{one.id}/recipe.yaml",
+            "serves": {"math": 0.5, "code": 0.25, "layers": 0.25},
+            "mergekit": "exact",
+            "kind": "recipe",
+            "reported": {"chrf": 0.5},
+            "scores": {split: {**own, "layers": one.depth / LAYERS} for split, own in scores.items()},
+        }
+        for one in members
+    ]
+    bounds = {
+        "ideal": dict.fromkeys(names, 1.0) | {"layers": 0.5},
+        "nadir": dict.fromkeys(names, 0.0) | {"layers": 1.1},
+    }
+    front: dict[str, Any] = {"profile": PROFILE, "objectives": names, **bounds, "hv": dict.fromkeys(ITEMS, 0.2)}
+    front |= {"members": rows, "references": [{"name": "base", "kind": "base", "scores": scores}]}
+    write_json(run / "front.json", front)
+    scored = {"name": "base", "kind": "base", "title": "base", "recipe": None, "scores": dict.fromkeys(TASKS, 0.5)}
+    within = {key: {task: own[task] for task in TASKS} for key, own in bounds.items()}
+    write_json(
+        run / "anchors.json", {"objectives": list(TASKS), **within, "spent": 9, "anchors": [], "scored": [scored]}
+    )
+    table = pd.DataFrame({"candidate": [one.to_json() for one in members], "kind": ["path"] * 2, "failed": None})
+    table = table.assign(round=0, items=4, charged=8, at=[8, 16], recipes=None, math=0.5, code=[0.25, 0.5], layers=1.0)
+    for name in ("archive.parquet", "offline.parquet"):
+        table.astype({"failed": "string", "recipes": "string"}).to_parquet(run / name)
+    scale = Scale(tuple(names), (1.0, 1.0, 0.5), (0.0, 0.0, 1.1))
+    config = AgentConfig(("math", "code"), LAYERS, PathRules(), scale, features=4, hidden=8, embedding=4, proto=4)
+    Agent(config, np.zeros((2, LAYERS, 4)), seed=0).save(run / "agent")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """A JSON file."""
+    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def write_yaml(path: Path, content: Any) -> None:
+    """A YAML file."""
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
