@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from models.errors import BadInput
+from models.sources.lines import lines_of
 
 
 @dataclass(frozen=True)
@@ -32,15 +33,17 @@ def read_texts(path: Path) -> list[str]:
     Raises:
         BadInput: the file is missing or empty, or a line has no text.
     """
-    try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path}: not readable as JSON lines: {error}") from None
     texts: list[str] = []
-    for number, line in enumerate(lines):
-        text = line.get("text") if isinstance(line, dict) else None
+    for number, line in lines_of(path):
+        if not line.strip():
+            continue
+        try:
+            data = json.loads(line)
+        except ValueError as error:
+            raise BadInput(f"{path}: line {number}: not readable as JSON: {error}") from None
+        text = data.get("text") if isinstance(data, dict) else None
         if not isinstance(text, str) or not text:
-            raise BadInput(f'{path}: line {number + 1}: has no text; each line must be {{"text": "…"}}')
+            raise BadInput(f'{path}: line {number}: has no text; each line must be {{"text": "…"}}')
         texts.append(text)
     if not texts:
         raise BadInput(f"{path}: holds no texts")

@@ -191,8 +191,7 @@ def sections(workspace: Workspace, front: Front, composition: Composition) -> li
             "Trade-offs",
             "Each panel sets two objectives against each other; better is up and to the right. The upper rows show the "
             "split by which the members were chosen, the lower rows the one that nobody looked at before. A member "
-            "that looks dominated in one panel is better in another, or shallower."
-            + told(found),
+            "that looks dominated in one panel is better in another, or shallower." + told(found),
             inline_svg(figures.fronts(front, found), "Members and references, by pairs of objectives"),
         ),
         *(

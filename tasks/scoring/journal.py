@@ -167,7 +167,9 @@ def read_segment(path: Path) -> Iterator[Entry]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, BadInput):
             raise
-        raise BadInput(f"{path.name}: damaged ({one_line(error, 200)}); remove it, and its scores are computed again") from None
+        raise BadInput(
+            f"{path.name}: damaged ({one_line(error, 200)}); remove it, and its scores are computed again"
+        ) from None
 
 
 def missing(entries: Iterable[Entry], start: int, stop: int) -> list[tuple[int, int]]:
