@@ -88,13 +88,23 @@ def read_text(path: Path, label: str, most: int = JSON_BYTES) -> str:
     Raises:
         BadInput: it is missing, something else, too large, or no UTF-8.
     """
+    require_regular(path, label, most)
     with reading(label):
-        about = path.stat()  # before it is opened: a pipe would wait for a writer
+        return path.read_text(encoding="utf-8")
+
+
+def require_regular(path: Path, label: str, most: int | None = None) -> None:
+    """Refuse what is no file of at most so many bytes, before it is opened: a pipe would wait for a writer.
+
+    Raises:
+        BadInput: it is missing, something else, or larger.
+    """
+    with reading(label):
+        about = path.stat()
         if not stat.S_ISREG(about.st_mode):
             raise BadInput(f"{label}: is no regular file; {AGAIN}")
-        if about.st_size > most:
+        if most is not None and about.st_size > most:
             raise BadInput(f"{label}: has {about.st_size} bytes, more than the {most} that are read; {AGAIN}")
-        return path.read_text(encoding="utf-8")
 
 
 @contextmanager

@@ -165,8 +165,7 @@ def serve(costs: Array, preferences: Array) -> Array:
 
 def choose(costs: Array, preference: Array) -> int:
     """The member for a preference (K,): greatest utility; ties go to the least sum of costs, then to the first."""
-    u = utility(costs, preference)
-    return int(min(range(len(costs)), key=lambda i: (-u[i], costs[i].sum(), i)))
+    return int(np.lexsort((costs.sum(axis=1), -utility(costs, preference)))[0])
 
 
 def balanced(costs: Array) -> int:

@@ -48,8 +48,9 @@ ENGINE = {
     "memory": "Watch the resident memory while anchors are added to a pool.",
     "scale": "Time a candidate as layers, experts, width and items grow.",
     "ray": "Score candidates on Ray workers of this machine and in one process; reckon what larger clusters take.",
+    "load": "Show a front of 1,000 members and an archive of a million candidates; open a journal of 5,000 segments.",
 }
-"""Benchmarks of the engine: both sides are measured in one run, and must give the same."""
+"""Benchmarks of the engine: each says what it compares, and checks that the results are right."""
 
 SEARCHES = {
     "front": "Compare searches and baselines at equal budgets.\n\nThe default is four searches of each arm on each of "

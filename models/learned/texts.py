@@ -14,7 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from models.errors import BadInput
-from models.files import read_text, reading
+from models.files import parse_json
+from models.sources.lines import lines_of
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,14 @@ def read_texts(path: Path) -> list[str]:
     Raises:
         BadInput: the file is missing or empty, or a line has no text.
     """
-    with reading(str(path), "mend it", "not readable as JSON lines"):
-        content = read_text(path, str(path))
-        lines = [json.loads(line) for line in content.splitlines() if line.strip()]
     texts: list[str] = []
-    for number, line in enumerate(lines):
-        text = line.get("text") if isinstance(line, dict) else None
+    for number, line in lines_of(path):
+        if not line.strip():
+            continue
+        data = parse_json(line, f"{path}: line {number}")
+        text = data.get("text") if isinstance(data, dict) else None
         if not isinstance(text, str) or not text:
-            raise BadInput(f'{path}: line {number + 1}: has no text; each line must be {{"text": "…"}}')
+            raise BadInput(f'{path}: line {number}: has no text; each line must be {{"text": "…"}}')
         texts.append(text)
     if not texts:
         raise BadInput(f"{path}: holds no texts")

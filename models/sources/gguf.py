@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from models.errors import BadInput
-from models.files import find_inside, read_object, reading
+from models.files import find_inside, read_object, reading, require_regular
 from models.sources.architecture import architecture_of, is_tied
 from models.sources.checkpoint import write_checkpoint
 from models.sources.fields import TokenizerFile
@@ -73,10 +73,8 @@ def check(file: Path) -> None:
     Raises:
         BadInput: it is missing or something else.
     """
-    try:
-        with file.open("rb") as opened:
-            start = opened.read(len(MAGIC))
-    except OSError as error:
-        raise BadInput(f"{file}: {error.strerror or error}; name a GGUF file or a folder with safetensors") from None
+    require_regular(file, str(file))
+    with reading(str(file), "name a GGUF file or a folder with safetensors"), file.open("rb") as opened:
+        start = opened.read(len(MAGIC))
     if start != MAGIC:
         raise BadInput(f"{file}: no GGUF file; fetch it again, or name a folder with safetensors")

@@ -5,7 +5,6 @@ The loss is on the answers and the end token. Prompt and answer are split into t
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import shutil
@@ -21,6 +20,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from models.errors import BadInput, Failed
+from models.files import parse_json
+from models.sources.lines import lines_of
 from tasks.project.progress import Progress
 
 IGNORED = -100
@@ -89,15 +90,10 @@ def read_rows(path: Path, prompt: str = "", completion: str = "") -> list[Row]:
         BadInput: the file is missing, no JSONL, empty, or an object lacks a field.
     """
     found: dict[Row, None] = {}
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    found[_row(json.loads(line), prompt, completion, f"{path}: line {number}")] = None
-    except (OSError, EOFError) as error:
-        raise BadInput(f"{path}: can't be read ({error}); name a file of JSON lines") from None
-    except ValueError as error:
-        raise BadInput(f"{path}: line {number}: no JSON ({error}); write one object a line") from None
+    for number, line in lines_of(path):
+        if line.strip():
+            data = parse_json(line, f"{path}: line {number}")
+            found[_row(data, prompt, completion, f"{path}: line {number}")] = None
     if not found:
         raise BadInput(f"{path}: holds no rows; give it at least one")
     return list(found)

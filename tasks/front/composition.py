@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -28,15 +29,15 @@ class Composition:
     """Layers of the base, L."""
 
     @classmethod
-    def read(cls, workspace: Workspace, front: Front) -> Composition:
-        """The recipes of all members.
+    def read(cls, workspace: Workspace, front: Front, members: Sequence[Member] | None = None) -> Composition:
+        """The recipes of all members, or of some.
 
         Raises:
             BadInput: a recipe file is missing or no recipe.
         """
         family = load_family(workspace)
         recipes: dict[str, Recipe] = {}
-        for member in front.members:
+        for member in front.members if members is None else members:
             *merged, last = parse_recipes(recipe_text(workspace.run, member), f"runs/{workspace.name}/{member.recipe}")
             recipes |= {one.name: one for one in merged if one.name}
             if not merged and member.host not in ("base", *family.experts):

@@ -109,7 +109,7 @@ class Front:
         wanted, ids = set(self.objectives), {one.id for one in self.members}
         if not self.members or len(ids) < len(self.members) or len(wanted) < len(self.objectives):
             raise BadInput(f"{label}: has no members, or two of a name; {REMEDY}")
-        if not self.ideal.keys() == self.nadir.keys() == wanted or "selection" not in self.hv:
+        if not (wanted <= self.ideal.keys() & self.nadir.keys() and "selection" in self.hv):
             raise BadInput(f"{label}: ideal, nadir or hv: not of its objectives and splits; {REMEDY}")
         rows: list[Member | Reference] = [*self.members, *self.references]
         for one in rows:

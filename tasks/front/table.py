@@ -49,7 +49,10 @@ def table_rows(front: Front, split: str, aliases: Mapping[str, Sequence[str]] | 
 
 def by_member(front: Front) -> dict[str, list[str]]:
     """Member id → the aliases that follow from the front itself."""
-    return {one.id: [alias for alias, own in front.aliases().items() if own is one] for one in front.members}
+    found: dict[str, list[str]] = {one.id: [] for one in front.members}
+    for alias, member in front.aliases().items():
+        found[member.id].append(alias)
+    return found
 
 
 def depth_of(front: Front, model: Reference, split: str) -> str:
@@ -108,6 +111,7 @@ def title(front: Front, split: str) -> str:
 
 def summary(front: Front, aliases: Mapping[str, Sequence[str]] | None = None) -> dict[str, Any]:
     """The members in the form that ``--json`` prints."""
+    aliases = by_member(front) if aliases is None else aliases
     return {
         "profile": front.profile,
         "hv": front.hv,

@@ -30,8 +30,8 @@ EXAMPLES = 4
 SOURCES = ("training_split", "validation_split", "fewshot_split")
 """Where a task's configuration names splits beside that of its items."""
 
-ROWS = 1000
-"""Of a data set that are read at once."""
+ROWS = 250
+"""Of a data set that are read at once: 1 GiB where each is as long as it may be."""
 
 PROGRAMS = 8
 """Items whose generated programs are judged at once; the sandbox has its own bound on what runs."""

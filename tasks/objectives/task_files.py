@@ -6,6 +6,7 @@ import difflib
 import importlib.metadata
 import json
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import BadInput, one_line
+from models.sources.lines import lines_of
 from tasks.project.references import expand
 from tasks.project.workspace import Workspace
 
@@ -241,7 +243,7 @@ def located(files: Mapping[str, Any], names: Sequence[str], root: Path, label: s
     """The file or files of each split that is named, seen from the project's folder.
 
     Raises:
-        BadInput: a file is missing or empty.
+        BadInput: a file is missing or empty, or has a line that is longer than any item should be.
     """
     found: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
@@ -253,5 +255,7 @@ def located(files: Mapping[str, Any], names: Sequence[str], root: Path, label: s
                 raise BadInput(f"{label}: {file}: no such file; run stage zoo, or mend the name")
             if "://" not in filled and not path.stat().st_size:
                 raise BadInput(f"{label}: {file}: holds no items; give it at least one")
+            if "://" not in filled and ".jsonl" in path.suffixes:
+                deque(lines_of(path), maxlen=0)  # lm-eval's reader would take many times a long line's size
             found.setdefault(name, []).append(filled if "://" in filled else str(path))
     return found

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from models.errors import BadInput
+from models.files import reading
 from models.sources import gguf, hub
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ def model_finder(state: Path, *places: Path) -> Callable[[str], Path]:
             found = packaged(reference)
         else:
             tried = [place / expand(reference) for place in places]
-            found = next((path for path in tried if path.exists()), tried[0])
+            with reading(f"{reference[:80]!r}", "name a folder"):
+                found = next((path for path in tried if path.exists()), tried[0])
         if found.suffix == gguf.ENDING and not found.is_dir() and "+" not in reference:
             return converted(found, state / "models")
         return found

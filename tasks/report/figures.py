@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import combinations, cycle, pairwise
 from typing import Any
 
@@ -15,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from models.errors import BadInput, one_line
 from tasks.front.composition import Composition
 from tasks.front.front import Front, Member, Reference
 from tasks.project.workspace import Workspace
@@ -31,6 +33,10 @@ SEARCH = {
 """Columns of ``search.csv`` that are drawn, with title and unit."""
 PAIRS = 9
 """Most pairs of objectives that are drawn."""
+POINTS = 1_000
+"""Most candidates that are drawn: no browser opens a page with a million."""
+MEMBERS = 32
+"""Most members that are drawn: more cover each other."""
 
 
 def of_stage(workspace: Workspace, stage: str) -> dict[str, Figure]:
@@ -44,19 +50,52 @@ def of_stage(workspace: Workspace, stage: str) -> dict[str, Figure]:
 
 def of_front(workspace: Workspace) -> dict[str, Figure]:
     """The figures of the front, by name."""
-    front = Front.read(workspace.run)
-    archive = pd.read_parquet(workspace.run / "archive.parquet")
-    drawn = {"front": fronts(front, archive), "paths": paths(front, Composition.read(workspace, front))}
-    return drawn | ({"depth": depths(front)} if "layers" in front.objectives else {})
+    whole = Front.read(workspace.run)
+    front, archive = drawn(whole), candidates(workspace, whole)
+    made = {"front": fronts(front, archive), "paths": paths(front, Composition.read(workspace, whole, front.members))}
+    return made | ({"depth": depths(front)} if "layers" in front.objectives else {})
+
+
+def drawn(front: Front) -> Front:
+    """The front with the members that are drawn: those that have an alias, and as many of the others, evenly."""
+    if len(front.members) <= MEMBERS:
+        return front
+    named = {one.id for one in front.aliases().values()}
+    others = [one.id for one in front.members if one.id not in named]
+    count = max(0, MEMBERS - len(named))
+    kept = named | {others[place * len(others) // count] for place in range(count)}
+    return replace(front, members=tuple(one for one in front.members if one.id in kept))
+
+
+def candidates(workspace: Workspace, front: Front) -> pd.DataFrame | None:
+    """Task scores of the candidates in ``archive.parquet`` that were scored on all items; None where there is none.
+
+    Raises:
+        BadInput: it can't be read, or is none of this front.
+    """
+    path, columns = workspace.run / "archive.parquet", ["items", *front.tasks]
+    if not path.is_file():
+        return None
+    try:
+        found = pd.read_parquet(path, columns=columns)[columns]
+    except (OSError, ValueError, LookupError) as error:
+        label, reason = f"runs/{workspace.name}/{path.name}", one_line(error, 200)
+        raise BadInput(f"{label}: not readable ({reason}); run stage `search` again") from None
+    return found.loc[found["items"] == found["items"].max(), list(front.tasks)]
+
+
+def thinned(archive: pd.DataFrame) -> pd.DataFrame:
+    """Evenly many of the candidates, ``POINTS`` at most."""
+    return archive.iloc[:: max(1, -(-len(archive) // POINTS))]
 
 
 def fronts(front: Front, archive: pd.DataFrame | None) -> Figure:
-    """Every two task objectives against each other, on `selection` and on `test`."""
+    """Every two task objectives against each other, on `selection` and on `test`; see :func:`candidates`."""
     pairs = conflicts(front, archive)
     columns = min(3, len(pairs))
     blocks = -(-len(pairs) // columns)
     splits = [split for split in ("selection", "test") if split in front.splits]
-    whole = None if archive is None else archive[archive["items"] == archive["items"].max()]
+    shown = None if archive is None else thinned(archive)
     with canvas(len(splits) * blocks, columns, 0.6 + 3.0 * len(splits) * blocks) as (figure, grid):
         for axes in grid.flat:
             axes.set_visible(False)
@@ -64,15 +103,15 @@ def fronts(front: Front, archive: pd.DataFrame | None) -> Figure:
             for index, (x, y) in enumerate(pairs):
                 axes = grid[row * blocks + index // columns, index % columns]
                 axes.set_visible(True)
-                if whole is not None:
-                    axes.scatter(whole[x], whole[y], s=8, color=FAINT, alpha=0.4, linewidths=0, zorder=2)
+                if shown is not None:
+                    axes.scatter(shown[x], shown[y], s=8, color=FAINT, alpha=0.4, linewidths=0, zorder=2)
                 for reference, mark in reference_marks(front):
                     axes.plot(reference.scores[split][x], reference.scores[split][y], zorder=3, **mark)
                 for number, member, colour in numbered(front):
                     disc(axes, member.scores[split][x], member.scores[split][y], number, colour)
                 axes.set(xlabel=f"{x} (score)", ylabel=f"{y} (score)", title=f"{split}: {y} by {x}")
         dot = Line2D([], [], marker=".", color=FAINT, linestyle="none", label="archive, search split")
-        legend(figure, front, *([] if whole is None else [dot]))
+        legend(figure, front, *([] if shown is None else [dot]))
     return figure
 
 
@@ -221,7 +260,7 @@ def cell(axes: Axes, x: float, row: int, shares: dict[str, float], colours: dict
     text(axes, x + 0.5, row - 0.24, words, INK)
     top = row - 0.08
     for name, share in shares.items():
-        axes.add_patch(Rectangle((x + 0.03, top), 0.94, 0.46 * share, facecolor=colours.get(name, GRID), linewidth=0))
+        axes.add_artist(Rectangle((x + 0.03, top), 0.94, 0.46 * share, facecolor=colours.get(name, GRID), linewidth=0))
         top += 0.46 * share
 
 

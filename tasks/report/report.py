@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from tasks.front.composition import Composition, recipe_text
 from tasks.front.front import Front, Member, Reference
+from tasks.front.table import by_member
 from tasks.project.records import read_json, write_text
 from tasks.project.workspace import Workspace
 from tasks.report import figures
@@ -84,7 +85,8 @@ def write_report(workspace: Workspace) -> Path:
         BadInput: there is no front, or a recipe of a member is missing.
     """
     front = Front.read(workspace.run)
-    composition = Composition.read(workspace, front)
+    shown = figures.drawn(front)
+    composition = Composition.read(workspace, front, shown.members)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parents[1] / "templates"),
         autoescape=True,
@@ -97,10 +99,11 @@ def write_report(workspace: Workspace) -> Path:
         profile=workspace.profile,
         split=front.splits[-1],
         bars=hypervolumes(front),
-        rows=rows(workspace, front, composition),
+        rows=rows(workspace, front, shown.members, composition),
+        shown=len(shown.members),
         reported=reported_names(front),
-        merges={name: words for one in front.members for name, words in composition.merges(one).items()},
-        sections=sections(workspace, front, composition),
+        merges={name: words for one in shown.members for name, words in composition.merges(one).items()},
+        sections=sections(workspace, shown, composition),
         spent=read_json(workspace.run / "metrics.json").get("item_evaluations"),
         noise=noise(workspace, front),
         version=importlib.metadata.version("hm3"),
@@ -133,16 +136,17 @@ def reported_names(front: Front) -> list[str]:
     return list(dict.fromkeys(name for one in front.members for name in one.reported))
 
 
-def rows(workspace: Workspace, front: Front, composition: Composition) -> list[Row]:
-    """Members, then base, experts and plain merges."""
+def rows(workspace: Workspace, front: Front, members: Sequence[Member], composition: Composition) -> list[Row]:
+    """Some members of the front, then base, experts and plain merges, held against the whole front."""
     models: list[Member | Reference] = [*front.members, *front.references]
     split = front.splits[-1]
     columns = {name: [one.scores[split][name] for one in models] for name in front.tasks}
+    lows, highs = ({name: pick(column) for name, column in columns.items()} for pick in (min, max))
     leaders = {name: max(column[: len(front.members)]) for name, column in columns.items()}
-    aliases, further = front.aliases(), reported_names(front)
+    aliases, further = by_member(front), reported_names(front)
 
     def score(one: Member | Reference, name: str) -> Score:
-        value, low, high = one.scores[split][name], min(columns[name]), max(columns[name])
+        value, low, high = one.scores[split][name], lows[name], highs[name]
         share = round(100 * (value - low) / (high - low)) if high > low else 100
         leads = isinstance(one, Member) and value == leaders[name]
         return Score(f"{value:.3f}", f"{one.scores['selection'][name]:.3f}", share, value == high, leads)
@@ -159,7 +163,7 @@ def rows(workspace: Workspace, front: Front, composition: Composition) -> list[R
             serves=tuple(pair for pair in sorted(weights, key=lambda pair: -pair[1]) if pair[1] > 0),
             preference=one.preference,
             mergekit=one.mergekit,
-            aliases=tuple(alias for alias, chosen in aliases.items() if chosen is one),
+            aliases=tuple(aliases[one.id]),
             made_of=composition.describe(one),
             recipe=recipe_text(workspace.run, one),
         )
@@ -168,7 +172,7 @@ def rows(workspace: Workspace, front: Front, composition: Composition) -> list[R
         scores = tuple(score(one, name) for name in front.tasks)
         return Row(None, one.name, KINDS[one.kind], front.layers, scores, ("",) * len(further))
 
-    return [*(row(*pair) for pair in enumerate(front.members, start=1)), *(reference(one) for one in front.references)]
+    return [*(row(*pair) for pair in enumerate(members, start=1)), *(reference(one) for one in front.references)]
 
 
 def noise(workspace: Workspace, front: Front) -> str:
@@ -181,15 +185,13 @@ def noise(workspace: Workspace, front: Front) -> str:
 def sections(workspace: Workspace, front: Front, composition: Composition) -> list[Section]:
     """The figures."""
     run = workspace.run
-    archive = run / "archive.parquet"
-    found = pd.read_parquet(archive) if archive.is_file() else None
+    found = figures.candidates(workspace, front)
     return [
         Section(
             "Trade-offs",
             "Each panel sets two objectives against each other; better is up and to the right. The upper rows show the "
             "split by which the members were chosen, the lower rows the one that nobody looked at before. A member "
-            "that looks dominated in one panel is better in another, or shallower."
-            + ("" if found is not None else " archive.parquet is missing, so that the candidates aren't shown."),
+            "that looks dominated in one panel is better in another, or shallower." + told(found),
             inline_svg(figures.fronts(front, found), "Members and references, by pairs of objectives"),
         ),
         *(
@@ -212,6 +214,16 @@ def sections(workspace: Workspace, front: Front, composition: Composition) -> li
         curve(run / "search.csv", "Search", SEARCH, figures.search),
         curve(run / "train.csv", "Offline training", TRAINING, figures.training),
     ]
+
+
+def told(archive: pd.DataFrame | None) -> str:
+    """What is to be said of the dots."""
+    if archive is None:
+        return " archive.parquet is missing, so that the candidates aren't shown."
+    if len(archive) <= figures.POINTS:
+        return ""
+    shown = len(figures.thinned(archive))
+    return f" The dots are {shown:,} of the {len(archive):,} candidates that were scored on all items, evenly spread."
 
 
 SEARCH = (

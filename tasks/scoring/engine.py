@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from models.candidate import Candidate
-from models.errors import Lost, one_line
+from models.errors import BadInput, Lost, one_line
 from models.merge.recipe import Recipe, recipe_name
 from models.merge.source import MergedSource
 from models.paths.pool import Pool, unwatched
@@ -181,8 +181,10 @@ class Engine:
                 Entry(key, low, high, {name: tuple(values) for name, values in one.items.items()}, one.failed)
                 for key, one in zip(by_key, scores, strict=True)
             )
+        counts = {name: objectives.count(name) for name in objectives.names}
+        expected = {name: min(stop, count) - min(start, count) for name, count in counts.items()}
         return [
-            self._read(candidate, self.journal.find(key), objectives.names, start, stop)
+            self._read(candidate, self.journal.find(key), expected, start, stop)
             for candidate, key in zip(candidates, keys, strict=True)
         ]
 
@@ -236,17 +238,25 @@ class Engine:
         parts = (candidates[:half], candidates[half:])
         return [one for part in parts for one in self._bearable(objectives, part, start, stop, advance)]
 
-    @staticmethod
-    def _read(candidate: Candidate, entries: Sequence[Entry], names: Sequence[str], start: int, stop: int) -> Scored:
+    def _read(
+        self, candidate: Candidate, entries: Sequence[Entry], expected: Mapping[str, int], start: int, stop: int
+    ) -> Scored:
+        """What the journal says of a candidate, which must be so many scores an objective."""
         for entry in entries:
             if entry.failed and entry.start < stop and entry.stop > start:
                 return Scored(candidate, {}, entry.failed)
-        values: dict[str, tuple[float, ...]] = dict.fromkeys(names, ())
+        values: dict[str, tuple[float, ...]] = dict.fromkeys(expected, ())
         for entry in entries:
             low, high = max(entry.start, start), min(entry.stop, stop)
             if low < high:
-                for name in names:
-                    values[name] += tuple(entry.scores[name][low - entry.start : high - entry.start])
+                for name in expected:
+                    values[name] += tuple(entry.scores.get(name, ())[low - entry.start : high - entry.start])
+        for name, count in expected.items():
+            if len(values[name]) != count:
+                raise BadInput(
+                    f"{self.journal.folder}: holds {len(values[name])} scores on {count} items of {name};"
+                    " move the folder away, or use `hm3 run --fresh`"
+                )
         return Scored(candidate, values)
 
 

@@ -90,7 +90,7 @@ def test_padding_changes_nothing(method, family, tmp_path):
             {"models": [{"model": "a", "texts": "a.jsonl"}, {"model": "b"}]},
             "learns from each model's texts; add `texts`",
         ),
-        ({"models": [{"model": "a", "texts": "none.jsonl"}]}, "none.jsonl: not readable as JSON lines"),
+        ({"models": [{"model": "a", "texts": "none.jsonl"}]}, "none.jsonl: missing"),
         ({"models": [{"model": "a", "texts": "empty.jsonl"}]}, "empty.jsonl: holds no texts"),
         ({"models": [{"model": "a", "texts": "other.jsonl"}]}, 'line 1: has no text; each line must be {"text": "…"}'),
         ({"merge_method": "task_arithmetic", "parameters": {}}, "texts: task_arithmetic reads no texts of this model"),

@@ -18,7 +18,7 @@ Statistic = Literal["ratio", "slope", "growth"]
 """``ratio``: theirs over ours. ``slope``: exponent with which ours grows in x. ``growth``: how much of what theirs
 gains between two x ours gains too. Greater is better for a ratio, smaller for the others."""
 
-MODULES = ("merge", "candidate", "prefix", "memory", "scale", "ray")
+MODULES = ("merge", "candidate", "prefix", "memory", "scale", "ray", "load")
 """Modules that register a benchmark, in the order in which they are listed."""
 
 

@@ -11,10 +11,12 @@ import torch
 
 from models.agent.networks import load_agent
 from models.errors import BadInput
+from models.files import read_text
 from models.learned.texts import read_texts
 from models.merge.recipe import Recipe, dump_recipes, parse_recipes, read_recipes
 from models.merge.write import merge_to_disk
 from models.sources.heads import read_head
+from models.sources.lora import open_model
 from tasks.bench.hostile.made import PROFILE, RECIPE, TASKS
 from tasks.bench.hostile.mutations import SENTINEL
 from tasks.families.finetune import read_rows
@@ -94,7 +96,9 @@ def of_adapter(root: Path) -> None:
 
 def of_gguf(root: Path) -> None:
     """A stranger's GGUF file."""
-    check_model(model_finder(root / ".hm3", root)("models/small.gguf"))
+    find = model_finder(root / ".hm3", root)
+    open_model("models/small.gguf", find)
+    check_model(find("models/small.gguf"))
 
 
 def of_recipe(root: Path) -> None:
@@ -162,7 +166,8 @@ def of_rows(root: Path) -> None:
 
 def of_manifest(root: Path) -> None:
     """The list of a folder in a bucket."""
-    for name in parse_manifest((root / "manifest.json").read_bytes(), "s3://bucket/member").files:
+    text = read_text(root / "manifest.json", "manifest.json")
+    for name in parse_manifest(text.encode(), "s3://bucket/member").files:
         if not (root / name).resolve().is_relative_to(root.resolve()):
             raise Unusable(f"{name} leads out")
 

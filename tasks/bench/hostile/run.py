@@ -226,7 +226,7 @@ def _try(base: Path, root: Path, seed: int, number: int) -> Case:
 
 def _written(project: Path) -> list[str]:
     """What lies where results are written."""
-    return sorted(str(path) for place in (project, project / ".hm3" / "models") for path in place.glob("*"))
+    return sorted(str(path) for place in (project, project / ".hm3" / "models") for path in place.glob("[!.]*"))
 
 
 def _place(error: BaseException) -> str:

@@ -180,7 +180,7 @@ def test_the_loss_is_on_the_answer_and_its_end():
     ("content", "message"),
     [
         ("", "holds no rows"),
-        ("{", "line 1: no JSON"),
+        ("{", "line 1: not readable as JSON"),
         ("[1]\n", "line 1: no JSON object"),
         ('{"q": "a"}\n', r"line 1: has no field 'prompt'; there are q"),
         ('{"prompt": "a", "completion": " "}\n', "line 1: has an empty answer"),

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from tasks.front.front import Front
-from tasks.front.table import front_table, markdown, member_table, preference, summary, table_rows
+from tasks.front.table import by_member, front_table, markdown, member_table, preference, summary, table_rows
 from tests.fixtures_front import make_project
 
 
@@ -62,3 +62,12 @@ def test_the_summary_holds_the_hypervolume_of_the_references(front):
     said = summary(front)
     assert said["hv"]["test"] > said["hv_references"]["test"] > 0
     assert {one["id"] for one in said["members"]} == {one.id for one in front.members}
+
+
+def test_the_aliases_of_all_members_are_computed_once(front, monkeypatch):
+    asked, aliases = [], Front.aliases
+    monkeypatch.setattr(Front, "aliases", lambda self: asked.append(self) or aliases(self))
+    for show in (by_member, summary, lambda one: front_table(one, "test")):
+        show(front)
+        assert len(asked) == 1
+        asked.clear()

@@ -11,6 +11,7 @@ import yaml
 
 from models.errors import BadInput
 from models.merge.recipe import parse_recipes
+from tasks.bench.engine.large import make_project
 from tasks.front.composition import Composition
 from tasks.front.front import Front
 from tasks.project.workspace import open_workspace
@@ -229,3 +230,53 @@ def test_a_path_is_described_by_its_runs_of_layers(report):
     assert composition.merges(pruned)[pruned.host].startswith("task_arithmetic: translation 0.4, math 0.4, code 0.5")
     mixed = next(one for one in front.members if len(one.candidate.models) == 3)
     assert composition.describe(mixed).startswith(("code 0 → ", f"{mixed.host} 0–2 → code 1 → math 2; embedding"))
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A project with many members and candidates, and the text of its report."""
+    workspace = make_project(tmp_path_factory.mktemp("large"), 200, 5_000, 0)
+    return workspace, write_report(workspace).read_text()
+
+
+def test_of_a_large_front_a_bounded_part_is_shown_and_the_page_says_which(large):
+    workspace, text = large
+    front, page = Front.read(workspace.run), Page(text)
+    shown = re.findall(r"<summary>.*?<span class=\"id\">(\w+)", text)
+    assert len(shown) == len(set(shown)) == figures.MEMBERS
+    assert {one.id for one in front.aliases().values()} <= set(shown)
+    assert f"{figures.MEMBERS} of the 200" in page.text
+    assert len(text) < 2 * 2**20
+
+
+def test_of_a_large_archive_a_bounded_number_of_points_is_drawn(large):
+    workspace, text = large
+    front = Front.read(workspace.run)
+    archive = figures.candidates(workspace, front)
+    table = pd.read_parquet(workspace.run / "archive.parquet")
+    assert len(archive) == (table["items"] == table["items"].max()).sum() > 2 * figures.POINTS
+    drawn = figures.fronts(figures.drawn(front), archive)
+    dots = [len(one.get_offsets()) for axes in drawn.axes for one in axes.collections]
+    assert len(dots) == 2 * len(figures.conflicts(front, archive))
+    assert all(figures.POINTS / 2 < one <= figures.POINTS for one in dots)
+    assert f"{dots[0]:,} of the {len(archive):,} candidates" in Page(text).text
+
+
+def test_the_report_reads_no_more_columns_than_it_draws_and_no_more_recipes_than_it_shows(large, monkeypatch):
+    workspace, _ = large
+    columns, recipes, read = [], [], pd.read_parquet
+    monkeypatch.setattr(pd, "read_parquet", lambda *a, columns, **k: asked(columns) or read(*a, columns=columns, **k))
+    monkeypatch.setattr("tasks.front.composition.parse_recipes", lambda *a: recipes.append(a) or parse_recipes(*a))
+    asked = columns.append
+    write_report(workspace)
+    assert columns == [["items", "translation", "math", "code"]]
+    assert len(recipes) == figures.MEMBERS
+
+
+def test_an_archive_that_is_none_is_named(project):
+    (project.run / "archive.parquet").write_bytes(b"PAR1 and nothing more")
+    with pytest.raises(BadInput, match=r"archive.parquet: not readable .*`search`"):
+        write_report(project)
+    pd.DataFrame({"items": [1]}).to_parquet(project.run / "archive.parquet")
+    with pytest.raises(BadInput, match=r"archive.parquet: not readable .*`search`"):
+        write_report(project)

@@ -60,8 +60,29 @@ def test_damage_is_seen(tmp_path):
         Journal(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"start": -1},
+        {"start": "0"},
+        {"scores": {"math": ["1.0", 0.0]}},
+        {"scores": {"math": [float("nan"), 0.0]}},
+        {"scores": {"math": [float("inf"), 0.0]}},
+        {"scores": [1.0]},
+        {"key": 7},
+        {"other": 1},
+    ],
+    ids=str,
+)
+def test_what_is_no_entry_is_refused_in_one_line(tmp_path, change):
+    lines = json.dumps({"format": 1}), json.dumps(json.loads(entry().to_json()) | change)
+    (tmp_path / "00000001-00000000.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    with pytest.raises(BadInput, match=r"^00000001-00000000.jsonl: damaged .*remove it[^\n]*$"):
+        Journal(tmp_path)
+
+
 def test_segments_without_a_digest_are_read(tmp_path):
-    (tmp_path / "00000007.jsonl").write_text(json.dumps({"format": 1}) + "\n" + entry().to_json() + "\n")
+    (tmp_path / "00000007-00000000.jsonl").write_text(json.dumps({"format": 1}) + "\n" + entry().to_json() + "\n")
     journal = Journal(tmp_path)
     assert journal.find("k") == [entry()]
     journal.append([entry("next")])
@@ -69,8 +90,8 @@ def test_segments_without_a_digest_are_read(tmp_path):
 
 
 def test_a_journal_of_another_version_is_refused(tmp_path):
-    (tmp_path / "00000001.jsonl").write_text(json.dumps({"format": 99}) + "\n")
-    with pytest.raises(BadInput, match=r"00000001.jsonl: a journal of another version.*--fresh"):
+    (tmp_path / "00000001-00000000.jsonl").write_text(json.dumps({"format": 99}) + "\n")
+    with pytest.raises(BadInput, match=r"00000001-00000000.jsonl: a journal of another version.*--fresh"):
         Journal(tmp_path)
 
 

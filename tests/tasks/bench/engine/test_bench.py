@@ -25,7 +25,7 @@ from tests.small_tasks import make_family_project
 
 pytestmark = pytest.mark.lab
 
-NAMES = ["merge", "candidate", "prefix", "memory", "scale", "ray"]
+NAMES = ["merge", "candidate", "prefix", "memory", "scale", "ray", "load"]
 SETUP = Setup(0, "abc1234+", "0.1.0", "2.9", "mergekit 0.1.4; lm-eval 0.4.13", 2, 2, "a processor")
 
 
@@ -119,6 +119,12 @@ def test_ray_workers_score_as_one_process_does(measure):
     found = measure("ray", "2 workers", "7B modelled, 64 workers")
     assert set(checked(found["2 workers"])) == {"wall", "driver's cpu a chunk", "weights into the store"}
     assert len(found["7B modelled, 64 workers"]) == 2
+
+
+@pytest.mark.slow  # tests/tasks/report bounds the work
+def test_a_large_front_and_a_long_journal_are_shown(measure):
+    for rows in measure("load", "front", "report", "journal").values():
+        assert set(checked(rows)) <= {"wall", "memory", "cpu"}
 
 
 def test_a_larger_cluster_is_reckoned_from_what_the_driver_takes():
