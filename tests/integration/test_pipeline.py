@@ -15,7 +15,7 @@ import pytest
 import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from rich.console import Console
 
 from flows.form import Search, merged
@@ -42,8 +42,10 @@ def done(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def prefect(tmp_path_factory, warm):
-    with prefect_server(tmp_path_factory.mktemp("server")) as url, temporary_settings({PREFECT_API_URL: url}):
-        yield
+    with prefect_server(tmp_path_factory.mktemp("server")) as client:
+        known = {PREFECT_API_URL: client["PREFECT_API_URL"], PREFECT_API_AUTH_STRING: client["PREFECT_API_AUTH_STRING"]}
+        with temporary_settings(known):
+            yield
 
 
 @pytest.fixture(scope="module")

@@ -18,12 +18,14 @@ import pytest
 import yaml
 from playwright.sync_api import sync_playwright
 
+from flows.servers.gate import OPEN
+from flows.servers.local import password
 from flows.servers.register import AUTOMATION
 from flows.servers.up import in_use, read_record
 from tasks.project.processes import is_alive
 from tests.fixtures_front import make_project as make_done
 from tests.flows.project import OUTS, at_work, behave, dvc, git, hm3, make_project, started
-from tests.integration.api import Server, call, within
+from tests.integration.api import Server, within
 from tests.servers import missing
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +58,7 @@ def project(tmp_path_factory):
 def server(project):
     up = hm3(project, "up", "--gpu", "--json", timeout=300, cold=True)  # so that what is under them is
     assert up.returncode == 0, up.stderr
-    return Server(json.loads(up.stdout))
+    return Server(json.loads(up.stdout), password(project / ".hm3"))
 
 
 def forms(server, name):
@@ -180,9 +182,13 @@ def browser():
 
 
 @pytest.fixture
-def page(browser):
+def page(browser, server):
+    """A page of a browser in which the addresses that `hm3 up` prints were opened."""
     page = browser.new_page(viewport=SIZE)
     page.set_default_timeout(SLOW)
+    for name, address in server.addresses["open"].items():
+        page.goto(address)
+        page.wait_for_url(lambda now, name=name: now.startswith(server.addresses[name]) and OPEN not in now)
     yield page
     page.close()
 
@@ -255,7 +261,7 @@ def test_a_finished_run_shows_its_front_and_its_images(page, server, run):
 
 
 def test_mlflow_shows_the_runs_with_their_hypervolume(page, server, run):
-    found = call(f"{server.addresses['mlflow']}/api/2.0/mlflow/experiments/get-by-name?experiment_name=hm3-tiny")
+    found = server.mlflow("api/2.0/mlflow/experiments/get-by-name?experiment_name=hm3-tiny")
     page.goto(
         f"{server.addresses['mlflow']}/#/experiments/{found['experiment']['experiment_id']}/runs?compareRunsMode=CHART"
     )
