@@ -29,7 +29,7 @@ async ({prefect, mlflow, name}) => {
     await ask("cors json", url, {method: "POST", headers: {"Content-Type": "application/json"}, body})
     await ask("cors bare", url, {method: "POST", body: new Blob([body])})
   }
-  for (const url of [`${prefect}/api/admin/version`, `${prefect}/ui-settings`, `${mlflow}/version`, `${mlflow}/graphql`])
+  for (const url of [`${prefect}/api/admin/version`, `${prefect}/ui-settings`, `${mlflow}/version`])
     for (const mode of ["no-cors", "cors"]) await ask(`${mode} GET`, url, {mode})
   for (const [url, data] of tries) {
     const frame = Object.assign(document.createElement("iframe"), {name: "hidden"})

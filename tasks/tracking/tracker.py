@@ -192,7 +192,7 @@ class Tracker:
 
     def _lose(self, error: Exception) -> None:
         """MLflow did not answer, or refused: say so once."""
-        at = f"MLflow at {tracking_uri(self.workspace.state)}: {said_of(error)}"
+        at = without_secrets(f"MLflow at {tracking_uri(self.workspace.state)}: {said_of(error)}")
         if isinstance(error, BadInput) or not is_away(error):
             if not self.stopped:
                 self._warn(f"{at}; this run is not tracked any further, `hm3 publish` sends its front later")

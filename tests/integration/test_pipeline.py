@@ -278,7 +278,8 @@ def test_a_killed_run_leaves_no_process_behind_and_the_next_one_goes_on(own):
 
 def test_a_server_that_does_not_answer_is_said_in_one_line(own):
     project, env = own
-    failed = hm3(project, "run", env=env | {"PREFECT_API_URL": "http://127.0.0.1:9/api"})
+    failed = hm3(project, "run", env=env | {"PREFECT_API_URL": "http://me:hidden@127.0.0.1:9/api"})
     assert failed.returncode == 1
     assert failed.stderr.startswith("hm3: PREFECT_API_URL: http://127.0.0.1:9/api does not answer; ")
+    assert "hidden" not in failed.stdout + failed.stderr
     assert started(project) == []
