@@ -93,7 +93,7 @@ def in_use(state: Path) -> dict[str, tuple[str, bool]]:
     """The servers that a run would use: name → address, or in words what stands for it, and whether it answers."""
     urls = {"Prefect": prefect_of(state)[0] or "a run starts a server for itself", "MLflow": tracking_uri(state)}
     return {
-        name: (url, not url.startswith("http") or answers(f"{url}/health", 10, refusing=True))
+        name: (url, not url.startswith("http") or answers(f"{url.rstrip('/')}/health", 10, refusing=True))
         for name, url in urls.items()
     }
 

@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from functools import partial
 
+import httpx
 import psutil
 import pytest
 import yaml
@@ -45,7 +46,7 @@ def prefect(tmp_path_factory, warm):
     with prefect_server(tmp_path_factory.mktemp("server")) as client:
         known = {PREFECT_API_URL: client["PREFECT_API_URL"], PREFECT_API_AUTH_STRING: client["PREFECT_API_AUTH_STRING"]}
         with temporary_settings(known):
-            yield
+            yield client
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,14 @@ def project(shared, done, prefect, warm, monkeypatch):
     yield shared
     os.environ.clear()
     os.environ.update(before)
+
+
+def test_the_server_of_a_run_answers_only_who_has_the_secret(prefect):
+    health = f"{prefect['PREFECT_API_URL']}/health"
+    right = tuple(prefect["PREFECT_API_AUTH_STRING"].split(":"))
+    assert httpx.get(health, auth=right).status_code == 200
+    for auth, headers in ((None, {}), (("hm3", "x"), {}), (right, {"Host": "x:1"}), (right, {"Origin": "http://x"})):
+        assert httpx.get(health, auth=auth, headers=headers).status_code == 403
 
 
 def run(*blocks, engine="inline", fresh=False, **how):
