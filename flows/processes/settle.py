@@ -44,7 +44,17 @@ def variables() -> dict[str, str]:
     """The environment of this process with ``LIBRARIES``, and the programs of our Python first on the path."""
     scripts = sysconfig.get_path("scripts")
     path = os.pathsep.join([scripts, *filter(lambda one: one != scripts, os.environ.get("PATH", "").split(os.pathsep))])
-    return {**LIBRARIES, **logins_apart(os.environ), "PATH": path}
+    return {**LIBRARIES, **direct(logins_apart(os.environ)), "PATH": path}
+
+
+def direct(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment where a proxy is not asked for servers of this machine, nor told what lets one in there."""
+    names = {"no_proxy", "NO_PROXY"}
+    if not any(name.lower() in ("http_proxy", "all_proxy") for name in environment):
+        return dict(environment)
+    known = ",".join(environment[name] for name in sorted(names & environment.keys()))
+    hosts = [*dict.fromkeys([*filter(None, known.split(",")), "127.0.0.1", "localhost"])]
+    return {**environment, **dict.fromkeys(names, ",".join(hosts))}
 
 
 def logins_apart(environment: Mapping[str, str]) -> dict[str, str]:

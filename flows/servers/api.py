@@ -10,8 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from flows.processes.children import Guarded
-from flows.servers.gate import STATE
-from flows.servers.local import answers, client_of, environment, free_port, served, wait_for
+from flows.servers.local import answers, client_of, free_port, served, server_environment, wait_for
 from flows.servers.up import prefect_of
 from models.errors import Failed
 
@@ -35,7 +34,7 @@ class TemporaryPrefect:
         command = served("prefect", port, "--log-level", "error")
         # What prefect sets for its own temporary server: in-memory brokers, no scheduler, no late-run service.
         ephemeral = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
-        env = {**environment(state), STATE: str(state), "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": url, **ephemeral}
+        env = {**server_environment(state), "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": url, **ephemeral}
         self._start = partial(Guarded, command, cwd=state, env=env, log=self.log)
         self._stopped, self._answered = threading.Event(), False
         self.process = self._start()

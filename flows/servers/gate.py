@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from fastapi.requests import HTTPConnection
 from fastapi.responses import HTMLResponse, PlainTextResponse
 
+from flows.servers.local import STATE
 from tasks.project.secret import derived, secret
 from tasks.tracking.mlflow import local_store
 
@@ -32,9 +33,6 @@ PAGES = '<!doctype html><title>hm3</title><meta http-equiv="refresh" content="0;
 
 CLOSED = 1008
 """WebSocket code: against the rules."""
-
-STATE = "HM3_SERVED_STATE"
-"""Variable that tells a server which state folder is its own."""
 
 
 def opening(url: str, state: Path) -> str:

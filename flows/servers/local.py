@@ -18,6 +18,9 @@ from tasks.project.records import write_text
 from tasks.project.secret import USER, secret
 from tasks.project.workspace import remote_state
 
+STATE = "HM3_SERVED_STATE"
+"""Variable that tells a server which state folder is its own."""
+
 START_SECONDS = 240.0
 """Longest wait for a server. MLflow takes 45 s at its first start on a slow machine."""
 
@@ -31,6 +34,13 @@ def served(name: str, port: int, *options: str) -> list[str]:
     """The command of a server behind :mod:`flows.servers.gate`; a log of requests would hold the opening address."""
     listens = ["--host", "127.0.0.1", "--port", str(port), "--lifespan", "on", "--no-access-log"]
     return [sys.executable, "-m", "uvicorn", "--factory", f"flows.servers.gate:{name}", *listens, *options]
+
+
+def server_environment(state: Path) -> dict[str, str]:
+    """The environment of a server behind the gate, which alone asks for a password."""
+    env = {**environment(state), STATE: str(state)}
+    env.pop("PREFECT_SERVER_API_AUTH_STRING", None)
+    return env
 
 
 def password(state: Path) -> str:

@@ -20,7 +20,7 @@ import httpx
 import psutil
 
 from flows.processes.children import GRACE_SECONDS, start
-from flows.servers.gate import STATE, opening
+from flows.servers.gate import opening
 from flows.servers.local import (
     START_SECONDS,
     answers,
@@ -31,6 +31,7 @@ from flows.servers.local import (
     password,
     run_logged,
     served,
+    server_environment,
     wait_for,
 )
 from models.errors import BadInput, Failed
@@ -170,7 +171,7 @@ def start_prefect(state: Path, port: int) -> Running:
     """Prefect server with its user interface and schedules."""
     url = f"http://127.0.0.1:{port}"
     own = {"PREFECT_UI_API_URL": f"{url}/api", "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": url, "PREFECT__SERVER_FINAL": "1"}
-    env = {**environment(state), **client_of(state, url), **own, STATE: str(state)}
+    env = {**server_environment(state), **client_of(state, url), **own}
     return launch("prefect", url, served("prefect", port), cwd=state, env=env, state=state)
 
 
@@ -187,7 +188,7 @@ def start_mlflow(state: Path, port: int) -> Running:
     url = f"http://127.0.0.1:{port}"
     own = {"ALLOWED_HOSTS": f"127.0.0.1:{port},localhost:{port}", "CORS_ALLOWED_ORIGINS": url}
     own = {f"MLFLOW_SERVER_{name}": value for name, value in (own | {"ENABLE_JOB_EXECUTION": "false"}).items()}
-    env = {**environment(state), **own, STATE: str(state)}
+    env = {**server_environment(state), **own}
     return launch("mlflow", url, served("mlflow", port), cwd=state, env=env, state=state)
 
 

@@ -10,7 +10,7 @@ import tempfile
 from base64 import urlsafe_b64encode
 from pathlib import Path
 
-from models.errors import BadInput
+from models.errors import BadInput, one_line
 
 FILE = "secret"
 USER = "hm3"
@@ -21,16 +21,20 @@ def secret(state: Path) -> str:
     """The secret, made by whoever needs it first; a file that its owner alone can read.
 
     Raises:
-        BadInput: others can read it, or it is empty.
+        BadInput: others can read it, or there is none in it.
     """
     path = state / FILE
-    if not path.exists():
-        _make(path)
-    if path.stat().st_mode & 0o077:
-        raise BadInput(f"{path}: other users may read it; `hm3 down`, delete it, then `hm3 up` makes another")
-    if not (said := path.read_text(encoding="ascii").strip()):
-        raise BadInput(f"{path}: empty; `hm3 down`, delete it, then `hm3 up` makes another")
-    return said
+    remedy = "`hm3 down`, delete it, and the next `hm3 up` makes another"
+    try:
+        if not path.exists():
+            _make(path)
+        if path.stat().st_mode & 0o077:
+            raise BadInput(f"{path}: other users may read it; {remedy}, or put HM3_STATE on a disk that keeps modes")
+        if said := path.read_text(encoding="ascii").strip():
+            return said
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: {one_line(error, 100)}; {remedy}") from None
+    raise BadInput(f"{path}: empty; {remedy}")
 
 
 def _make(path: Path) -> None:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from models.errors import BadInput, one_line
 from tasks.project.processes import is_alive
 from tasks.project.records import read_json
-from tasks.project.secret import secret
+from tasks.project.secret import FILE, secret
 from tasks.project.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def log_in(state: Path, uri: str) -> None:
     """Let MLflow's clients, here and in processes that this one starts, show the secret to our own server alone."""
     if uri == local_server(state):
         os.environ |= {"MLFLOW_TRACKING_USERNAME": user(), PASSWORD: secret(state)}
-    elif PASSWORD in os.environ and os.environ[PASSWORD] == secret(state):
+    elif PASSWORD in os.environ and (state / FILE).is_file() and os.environ[PASSWORD] == secret(state):
         del os.environ[PASSWORD]
 
 

@@ -211,9 +211,11 @@ def test_a_secret_is_made_once_whoever_is_first_and_its_owner_alone_reads_it(tmp
     assert secret(tmp_path / "other") != found[0]
 
 
-@pytest.mark.parametrize(("mode", "text", "said"), [(0o640, "x", "other users may read it"), (0o600, "", "empty")])
+@pytest.mark.parametrize(
+    ("mode", "text", "said"), [(0o640, "x", "other users may read it"), (0o600, "", "empty"), (0o600, "ä", ".*ascii.*")]
+)
 def test_a_secret_that_is_none_is_refused_with_the_remedy(tmp_path, mode, text, said):
     (tmp_path / "secret").write_text(text)
     (tmp_path / "secret").chmod(mode)
-    with pytest.raises(BadInput, match=f"{said}; `hm3 down`, delete it, then `hm3 up`"):
+    with pytest.raises(BadInput, match=f"{said}; `hm3 down`, delete it, and"):
         secret(tmp_path)

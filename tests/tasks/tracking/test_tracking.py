@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -15,6 +16,7 @@ import yaml
 from flows.servers.local import free_port
 from tasks.project.processes import birth
 from tasks.project.secret import secret
+from tasks.schema.services import RayWorkers
 from tasks.tracking.messages import log_data
 from tasks.tracking.mlflow import connect, local_store, log_in, tracking_uri
 from tasks.tracking.record import flatten, parameters, stage_points
@@ -75,6 +77,12 @@ def test_parameters_go_by_the_names_that_dvc_takes(shared_project, walked):
     assert parent.data.params["search.rungs"] == str(list(shared_project.params.search.rungs))
     assert stages["train"].data.params["train.hidden"] == str(shared_project.params.train.hidden)
     assert "search.budget" not in stages["train"].data.params
+
+
+def test_no_login_is_in_a_parameter(shared_project):
+    ray = RayWorkers(address="ray://me:hidden@head:10001")
+    profile = shared_project.profile.model_copy(update={"ray": ray})
+    assert parameters(replace(shared_project, profile=profile))["profile.ray.address"] == "ray://head:10001"
 
 
 def test_curves_are_kept_by_step(shared_project, walked):
