@@ -233,9 +233,11 @@ def up(
 ) -> None:
     """Start a Prefect server with a worker and an MLflow server on this machine; later commands use them.
 
+    The addresses that it prints open their pages, and are for you alone.
+
     Example: `hm3 up --prefect-port 4200 --mlflow-port 5000`
     """
-    from flows.servers.up import addresses
+    from flows.servers.up import addresses, openings
     from flows.servers.up import up as start
     from tasks.project.workspace import find_root, state_folder
 
@@ -248,12 +250,13 @@ def up(
             if not console.is_terminal:
                 console.print(text, highlight=False)
 
-        servers = start(root, state_folder(root), prefect_port, mlflow_port, say, gpu=gpu)
+        state = state_folder(root)
+        servers = start(root, state, prefect_port, mlflow_port, say, gpu=gpu)
     if as_json:
-        emit(addresses(servers))
+        emit(addresses(servers) | {"open": openings(servers, state)})
         return
-    for name, url in addresses(servers).items():
-        output().print(f"{name:8} {url}", highlight=False)
+    for name, url in openings(servers, state).items():
+        output().print(f"{name:8} {url}", highlight=False, soft_wrap=True)
 
 
 @app.command()

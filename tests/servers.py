@@ -45,12 +45,15 @@ def ended(one):
 
 @contextmanager
 def prefect_server(state):
-    """Address of a Prefect server as a run starts one for itself, in the environment for the time of the block."""
+    """A Prefect server as a run starts one for itself: what its clients read, for the time of the block.
+
+    It is in the environment for that time, too.
+    """
     once.give_databases(state)
     with prefect_api(state) as one:
         one.wait()
         try:
-            yield one.url
+            yield one.client
         finally:  # what sends events would go on to send them here, in other modules of this process too
             EventsWorker.drain_all()
 

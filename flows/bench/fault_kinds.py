@@ -151,7 +151,7 @@ def kill_dvc(project: Project, run: subprocess.Popen[bytes]) -> bool:
 
 def kill_server(project: Project, run: subprocess.Popen[bytes]) -> bool:
     """SIGKILL of the Prefect server."""
-    return _kill_first(project, run, "prefect.server.api.server")
+    return _kill_first(project, run, "flows.servers.gate:prefect")
 
 
 def end_run(project: Project, run: subprocess.Popen[bytes]) -> bool:

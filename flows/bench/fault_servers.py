@@ -12,7 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from flows.servers.local import free_port, wait_for
-from flows.servers.up import mlflow_command
 
 BUCKET = "faults"
 KEYS = {
@@ -104,7 +103,8 @@ def mlflow(folder: Path, artifacts: Path | str, port: int | None = None) -> tupl
     port = port or free_port()
     url = f"http://127.0.0.1:{port}"
     database = f"sqlite:///{folder / 'server.db'}"
-    command = mlflow_command(port, database, "--artifacts-destination", str(artifacts))
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", database, "--artifacts-destination", str(artifacts)]
     settings = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     return Server(command, f"{url}/health", folder / "server.log", settings, folder), url
 

@@ -10,10 +10,11 @@ import atexit
 import gc
 import os
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from flows.processes.children import hold
 from tasks.project.offline import offline_environment
@@ -43,7 +44,34 @@ def variables() -> dict[str, str]:
     """The environment of this process with ``LIBRARIES``, and the programs of our Python first on the path."""
     scripts = sysconfig.get_path("scripts")
     path = os.pathsep.join([scripts, *filter(lambda one: one != scripts, os.environ.get("PATH", "").split(os.pathsep))])
-    return {**LIBRARIES, **os.environ, "PATH": path}
+    return {**LIBRARIES, **direct(logins_apart(os.environ)), "PATH": path}
+
+
+def direct(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment where a proxy is not asked for servers of this machine, nor told what lets one in there."""
+    names = {"no_proxy", "NO_PROXY"}
+    if not any(name.lower() in ("http_proxy", "all_proxy") for name in environment):
+        return dict(environment)
+    known = ",".join(environment[name] for name in sorted(names & environment.keys()))
+    hosts = [*dict.fromkeys([*filter(None, known.split(",")), "127.0.0.1", "localhost"])]
+    return {**environment, **dict.fromkeys(names, ",".join(hosts))}
+
+
+def logins_apart(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment where a login stands beside the address of a server that held it: libraries log addresses."""
+    apart = dict(environment)
+    for variable in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
+        address = urlsplit(apart.get(variable, ""))
+        login, at, place = address.netloc.rpartition("@")
+        if not at or not address.scheme.startswith("http"):
+            continue
+        apart[variable] = address._replace(netloc=place).geturl()
+        name, _, word = map(unquote, login.partition(":"))
+        if variable == "PREFECT_API_URL":
+            apart["PREFECT_API_AUTH_STRING"] = f"{name}:{word}"
+        else:
+            apart |= {"MLFLOW_TRACKING_USERNAME": name, "MLFLOW_TRACKING_PASSWORD": word}
+    return apart
 
 
 def enter() -> None:

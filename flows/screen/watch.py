@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from models.errors import without_secrets
 from tasks.project.progress import Progress as StageProgress
 
 PLAIN_WIDTH = 160
@@ -82,7 +83,8 @@ class Screen:
         self._bars.stop()
 
     def line(self, text: str, style: str = "") -> None:
-        """A line that stays."""
+        """A line that stays; passwords of addresses are left out."""
+        text = without_secrets(text)
         self.console.print(f"[{style}]{escape(text)}[/{style}]" if style else escape(text), highlight=False)
         if self.log is not None:
             self.log(text)

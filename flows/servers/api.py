@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from flows.processes.children import Guarded
-from flows.servers.local import answers, environment, free_port, wait_for
-from flows.servers.up import read_record
+from flows.servers.local import answers, client_of, free_port, served, server_environment, wait_for
+from flows.servers.up import prefect_of
 from models.errors import Failed
 
 RESTARTS = 5
@@ -27,13 +26,15 @@ class TemporaryPrefect:
 
     def __init__(self, state: Path):
         port = free_port()
-        self.url = f"http://127.0.0.1:{port}/api"
+        url = f"http://127.0.0.1:{port}"
+        self.client = client_of(state, url)
+        """What its clients read in their environment."""
+        self.url = f"{url}/api"
         self.log = state / "logs" / "prefect.log"
-        command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
-        command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error", "--lifespan", "on"]
+        command = served("prefect", port, "--log-level", "error")
         # What prefect sets for its own temporary server: in-memory brokers, no scheduler, no late-run service.
         ephemeral = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
-        env = {**environment(state), **ephemeral}
+        env = {**server_environment(state), "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": url, **ephemeral}
         self._start = partial(Guarded, command, cwd=state, env=env, log=self.log)
         self._stopped, self._answered = threading.Event(), False
         self.process = self._start()
@@ -51,7 +52,8 @@ class TemporaryPrefect:
 
     def wait(self) -> None:
         """Until it answers; raises Failed if it does not."""
-        wait_for(f"{self.url}/health", self.process.poll, self.log, "the temporary Prefect server")
+        login = self.client["PREFECT_API_AUTH_STRING"]
+        wait_for(f"{self.url}/health", self.process.poll, self.log, "the temporary Prefect server", login)
         self._answered = True
 
     def stop(self) -> None:
@@ -74,19 +76,32 @@ def prefect_api(state: Path) -> Iterator[TemporaryPrefect | None]:
     # Its own lines go to its log pages; what a user needs to see is on the screen already.
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
     os.environ.setdefault("PREFECT_HOME", str(state / "prefect"))
-    running = read_record(state).get("prefect")
-    known = os.environ.get("PREFECT_API_URL") or (f"{running.url}/api" if running else None)
+    known, client = prefect_of(state)
     if known:
-        if not answers(f"{known.rstrip('/')}/health", seconds=10, refusing=True):
-            remedy = "start that server, or unset the variable" if not running else "`hm3 down`, then `hm3 up`"
+        if not answers(f"{known}/health", 10, refusing=not client, login=client.get("PREFECT_API_AUTH_STRING")):
+            remedy = "`hm3 down`, then `hm3 up`" if client else "start that server, or unset the variable"
             raise Failed(f"PREFECT_API_URL: {known} does not answer; {remedy}")
-        os.environ["PREFECT_API_URL"] = known
-        yield None
+        with given(client or {"PREFECT_API_URL": known}):
+            yield None
         return
     server = TemporaryPrefect(state)
-    os.environ["PREFECT_API_URL"] = server.url
     try:
-        yield server
+        with given(server.client):
+            yield server
     finally:
-        del os.environ["PREFECT_API_URL"]
         server.stop()
+
+
+@contextmanager
+def given(wanted: Mapping[str, str]) -> Iterator[None]:
+    """Have these in the environment for the time of the block."""
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -20,11 +20,24 @@ import httpx
 import psutil
 
 from flows.processes.children import GRACE_SECONDS, start
-from flows.servers.local import START_SECONDS, answers, environment, free_port, last_line, run_logged, wait_for
+from flows.servers.gate import opening
+from flows.servers.local import (
+    START_SECONDS,
+    answers,
+    client_of,
+    environment,
+    free_port,
+    last_line,
+    password,
+    run_logged,
+    served,
+    server_environment,
+    wait_for,
+)
 from models.errors import BadInput, Failed
 from tasks.project.processes import birth, is_alive
 from tasks.project.records import write_text
-from tasks.tracking.mlflow import local_store, tracking_uri
+from tasks.tracking.mlflow import tracking_uri
 
 POOL = "hm3-local"
 """Prefect work pool of the worker that `hm3 up` starts."""
@@ -36,8 +49,13 @@ Say = Callable[[str], None]
 
 
 def addresses(servers: Mapping[str, Running]) -> dict[str, str]:
-    """What a user opens in a browser."""
+    """What programs ask; no secret in them."""
     return {name: servers[name].url for name in ("prefect", "mlflow")}
+
+
+def openings(servers: Mapping[str, Running], state: Path) -> dict[str, str]:
+    """What a user opens in a browser; whoever has them can."""
+    return {name: opening(url, state) for name, url in addresses(servers).items()}
 
 
 @dataclass(frozen=True)
@@ -74,13 +92,19 @@ def write_record(state: Path, servers: Mapping[str, Running]) -> None:
 
 def in_use(state: Path) -> dict[str, tuple[str, bool]]:
     """The servers that a run would use: name → address, or in words what stands for it, and whether it answers."""
-    running = read_record(state).get("prefect")
-    api = os.environ.get("PREFECT_API_URL") or (f"{running.url}/api" if running else None)
-    urls = {"Prefect": api or "a run starts a server for itself", "MLflow": tracking_uri(state)}
+    urls = {"Prefect": prefect_of(state)[0] or "a run starts a server for itself", "MLflow": tracking_uri(state)}
     return {
-        name: (url, not url.startswith("http") or answers(f"{url.rstrip('/')}/health", seconds=10, refusing=True))
+        name: (url, not url.startswith("http") or answers(f"{url.rstrip('/')}/health", 10, refusing=True))
         for name, url in urls.items()
     }
+
+
+def prefect_of(state: Path) -> tuple[str | None, dict[str, str]]:
+    """Address of the Prefect API that runs are to use, if there is one yet, and what its clients read if it is ours."""
+    running = read_record(state).get("prefect")
+    ours = f"{running.url}/api" if running else None
+    known = os.environ.get("PREFECT_API_URL", "").rstrip("/") or ours
+    return known, client_of(state, running.url) if running and known == ours else {}
 
 
 def up(
@@ -97,7 +121,7 @@ def up(
     if not (root / "prefect.yaml").is_file():
         raise BadInput("prefect.yaml: no such file in the project; it says which deployments to register")
     (state / "logs").mkdir(parents=True, exist_ok=True)
-    before = read_record(state)
+    before, login = read_record(state), password(state)
     servers = dict(before)
 
     def ensure(name: str, launched: Callable[[], Running]) -> None:
@@ -109,14 +133,14 @@ def up(
         ensure("mlflow", lambda: start_mlflow(state, mlflow_port or free_port()))
         ensure("prefect", lambda: start_prefect(state, prefect_port or free_port()))
         say("Prefect server: runs already" if "prefect" in before else "Prefect server: starting")
-        wait_until_healthy("prefect", servers["prefect"], "/api/health")
+        wait_until_healthy("prefect", servers["prefect"], "/api/health", login)
         ensure("worker", lambda: start_worker(root, state, servers["prefect"].url))
         say("Prefect worker: runs already" if "worker" in before else "Prefect worker: starting")
-        wait_for_worker(servers["prefect"].url, servers["worker"])
+        wait_for_worker(servers["prefect"].url, servers["worker"], login)
         say("deployments of prefect.yaml: registering")
         register(root, state, servers["prefect"].url, gpu=gpu)
         say("MLflow server: runs already" if "mlflow" in before else "MLflow server: starting")
-        wait_until_healthy("mlflow", servers["mlflow"], "/health")
+        wait_until_healthy("mlflow", servers["mlflow"], "/health", login)
     except BaseException:
         end([one for name, one in servers.items() if name not in before])
         write_record(state, before)
@@ -146,57 +170,53 @@ def launch(name: str, url: str, command: Sequence[str], *, cwd: Path, env: Mappi
 def start_prefect(state: Path, port: int) -> Running:
     """Prefect server with its user interface and schedules."""
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    env = {**environment(state), "PREFECT_API_URL": f"{url}/api", "PREFECT_UI_API_URL": f"{url}/api"}
-    return launch("prefect", url, command, cwd=state, env=env, state=state)
+    own = {"PREFECT_UI_API_URL": f"{url}/api", "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": url, "PREFECT__SERVER_FINAL": "1"}
+    env = {**server_environment(state), **client_of(state, url), **own}
+    return launch("prefect", url, served("prefect", port), cwd=state, env=env, state=state)
 
 
 def start_worker(root: Path, state: Path, prefect_url: str) -> Running:
     """Worker that runs deployments as processes of this machine; it makes its work pool where that is missing."""
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
-    env = {**environment(state), "PREFECT_API_URL": f"{prefect_url}/api"}
+    env = {**environment(state), **client_of(state, prefect_url)}
     return launch("worker", prefect_url, [*command, "--name", POOL], cwd=root, env=env, state=state)
 
 
 def start_mlflow(state: Path, port: int) -> Running:
     """MLflow server on the same database and artifact folder that runs use without it."""
-    database, artifacts = local_store(state)
     (state / "mlflow").mkdir(parents=True, exist_ok=True)
     url = f"http://127.0.0.1:{port}"
-    # Artifacts are written to the folder itself: a run must stay readable when the server is down again.
-    command = mlflow_command(port, database, "--no-serve-artifacts", "--default-artifact-root", artifacts)
-    env = {**environment(state), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    return launch("mlflow", url, command, cwd=state, env=env, state=state)
+    own = {"ALLOWED_HOSTS": f"127.0.0.1:{port},localhost:{port}", "CORS_ALLOWED_ORIGINS": url}
+    own = {f"MLFLOW_SERVER_{name}": value for name, value in (own | {"ENABLE_JOB_EXECUTION": "false"}).items()}
+    env = {**server_environment(state), **own}
+    return launch("mlflow", url, served("mlflow", port), cwd=state, env=env, state=state)
 
 
-def mlflow_command(port: int, database: str, *artifacts: str) -> list[str]:
-    """An MLflow server on loopback; ``artifacts``: options that say where the files of runs and models are."""
-    listens = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    return [sys.executable, "-m", "mlflow", "server", *listens, "--backend-store-uri", database, *artifacts]
-
-
-def wait_until_healthy(name: str, server: Running, path: str) -> None:
+def wait_until_healthy(name: str, server: Running, path: str, login: str) -> None:
     """Until a server of `hm3 up` answers; raises Failed if it does not."""
     wait_for(
         f"{server.url}{path}",
         lambda: None if is_alive(server.pid, server.born) else 1,
         Path(server.log),
         f"the {name} server",
+        login,
     )
 
 
-def wait_for_worker(prefect_url: str, worker: Running) -> None:
+def wait_for_worker(prefect_url: str, worker: Running, login: str) -> None:
     """Until the worker has reported to the server; raises Failed if it does not."""
     deadline = time.monotonic() + START_SECONDS
-    while not any(one.get("status") == "ONLINE" for one in workers_of(prefect_url)):
+    while not any(one.get("status") == "ONLINE" for one in workers_of(prefect_url, login)):
         if not is_alive(worker.pid, worker.born) or time.monotonic() > deadline:
             raise Failed(f"the Prefect worker did not start: {last_line(Path(worker.log))}; see {worker.log}")
         time.sleep(0.3)
 
 
-def workers_of(prefect_url: str) -> list[dict[str, Any]]:
+def workers_of(prefect_url: str, login: str) -> list[dict[str, Any]]:
     """The workers of our work pool; none where the server has no such pool yet."""
-    reply = httpx.post(f"{prefect_url}/api/work_pools/{POOL}/workers/filter", json={}, timeout=30)
+    name, _, word = login.partition(":")
+    url = f"{prefect_url}/api/work_pools/{POOL}/workers/filter"
+    reply = httpx.post(url, json={}, timeout=30, auth=(name, word))
     return [] if reply.status_code == httpx.codes.NOT_FOUND else reply.raise_for_status().json()
 
 
@@ -207,7 +227,7 @@ def register(root: Path, state: Path, prefect_url: str, *, gpu: bool) -> None:
         Failed: Prefect refuses something.
     """
     log = state / "logs" / "register.log"
-    env = {**environment(state), "PREFECT_API_URL": f"{prefect_url}/api"}
+    env = {**environment(state), **client_of(state, prefect_url)}
     command = [sys.executable, "-P", "-m", "flows.servers.register", *(["--gpu"] if gpu else [])]
     if run_logged(command, cwd=root, env=env, log=log) != 0:
         raise Failed(f"prefect.yaml: its deployments could not be registered: {last_line(log)}; see {log}")

@@ -90,7 +90,7 @@ def dvc_remote(workspace: Workspace) -> Iterator[Bucket]:
 
 def mlflow_artifacts(workspace: Workspace) -> Iterator[Bucket]:
     """Where MLflow's clients put the artifacts of the profile's experiment, if that is in S3."""
-    client = connect_mlflow(workspace.root)
+    client = connect_mlflow(workspace.state)
     from mlflow.exceptions import MlflowException
 
     try:

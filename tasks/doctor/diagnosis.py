@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from models.errors import without_secrets
 from tasks.doctor.plan import Plan
 
 Status = Literal["good", "later", "bad"]
@@ -22,6 +23,10 @@ class Check:
     what: str
     status: Status
     text: str
+
+    def __post_init__(self) -> None:
+        """Addresses of servers and buckets are shown without passwords."""
+        object.__setattr__(self, "text", without_secrets(self.text))
 
     def show(self, console: Console) -> None:
         """A line of its own."""

@@ -27,6 +27,7 @@ from tasks.registry.reload import Reload
 from tasks.registry.trail import Kind, Move
 from tasks.registry.versions import Registered, Version, answering, open_registry
 from tasks.schema.strict import Strict
+from tasks.tracking.mlflow import user
 
 CHAMPION = "champion"
 
@@ -271,7 +272,7 @@ def carry_out(
         against = [] if decision.passed else failures(decision.checks)
         move = Move(
             when=trail.now(),
-            who=trail.user(),
+            who=user(),
             alias=decision.alias,
             kind=kind,
             before=decision.before,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from models.errors import BadInput
+from models.errors import BadInput, without_secrets
 from tasks.front.composition import Composition
 from tasks.front.front import Front, Member
 from tasks.project.family import load_family
@@ -119,7 +119,9 @@ class Publication:
         aliases = {alias: versions[member.id] for alias, member in self.front.aliases().items()}
         already = not (self._move_aliases(aliases) or missing or is_new)
         versions, uri = {one.id: versions[one.id] for one in self.front.members}, self.client.tracking_uri
-        return Published(uri, self.name, self.front.digest, versions, aliases, self.agent_name, agent, already)
+        return Published(
+            without_secrets(uri), self.name, self.front.digest, versions, aliases, self.agent_name, agent, already
+        )
 
     @contextmanager
     def recorded(self) -> Iterator[None]:

@@ -7,9 +7,7 @@ says the same in a tag for people.
 
 from __future__ import annotations
 
-import getpass
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -61,17 +59,6 @@ class Move:
 def now() -> str:
     """The time in UTC, to the microsecond."""
     return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-def user() -> str:
-    """Who works here: the user of MLflow, where it asks for one, else of the machine."""
-    named = os.environ.get("MLFLOW_TRACKING_USERNAME")
-    if named:
-        return named
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container's user without a name
-        return f"uid {os.getuid()}"
 
 
 def record(registered: Registered, move: Move) -> None:

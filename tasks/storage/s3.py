@@ -60,7 +60,7 @@ def is_remote(target: str) -> bool:
 def parse_place(url: str) -> Place:
     """The place of ``s3://bucket/prefix``; raises BadInput if it names no bucket."""
     parts = urlsplit(url)
-    if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
+    if parts.scheme != "s3" or not parts.netloc or "@" in parts.netloc or parts.query or parts.fragment:
         raise BadInput(f"{url}: no folder in a bucket; write it as s3://bucket/prefix")
     return Place(parts.netloc, parts.path.strip("/"))
 

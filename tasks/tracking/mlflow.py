@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import socket
 from pathlib import Path
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 from models.errors import BadInput, one_line
 from tasks.project.processes import is_alive
 from tasks.project.records import read_json
+from tasks.project.secret import FILE, secret
 from tasks.project.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
 """MLflow's environment, where the user has not set it otherwise. It is read when mlflow is imported."""
+
+PASSWORD = "MLFLOW_TRACKING_PASSWORD"  # noqa: S105 (the name of a variable)
 
 
 def local_store(state: Path) -> tuple[str, str]:
@@ -52,6 +56,25 @@ def local_server(state: Path) -> str | None:
 def tracking_uri(state: Path) -> str:
     """Where runs and models go: ``MLFLOW_TRACKING_URI``, else the server of `hm3 up`, else a database file."""
     return os.environ.get("MLFLOW_TRACKING_URI") or local_server(state) or local_store(state)[0]
+
+
+def user() -> str:
+    """Who works here: the user of MLflow, where it asks for one, else of the machine."""
+    named = os.environ.get("MLFLOW_TRACKING_USERNAME")
+    if named:
+        return named
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user without a name
+        return f"uid {os.getuid()}"
+
+
+def log_in(state: Path, uri: str) -> None:
+    """Let MLflow's clients, here and in processes that this one starts, show the secret to our own server alone."""
+    if uri == local_server(state):
+        os.environ |= {"MLFLOW_TRACKING_USERNAME": user(), PASSWORD: secret(state)}
+    elif PASSWORD in os.environ and (state / FILE).is_file() and os.environ[PASSWORD] == secret(state):
+        del os.environ[PASSWORD]
 
 
 def mlflow_errors() -> tuple[type[Exception], ...]:
@@ -97,6 +120,7 @@ def connect(state: Path) -> MlflowClient:
     import mlflow
 
     uri = tracking_uri(state)
+    log_in(state, uri)
     if uri == local_store(state)[0]:
         (state / "mlflow").mkdir(parents=True, exist_ok=True)
     # The registry's database store asks for the global address where it resolves a model's folder.

@@ -17,6 +17,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
+from models.errors import without_secrets
 from models.files import read_yaml
 from tasks.project.records import read_json
 from tasks.project.workspace import Workspace
@@ -89,7 +90,7 @@ def parameters(workspace: Workspace, stage: str | None = None) -> dict[str, str]
         flat = {"profile": workspace.name, "seed": params["seed"], **flatten({stage: params.get(stage, {})}, ".")}
     else:
         flat = {**flatten(params, "."), "profile": workspace.name, **flatten(workspace.profile, ".", "profile")}
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in flat.items()}
+    return {key: without_secrets(value if isinstance(value, str) else json.dumps(value)) for key, value in flat.items()}
 
 
 def metric_name(name: str) -> str:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from models.errors import BadInput
+from models.errors import BadInput, without_secrets
 from tasks.front.front import Front
 from tasks.front.table import markdown
 from tasks.project.git import git_tags
@@ -88,10 +88,11 @@ class Tracker:
 
     @property
     def url(self) -> str | None:
-        """Page of the pipeline's run, where a server shows it."""
+        """Page of the pipeline's run, where a server shows it; without what the user logs in with."""
         if self.run_id is None or self._connection is None or not self._connection.tracking_uri.startswith("http"):
             return None
-        return f"{self._connection.tracking_uri.rstrip('/')}/#/experiments/{self._experiment}/runs/{self.run_id}"
+        server = without_secrets(self._connection.tracking_uri).rstrip("/")
+        return f"{server}/#/experiments/{self._experiment}/runs/{self.run_id}"
 
     def prepare(self) -> None:
         """Import, connect, open the experiment: about ten seconds the first time. May be called in a thread, early."""
@@ -191,7 +192,7 @@ class Tracker:
 
     def _lose(self, error: Exception) -> None:
         """MLflow did not answer, or refused: say so once."""
-        at = f"MLflow at {tracking_uri(self.workspace.state)}: {said_of(error)}"
+        at = without_secrets(f"MLflow at {tracking_uri(self.workspace.state)}: {said_of(error)}")
         if isinstance(error, BadInput) or not is_away(error):
             if not self.stopped:
                 self._warn(f"{at}; this run is not tracked any further, `hm3 publish` sends its front later")

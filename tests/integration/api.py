@@ -1,5 +1,6 @@
 """The API of a Prefect server, as tests ask it."""
 
+import base64
 import json
 import time
 import urllib.error
@@ -16,10 +17,11 @@ def is_busy(error):
 
 
 @retry(retry=retry_if_exception(is_busy), wait=wait_fixed(1), stop=stop_after_delay(60), reraise=True)
-def call(url, body=None):
-    """Answer of a GET, or of a POST where there is a body."""
+def call(url, body=None, login=None):
+    """Answer of a GET, or of a POST where there is a body; ``login``: ``name:password`` of a server of ours."""
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    headers = {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"} if login else {}
+    request = urllib.request.Request(url, data, headers | {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as reply:
         return json.loads(reply.read() or b"null")
 
@@ -33,13 +35,17 @@ def within(seconds, condition, why):
 
 
 class Server:
-    """The Prefect API, and what it is asked here."""
+    """The Prefect API of `hm3 up`, and what it is asked here."""
 
-    def __init__(self, addresses):
+    def __init__(self, addresses, login):
         self.addresses = addresses
+        self.login = login
 
     def call(self, path, body=None):
-        return call(f"{self.addresses['prefect']}/api/{path}", body)
+        return call(f"{self.addresses['prefect']}/api/{path}", body, self.login)
+
+    def mlflow(self, path):
+        return call(f"{self.addresses['mlflow']}/{path}", login=self.login)
 
     def trigger(self, name, **parameters):
         """Ask for a run of a deployment, ``flow/deployment``, as a form does; the run's id."""

@@ -12,12 +12,13 @@ import subprocess
 import pytest
 import yaml
 
-from flows.servers.local import free_port
+from flows.servers.local import client_of, free_port
 from flows.servers.up import read_record
 from tests.commands import PAGES, ROOT, commands, programs
 from tests.flows.project import git, hm3
 from tests.real_project import NOT_SET
-from tests.s3_server import CREDENTIALS, client_of, s3_server
+from tests.s3_server import CREDENTIALS, s3_server
+from tests.s3_server import client_of as bucket_client
 
 NOT_HERE = {
     "docker": "tests/integration/test_services.py runs the services of the compose file without containers",
@@ -74,7 +75,7 @@ def project(tmp_path_factory, pipeline, warm):
         for name, value in (CREDENTIALS | {"AWS_ENDPOINT_URL": url}).items():
             patch.setenv(name, value)
         for bucket in ("bucket", "hm3-dvc"):
-            client_of(url).create_bucket(Bucket=bucket)
+            bucket_client(url).create_bucket(Bucket=bucket)
         yield root
         hm3(root, "down")
 
@@ -107,9 +108,9 @@ class Reader:
         return line
 
     def servers(self):
-        """Address of the Prefect server that is up, as a variable of the environment."""
+        """The Prefect server that is up, as its clients find it in the environment."""
         running = read_record(self.root / ".hm3")
-        return {"PREFECT_API_URL": f"{running['prefect'].url}/api"} if running else {}
+        return client_of(self.root / ".hm3", running["prefect"].url) if running else {}
 
     def waiting_run(self):
         """Id of a run that is to start tomorrow."""

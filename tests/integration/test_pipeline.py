@@ -10,12 +10,13 @@ import time
 from dataclasses import replace
 from functools import partial
 
+import httpx
 import psutil
 import pytest
 import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from rich.console import Console
 
 from flows.form import Search, merged
@@ -42,8 +43,10 @@ def done(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def prefect(tmp_path_factory, warm):
-    with prefect_server(tmp_path_factory.mktemp("server")) as url, temporary_settings({PREFECT_API_URL: url}):
-        yield
+    with prefect_server(tmp_path_factory.mktemp("server")) as client:
+        known = {PREFECT_API_URL: client["PREFECT_API_URL"], PREFECT_API_AUTH_STRING: client["PREFECT_API_AUTH_STRING"]}
+        with temporary_settings(known):
+            yield client
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +66,14 @@ def project(shared, done, prefect, warm, monkeypatch):
     yield shared
     os.environ.clear()
     os.environ.update(before)
+
+
+def test_the_server_of_a_run_answers_only_who_has_the_secret(prefect):
+    health = f"{prefect['PREFECT_API_URL']}/health"
+    right = tuple(prefect["PREFECT_API_AUTH_STRING"].split(":"))
+    assert httpx.get(health, auth=right).status_code == 200
+    for auth, headers in ((None, {}), (("hm3", "x"), {}), (right, {"Host": "x:1"}), (right, {"Origin": "http://x"})):
+        assert httpx.get(health, auth=auth, headers=headers).status_code == 403
 
 
 def run(*blocks, engine="inline", fresh=False, **how):
@@ -276,7 +287,8 @@ def test_a_killed_run_leaves_no_process_behind_and_the_next_one_goes_on(own):
 
 def test_a_server_that_does_not_answer_is_said_in_one_line(own):
     project, env = own
-    failed = hm3(project, "run", env=env | {"PREFECT_API_URL": "http://127.0.0.1:9/api"})
+    failed = hm3(project, "run", env=env | {"PREFECT_API_URL": "http://me:hidden@127.0.0.1:9/api"})
     assert failed.returncode == 1
     assert failed.stderr.startswith("hm3: PREFECT_API_URL: http://127.0.0.1:9/api does not answer; ")
+    assert "hidden" not in failed.stdout + failed.stderr
     assert started(project) == []

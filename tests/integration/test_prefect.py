@@ -8,27 +8,37 @@ import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 import yaml
 from playwright.sync_api import sync_playwright
 
+from flows.processes.children import command_line
+from flows.servers.gate import OPEN
+from flows.servers.local import password
 from flows.servers.register import AUTOMATION
 from flows.servers.up import in_use, read_record
 from tasks.project.processes import is_alive
+from tasks.project.secret import USER
 from tests.fixtures_front import make_project as make_done
 from tests.flows.project import OUTS, at_work, behave, dvc, git, hm3, make_project, started
-from tests.integration.api import Server, call, within
+from tests.integration.api import Server, within
+from tests.other_site import ATTACK, other_site
 from tests.servers import missing
 
 ROOT = Path(__file__).parents[2]
 SIZE = {"width": 1280, "height": 800}
 SLOW = 40_000  # milliseconds
+REBOUND = "rebound.example"
+"""A name that led to another site, and leads to this machine now."""
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +66,7 @@ def project(tmp_path_factory):
 def server(project):
     up = hm3(project, "up", "--gpu", "--json", timeout=300, cold=True)  # so that what is under them is
     assert up.returncode == 0, up.stderr
-    return Server(json.loads(up.stdout))
+    return Server(json.loads(up.stdout), password(project / ".hm3"))
 
 
 def forms(server, name):
@@ -173,16 +183,31 @@ def browser():
     if chromium is None:
         missing("Chromium (Debian's package chromium)")
     flags = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
+    flags += [f"--host-resolver-rules=MAP {REBOUND} 127.0.0.1"]
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=chromium, args=flags)
         yield started
         started.close()
 
 
+@pytest.fixture(scope="module")
+def window(browser, server):
+    """A browser in which a user opened the addresses that `hm3 up` prints."""
+    window = browser.new_context(viewport=SIZE)
+    window.set_default_timeout(SLOW)
+    for name, address in server.addresses["open"].items():
+        page = window.new_page()
+        page.goto(address)
+        page.wait_for_url(lambda now, name=name: now.startswith(server.addresses[name]) and OPEN not in now)
+        page.get_by_text({"prefect": "Dashboard", "mlflow": "Experiments"}[name]).first.wait_for()
+        page.close()
+    yield window
+    window.close()
+
+
 @pytest.fixture
-def page(browser):
-    page = browser.new_page(viewport=SIZE)
-    page.set_default_timeout(SLOW)
+def page(window):
+    page = window.new_page()
     yield page
     page.close()
 
@@ -200,6 +225,104 @@ def close_assistant(page):
     button = page.get_by_label("Close", exact=True)
     if button.count():
         button.first.click()
+
+
+def kept(server):
+    """Names of what another site would like to make."""
+    made = [server.call(f"{kind}/filter", {}) for kind in ("flows", "work_pools", "variables")]
+    found = server.mlflow("api/2.0/mlflow/experiments/search?max_results=100")["experiments"]
+    return sorted(one["name"] for one in [*found, *(one for kind in made for one in kind)])
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost", REBOUND])
+def test_a_page_of_another_site_makes_nothing_and_sees_nothing(page, server, name):
+    before = kept(server)
+    with other_site() as port:
+        page.goto(f"http://{name}:{port}/")
+        answers = page.evaluate(ATTACK, {**plain(server), "name": "stolen"})
+    assert set(answers.values()) == {"refused", "opaque"}
+    assert [how for how, answer in answers.items() if answer == "opaque" and not how.startswith("no-cors")] == []
+    assert kept(server) == before
+
+
+@pytest.mark.parametrize("name", ["prefect", "mlflow"])
+def test_a_name_that_leads_to_this_machine_now_is_another_site_still(page, server, name):
+    before = kept(server)
+    rebound = {key: url.replace("127.0.0.1", REBOUND) for key, url in plain(server).items()}
+    page.goto(rebound[name])
+    assert "refused" in page.content()
+    answers = page.evaluate(ATTACK, {**rebound, "name": "stolen"})
+    assert set(answers.values()) == {"refused", "opaque", 403}
+    assert kept(server) == before
+
+
+@pytest.mark.parametrize("name", ["prefect", "mlflow"])
+def test_each_servers_own_page_can_do_what_pages_of_others_can_not(page, server, name):
+    before = kept(server)
+    page.goto(server.addresses[name])
+    answers = page.evaluate(ATTACK, {**plain(server), "name": f"own-{name}"})
+    own = {how: answer for how, answer in answers.items() if server.addresses[name] in how}
+    assert {200, 201} & set(own.values())
+    assert 403 not in own.values()
+    assert {answer for how, answer in answers.items() if how not in own} - {"open"} == {"refused", "opaque"}
+    assert answers["websocket"] == ("open" if name == "prefect" else "refused")
+    assert {one.replace("_", "-") for one in set(kept(server)) - set(before)} >= {f"own-{name}"}
+
+
+def plain(server):
+    """The addresses of the servers alone."""
+    return {name: server.addresses[name] for name in ("prefect", "mlflow")}
+
+
+WAYS = {
+    "prefect": ("/", "/ui-settings", "/api/health", "/api/admin/version", "/docs"),
+    "mlflow": ("/", "/health", "/version", "/graphql", "/api/2.0/mlflow/experiments/get?experiment_id=0"),
+}
+
+
+@pytest.mark.parametrize(("name", "way"), [(name, way) for name, ways in WAYS.items() for way in ways])
+def test_programs_are_answered_at_the_servers_address_with_the_secret(server, name, way):
+    right = (USER, server.login.partition(":")[2])
+    url, graph = server.addresses[name] + way, {"query": "query { __typename }"}
+
+    def status(auth=right, **headers):
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        if way == "/graphql":
+            return httpx.post(url, json=graph, auth=auth, headers=headers).status_code
+        return httpx.get(url, auth=auth, headers=headers).status_code
+
+    assert status() == status(Origin=server.addresses[name]) == 200
+    for auth in (None, (USER, "wrong"), (USER, "")):
+        assert status(auth) == 403
+    for how in (
+        {"Host": "evil.example"},
+        {"Host": "127.0.0.1:1"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+    ):
+        assert status(**how) == 403
+
+
+def test_no_secret_is_in_a_command_line_a_log_a_record_or_a_database(server, project, run):
+    word = server.login.partition(":")[2]
+    addresses = server.addresses["open"].values()
+    basic = b64encode(server.login.encode()).decode()
+    secrets = [word, basic, *(one.partition("key=")[2] for one in addresses)]
+    assert_hidden(secrets, [psutil.Process(one.pid) for one in read_record(project / ".hm3").values()])
+    files = [
+        path for path in project.rglob("*") if path.is_file() and not path.is_symlink() and ".git" not in path.parts
+    ]
+    holds = [path.relative_to(project) for path in files if any(one.encode() in path.read_bytes() for one in secrets)]
+    assert holds == [Path(".hm3/secret")]
+    assert stat.S_IMODE((project / ".hm3" / "secret").stat().st_mode) == 0o600
+
+
+def assert_hidden(secrets, processes):
+    """Neither they nor what they started show a secret to others in their arguments."""
+    family = [*processes, *(one for process in processes for one in process.children(recursive=True))]
+    assert family
+    for one in family:
+        assert not [text for text in secrets if text in " ".join(command_line(one))]
 
 
 FORMS = {
@@ -255,7 +378,7 @@ def test_a_finished_run_shows_its_front_and_its_images(page, server, run):
 
 
 def test_mlflow_shows_the_runs_with_their_hypervolume(page, server, run):
-    found = call(f"{server.addresses['mlflow']}/api/2.0/mlflow/experiments/get-by-name?experiment_name=hm3-tiny")
+    found = server.mlflow("api/2.0/mlflow/experiments/get-by-name?experiment_name=hm3-tiny")
     page.goto(
         f"{server.addresses['mlflow']}/#/experiments/{found['experiment']['experiment_id']}/runs?compareRunsMode=CHART"
     )
@@ -303,6 +426,7 @@ def test_the_second_of_two_runs_says_for_whom_it_waits_and_goes_on_when_the_firs
     found = within(60, lambda: re.search(waits, log.read_text(), re.MULTILINE), "the second run does not wait")
     process = psutil.Process(int(found[1]))
     family = [process, *process.children(recursive=True)]
+    assert_hidden([server.login.partition(":")[2]], [process, psutil.Process(second.pid)])
     assert work.pid in [one.pid for one in family]
 
     behave(project, "search", None)

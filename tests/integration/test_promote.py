@@ -47,16 +47,16 @@ def call(url, body):
 
 
 @pytest.fixture(scope="module")
-def prefect_url(tmp_path_factory):
-    with prefect_server(tmp_path_factory.mktemp("prefect")) as url:
-        yield url
+def prefect_client(tmp_path_factory):
+    with prefect_server(tmp_path_factory.mktemp("prefect")) as client:
+        yield client
 
 
 @pytest.fixture
-def prefect(prefect_url):
+def prefect(prefect_client):
     """Flows run in this process, whose environment comes back afterwards."""
     before = dict(os.environ)
-    os.environ["PREFECT_API_URL"] = prefect_url
+    os.environ |= prefect_client
     refresh_global_settings_context()  # threads, too, are to find the server
     yield
     os.environ.clear()

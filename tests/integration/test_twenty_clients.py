@@ -67,17 +67,18 @@ def test_twenty_runs_are_tracked_in_one_database(clients, tmp_path_factory, tmp_
     assert all(run.data.metrics for run in runs if run.info.run_id in whole)
 
 
-def flowed(address, name):
+def flowed(client, name):
     """A flow run of five tasks."""
     from prefect import flow
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
     from flows.follow import as_task
 
     def work():
         return sum(as_task(stage, lambda: 1) for stage in STAGES)
 
-    with temporary_settings({PREFECT_API_URL: address}):
+    known = {PREFECT_API_URL: client["PREFECT_API_URL"], PREFECT_API_AUTH_STRING: client["PREFECT_API_AUTH_STRING"]}
+    with temporary_settings(known):
         return flow(name="client", flow_run_name=name)(work)()
 
 
@@ -87,12 +88,13 @@ def test_twenty_flows_are_kept_by_one_temporary_server(clients, tmp_path):
     try:
         server.wait()
         names = [f"run-{number}" for number in range(CLIENTS)]
-        assert list(clients.map(flowed, [server.url] * CLIENTS, names)) == [len(STAGES)] * CLIENTS
-        flows = call(f"{server.url}/flow_runs/filter", {})
+        assert list(clients.map(flowed, [server.client] * CLIENTS, names)) == [len(STAGES)] * CLIENTS
+        login = server.client["PREFECT_API_AUTH_STRING"]
+        flows = call(f"{server.url}/flow_runs/filter", {}, login)
         counts = {"state": {"type": {"any_": ["COMPLETED"]}}}
         wanted = len(STAGES) * CLIENTS  # task runs are recorded through events, a moment later
-        within(60, lambda: call(f"{server.url}/task_runs/count", {"task_runs": counts}) == wanted, "task runs are lost")
-        tasks = call(f"{server.url}/task_runs/filter", {})
+        within(60, lambda: call(f"{server.url}/task_runs/count", {"task_runs": counts}, login) == wanted, "lost")
+        tasks = call(f"{server.url}/task_runs/filter", {}, login)
     finally:
         server.stop()
     assert sorted((one["name"], one["state_type"]) for one in flows) == sorted((name, "COMPLETED") for name in names)

@@ -107,8 +107,14 @@ def test_credentials_that_the_server_does_not_know_are_found(root, tmp_path):
 
 
 def test_a_server_that_is_away_is_found(root):
-    remote(root, "s3://team/hm3", endpointurl="http://127.0.0.1:9")
+    remote(root, "s3://team/hm3", endpointurl="http://me:hidden@127.0.0.1:9")
+    assert "hidden" not in the_fault(root)
     assert "http://127.0.0.1:9 does not answer as it should" in the_fault(root)
+
+
+def test_a_login_is_no_part_of_the_address_of_a_bucket(root):
+    remote(root, "s3://me:hidden@team/hm3")
+    assert the_fault(root).startswith("DVC remote it: s3://team/hm3: no folder in a bucket; write it as s3://")
 
 
 def test_a_broken_configuration_is_found(root):

@@ -251,7 +251,7 @@ def test_a_missing_sandbox_is_found(root, monkeypatch):
 
 
 def test_a_server_that_does_not_answer_is_found(root):
-    found = look(root, SERVERS | {"MLflow": ("http://127.0.0.1:9", False)})
+    found = look(root, SERVERS | {"MLflow": ("http://me:hidden@127.0.0.1:9", False)})
     assert the_fault(found) == ("MLflow", "http://127.0.0.1:9 does not answer; start it, or unset MLFLOW_TRACKING_URI")
 
 

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -14,8 +15,10 @@ import yaml
 
 from flows.servers.local import free_port
 from tasks.project.processes import birth
+from tasks.project.secret import secret
+from tasks.schema.services import RayWorkers
 from tasks.tracking.messages import log_data
-from tasks.tracking.mlflow import connect, local_store, tracking_uri
+from tasks.tracking.mlflow import connect, local_store, log_in, tracking_uri
 from tasks.tracking.record import flatten, parameters, stage_points
 from tasks.tracking.tracker import Tracker
 from tests.servers import mlflow_server
@@ -74,6 +77,12 @@ def test_parameters_go_by_the_names_that_dvc_takes(shared_project, walked):
     assert parent.data.params["search.rungs"] == str(list(shared_project.params.search.rungs))
     assert stages["train"].data.params["train.hidden"] == str(shared_project.params.train.hidden)
     assert "search.budget" not in stages["train"].data.params
+
+
+def test_no_login_is_in_a_parameter(shared_project):
+    ray = RayWorkers(address="ray://me:hidden@head:10001")
+    profile = shared_project.profile.model_copy(update={"ray": ray})
+    assert parameters(replace(shared_project, profile=profile))["profile.ray.address"] == "ray://head:10001"
 
 
 def test_curves_are_kept_by_step(shared_project, walked):
@@ -201,13 +210,14 @@ def shown(client):
 
 def test_what_a_server_misses_while_it_is_away_is_kept_and_sent_by_the_next_run(project, walked, monkeypatch):
     address = f"http://127.0.0.1:{free_port()}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address.replace("//", "//me:hidden@"))
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     warnings = []
     tracker = Tracker(project, warnings.append)
     walk(tracker)
     assert len(warnings) == 1
-    assert address in warnings[0]
+    assert f"MLflow at {address}: " in warnings[0]
+    assert "hidden" not in warnings[0]
     assert "what it should know is kept" in warnings[0]
     assert tracker.run_id is None
     assert tracker.url is None
@@ -225,13 +235,14 @@ def test_a_server_that_is_killed_in_the_middle_of_a_run_has_everything_once_when
     project, walked, tmp_path, monkeypatch
 ):
     port = free_port()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:hidden@127.0.0.1:{port}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     warnings = []
     tracker = Tracker(project, warnings.append)
     with mlflow_server(tmp_path, tmp_path / "kept", port) as (_, process):
         tracker.start("morning", {"prefect.flow_run_id": "f-1"})
         tracker.begin_stage("zoo")
+        assert tracker.url == f"http://127.0.0.1:{port}/#/experiments/{tracker._experiment}/runs/{tracker.run_id}"
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     for stage in STAGES[:4]:
@@ -264,6 +275,13 @@ def test_the_address_is_the_users_else_a_live_server_else_a_file(project, monkey
         record = {"mlflow": {"url": url, "pid": os.getpid(), "born": birth(os.getpid())}}
         (project.state / "servers.json").write_text(json.dumps(record))
         assert tracking_uri(project.state) == url
+        monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD", raising=False)
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
+        log_in(project.state, url)
+        assert os.environ["MLFLOW_TRACKING_PASSWORD"] == secret(project.state)
+        assert os.environ["MLFLOW_TRACKING_USERNAME"] == "me"
+        log_in(project.state, "http://elsewhere:5000")
+        assert "MLFLOW_TRACKING_PASSWORD" not in os.environ
         gone = subprocess.Popen([sys.executable, "-c", ""])
         gone.wait()
         for other in ({"pid": gone.pid}, {"born": 0}):  # or a later process of the same number
