@@ -1,5 +1,7 @@
 """The two ways in which hm3 stops: the caller can mend the input, or the work itself failed."""
 
+from models.text import line
+
 
 class BadInput(ValueError):
     """Something that the user gave can't be used.
@@ -21,5 +23,5 @@ class Lost(RuntimeError):
 
 
 def one_line(text: object, most: int | None = None) -> str:
-    """What an error says, or any text, as one line of at most so many characters."""
-    return " ".join(str(text).split())[:most]
+    """What an error says, or any text, as one line of at most so many characters, none of which acts on a terminal."""
+    return line(str(text))[:most]
