@@ -36,7 +36,7 @@ PAIRS = 9
 """Most pairs of objectives that are drawn."""
 POINTS = 1_000
 """Most candidates that are drawn: no browser opens a page with a million."""
-MEMBERS = 32
+MEMBERS = 24
 """Most members that are drawn: more cover each other."""
 
 

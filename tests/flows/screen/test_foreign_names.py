@@ -92,7 +92,7 @@ def hostile(done, tmp_path_factory):
     path.write_text(json.dumps(front))
     path = root / "profiles" / "tiny.yaml"
     profile = yaml.safe_load(path.read_text())
-    path.write_text(yaml.safe_dump(profile | {"description": "<script>document.title = 'ran'</script>\x1b[2J"}))
+    path.write_text(yaml.safe_dump(profile | {"description": NAMES["element"]}))
     return open_workspace("tiny", root)
 
 
