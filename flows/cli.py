@@ -221,7 +221,7 @@ def report(profile: ProfileOption = None) -> None:
     from tasks.project.workspace import open_workspace
     from tasks.report.report import write_report
 
-    sys.stdout.write(f"{write_report(open_workspace(profile))}\n")
+    sys.stdout.write(f"{one_line(write_report(open_workspace(profile)))}\n")
 
 
 @app.command()
@@ -237,6 +237,8 @@ def up(
 
     Example: `hm3 up --prefect-port 4200 --mlflow-port 5000`
     """
+    from rich.text import Text
+
     from flows.servers.up import addresses, openings
     from flows.servers.up import up as start
     from tasks.project.workspace import find_root, state_folder
@@ -246,7 +248,7 @@ def up(
     with console.status("") as status:
 
         def say(text: str) -> None:
-            status.update(text)
+            status.update(Text(text))
             if not console.is_terminal:
                 console.print(text, highlight=False)
 

@@ -13,6 +13,7 @@ from flows.processes.settle import prepare
 from flows.screen.artifacts import key_of
 from models.errors import Failed
 from models.files import validate
+from models.text import code, markdown
 from tasks.project.progress import Progress
 from tasks.project.workspace import find_root, open_workspace
 
@@ -44,9 +45,9 @@ def promote(
     given = {"member": member or None, "alias": alias, "prefer": prefer or None, "force": force, "reason": reason}
     result = promotion.promote(workspace, validate(promotion.Request, given, "promote"), Progress())
     create_markdown_artifact(
-        gate_markdown(result.decision.title, result.decision.checks) + f"\n\n{result}",
+        gate_markdown(result.decision.title, result.decision.checks) + f"\n\n{markdown(str(result))}",
         key=key_of("promotion", workspace.name),
-        description=f"Gates of the last promotion of `{workspace.name}`",
+        description=f"Gates of the last promotion of {code(workspace.name)}",
     )
     get_run_logger().info("%s", result)
     if result.refused:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from models.text import line
+
 SECRET_VALUE = re.compile(
     r"([?&;](?:[\w.-]{0,40}[-_.])?(?:access_?key|api_?key|auth|credential|key|passw(?:or)?d|pwd|secret|sig|signature|token)=)"
     r"[^&;#\s]+",
@@ -39,8 +41,11 @@ class Lost(OneLine, RuntimeError):
 
 
 def one_line(text: object, most: int | None = None) -> str:
-    """What an error says, or any text, as one line of at most so many characters, without passwords of addresses."""
-    return " ".join(without_secrets(str(text)).split())[:most]
+    """What an error says, or any text, as one line of at most so many characters.
+
+    No password of an address is in it, and no character that acts on a terminal.
+    """
+    return line(without_secrets(str(text)))[:most]
 
 
 def without_secrets(text: str) -> str:

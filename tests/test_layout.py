@@ -17,7 +17,7 @@ FORBIDDEN = {
 }
 STAGES = ("zoo", "sample", "dataset", "train", "search", "pareto")
 HOUSE = {
-    "models": "errors → files → candidate | front | preferences → sources → merge | paths → learned | search"
+    "models": "text → errors → files → candidate | front | preferences → sources → merge | paths → learned | search"
     " → agent | baselines",
     "tasks": "schema → project → sandbox | storage → objectives → families | front | scoring → trials → report"
     " → tracking → zoo | sample | dataset | train | search | pareto → registry | doctor → bench",

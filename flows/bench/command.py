@@ -143,3 +143,22 @@ def faults(
     from flows.bench.faults import bench_faults
 
     bench_faults(minutes, seed, fault or [], as_json)
+
+
+@app.command()
+def hostile(
+    cases: Annotated[int, typer.Option(help="Changed files to try.", min=1)] = 10_000,
+    seed: Annotated[int, typer.Option(help="Of kinds, files and changes.", min=0)] = 0,
+    workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 2,
+    small: Small = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Hand hm3 damaged and hostile files of every kind, and count what it makes of them.
+
+    Fails where one ends in a traceback, an unusable success or a hang. Writes docs/results/hostile.md.
+
+    Example: `hm3 bench hostile --cases 1000 --seed 7`
+    """
+    from flows.bench.hostile import bench_hostile
+
+    bench_hostile(cases, seed, workers, small=small, as_json=as_json)

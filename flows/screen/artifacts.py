@@ -21,6 +21,8 @@ from prefect.artifacts import (
 )
 
 from flows.screen.watch import measure, percent
+from models.text import code
+from models.text import markdown as escaped
 from tasks.project.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ class Gauge:
         if share is None or time.monotonic() - self._last < UPDATE_SECONDS:
             return
         self._last = time.monotonic()
-        self._set(share, f"{event['description']}: {measure(event)}")
+        self._set(share, escaped(f"{event['description']}: {measure(event)}"))
 
     def finish(self) -> None:
         """The stage is done."""
@@ -76,16 +78,16 @@ def show_front(workspace: Workspace, front: Front, report: Path, tracked: str | 
     create_markdown_artifact(
         markdown(front, front.splits[-1]),
         key=key_of("front", name),
-        description=f"Members of the front of `{name}`, next to base, experts and plain merges",
+        description=f"Members of the front of {code(name)}, next to base, experts and plain merges",
     )
     drawn = of_stage(workspace, "search") | of_front(workspace) if images else {}
     for title, figure in drawn.items():
-        create_image_artifact(data_uri(figure), key=key_of("plot", title, name), description=f"{title} of `{name}`")
+        create_image_artifact(data_uri(figure), key=key_of("plot", title, name), description=f"{title} of {code(name)}")
     # A browser opens no file from a page of a server, but MLflow's pages show the report that a run keeps.
     shown = report.as_uri() if tracked is None else f"{tracked}/artifacts/{report.name}"
-    create_link_artifact(shown, key=key_of("report", name), link_text=f"report of {name}")
+    create_link_artifact(shown, key=key_of("report", name), link_text=f"report of {escaped(name)}")
     if tracked is not None:
-        create_link_artifact(tracked, key=key_of("mlflow", name), link_text=f"MLflow run of {name}")
+        create_link_artifact(tracked, key=key_of("mlflow", name), link_text=f"MLflow run of {escaped(name)}")
 
 
 def data_uri(figure: Figure) -> str:

@@ -8,15 +8,17 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.segment import Segment
+from rich.text import Text
 
 from models.errors import without_secrets
+from models.text import plain
 from tasks.project.progress import Progress as StageProgress
 
 PLAIN_WIDTH = 160
@@ -26,10 +28,22 @@ LINE_SECONDS = 15.0
 """Time between two lines on the same bar where there is no terminal."""
 
 
-def output(*, stderr: bool = False) -> Console:
-    """A console; where nobody looks on, lines are long enough for tables."""
+class Terminal(Console):
+    """A console on which all text is text: no markup in it, and no character that acts on a terminal."""
+
+    def __init__(self, **options: Any):
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """See ``Console``; rich's own control codes stay."""
+        for one in super().render(renderable, options):
+            yield one if one.control else Segment(plain(one.text), one.style)
+
+
+def output(*, stderr: bool = False) -> Terminal:
+    """A terminal; where nobody looks on, lines are long enough for tables."""
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if stream.isatty() else PLAIN_WIDTH)
+    return Terminal(stderr=stderr, width=None if stream.isatty() else PLAIN_WIDTH)
 
 
 class Tail:
@@ -62,9 +76,9 @@ class Screen:
         self.console = console
         self.log = log
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[said]}"),
+            TextColumn("{task.fields[said]}", markup=False),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
@@ -85,9 +99,9 @@ class Screen:
     def line(self, text: str, style: str = "") -> None:
         """A line that stays; passwords of addresses are left out."""
         text = without_secrets(text)
-        self.console.print(f"[{style}]{escape(text)}[/{style}]" if style else escape(text), highlight=False)
+        self.console.print(Text(text, style), highlight=False)
         if self.log is not None:
-            self.log(text)
+            self.log(plain(text))
 
     def of_all(self, done: int, total: int, unit: str) -> None:
         """Show how much of everything is done; this bar stays when others are cleared."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 
+import yaml
+
 from models.merge.recipe import Group, Recipe, SliceSource, mergekit_level
 from models.sources.vocabulary import Vocabulary
+from models.text import code, markdown
 
 REBUILD = {
     "exact": "mergekit (`mergekit-multi`) makes the same model from it.",
@@ -29,11 +32,12 @@ def model_card(
         classes: of each task, if it sees images.
     """
     methods = sorted({recipe.merge_method for recipe in recipes})
-    lines = ["---", "library_name: transformers", "tags:", "- merge", "- hm3"]
-    lines += [f"- {method.replace('_', '-')}" for method in methods]
-    lines += ["---", "", f"# {name}", "", "This model was merged from fine-tunes of one base model.", ""]
+    tags = ["merge", "hm3", *(method.replace("_", "-") for method in methods)]
+    header = yaml.safe_dump({"library_name": "transformers", "tags": tags}, sort_keys=False)
+    lines = ["---", *header.splitlines(), "---", "", f"# {markdown(name)}", ""]
+    lines += ["This model was merged from fine-tunes of one base model.", ""]
     for recipe in recipes:
-        lines += [f"## {recipe.name or name}", "", _sentence(recipe), "", *_table(recipe), ""]
+        lines += [f"## {markdown(recipe.name or name)}", "", _sentence(recipe), "", *_table(recipe), ""]
     if vocabulary is not None and vocabulary.extra:
         lines += ["## Vocabulary", "", _extension(vocabulary), ""]
     if classes:
@@ -49,8 +53,8 @@ def model_card(
 
 def _sentence(recipe: Recipe) -> str:
     method = recipe.method
-    base = f", base `{_shown(recipe.base_model)}`" if recipe.base_model else ""
-    settings = "".join(f", {key} {value}" for key, value in recipe.parameters.items())
+    base = f", base {code(_shown(recipe.base_model))}" if recipe.base_model else ""
+    settings = "".join(markdown(f", {key} {value}") for key, value in recipe.parameters.items())
     return f"[{method.title}]({method.reference}){base}{settings}."
 
 
@@ -64,8 +68,8 @@ def _row(group: Group, number: int) -> str:
     layers = "all"
     if isinstance(source, SliceSource):
         layers = f"{source.layers.start}–{source.layers.stop - 1}" if source.layers else "embedding, norm and head only"
-    settings = ", ".join(f"{key} {value}" for key, value in {**group.parameters, **source.parameters}.items())
-    return f"| `{_shown(source.model)}` | {layers} | {settings} |"
+    settings = ", ".join(markdown(f"{key} {value}") for key, value in {**group.parameters, **source.parameters}.items())
+    return f"| {code(_shown(source.model))} | {layers} | {settings} |"
 
 
 def _shown(model: str) -> str:
@@ -74,7 +78,9 @@ def _shown(model: str) -> str:
 
 
 def _heads(classes: Mapping[str, Sequence[str]]) -> str:
-    rows = "\n".join(f"| {task} | {len(names)} | {', '.join(names[:4])}, … |" for task, names in classes.items())
+    rows = "\n".join(
+        f"| {markdown(task)} | {len(names)} | {markdown(', '.join(names[:4]))}, … |" for task, names in classes.items()
+    )
     return (
         "One encoder serves several tasks, each with a head of its own: it isn't merged. `heads.safetensors` holds"
         " weight, bias and scale by task, `heads.json` the names of the classes. Where the model is a classifier, it"
@@ -84,7 +90,7 @@ def _heads(classes: Mapping[str, Sequence[str]]) -> str:
 
 
 def _extension(vocabulary: Vocabulary) -> str:
-    shown = ", ".join(f"`{token}`" for token in vocabulary.extra[:8])
+    shown = ", ".join(code(token) for token in vocabulary.extra[:8])
     more = f" and {len(vocabulary.extra) - 8} more" if len(vocabulary.extra) > 8 else ""
     return (
         f"The base's tokens keep their ids. {len(vocabulary.extra)} tokens of the other models follow: {shown}{more}."

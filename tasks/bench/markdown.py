@@ -8,7 +8,9 @@ from typing import Any
 
 import jinja2
 from rich.table import Table
+from rich.text import Text
 
+from models.text import line, plain
 from tasks.project.records import write_text
 
 
@@ -23,24 +25,30 @@ class Sheet:
 
     def rich(self) -> Table:
         """For a terminal."""
-        table = Table(title=self.title, title_justify="left", box=None, pad_edge=False)
+        table = Table(title=Text(self.title), title_justify="left", box=None, pad_edge=False)
         for place, name in enumerate(self.columns):
             table.add_column(name, justify="left" if place == 0 else "right")
         for row in self.rows:
-            table.add_row(*row)
+            table.add_row(*map(Text, row))
         return table
 
 
 def render(template: str, **values: Any) -> str:
     """The text of a template in ``tasks/templates``."""
+
+    def cell(value: object) -> str:
+        return line(str(value)).replace("|", "\\|")
+
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tasks"),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=lambda value: plain(value) if isinstance(value, str) else value,
         autoescape=False,  # noqa: S701 (it is Markdown, of our own words and numbers)
     )
+    environment.filters["cell"] = cell
     return environment.get_template(template).render(**values)
 
 

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from models.errors import without_secrets
 from tasks.doctor.plan import Plan
@@ -31,8 +31,8 @@ class Check:
     def show(self, console: Console) -> None:
         """A line of its own."""
         colours: dict[Status, str] = {"good": "green", "later": "yellow", "bad": "red"}
-        mark = f"[{colours[self.status]}]{self.status:5}[/]"
-        console.print(f"{mark} {self.what:12} {escape(self.text)}", highlight=False, soft_wrap=True)
+        mark = Text(f"{self.status:5}", colours[self.status])
+        console.print(Text.assemble(mark, f" {self.what:12} {self.text}"), highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Diagnosis:
 
     def show(self, console: Console) -> None:
         """What follows from all checks, which have shown themselves."""
-        table = Table(title=f"\nplan of {self.profile}", title_justify="left", title_style="bold", box=None)
+        table = Table(title=Text(f"\nplan of {self.profile}"), title_justify="left", title_style="bold", box=None)
         for heading in ("stage", "candidates", "item evaluations", "expected time"):
             table.add_column(heading, justify="left" if heading == "stage" else "right")
         for cost in self.plan.costs:

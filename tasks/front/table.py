@@ -9,7 +9,9 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
+from models.text import markdown as escaped
 from tasks.front.front import Front, Member, Reference
 
 
@@ -76,7 +78,7 @@ def preference(member: Member, most: int = 2) -> str:
 
 def front_table(front: Front, split: str, aliases: Mapping[str, Sequence[str]] | None = None) -> Table:
     """The table of one split for a terminal; the best score of each objective among the members stands out."""
-    table = Table(title=title(front, split), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table = Table(title=Text(title(front, split)), title_justify="left", title_style="bold", box=None, pad_edge=False)
     table.add_column("model", no_wrap=True)
     table.add_column("kind")
     for heading in ("layers", *front.tasks):
@@ -88,10 +90,11 @@ def front_table(front: Front, split: str, aliases: Mapping[str, Sequence[str]] |
     for row in rows:
         member = row.kind == "member"
         scores = [
-            f"[bold]{value}[/bold]" if member and value == top else value
+            Text(value, "bold") if member and value == top else value
             for value, top in zip(row.scores, best, strict=True)
         ]
-        table.add_row(row.name, row.kind, row.layers, *scores, row.serves, row.aliases, style="" if member else "dim")
+        words = [Text(one) for one in (row.name, row.kind, row.layers, row.serves, row.aliases)]
+        table.add_row(*words[:3], *scores, *words[3:], style="" if member else "dim")
     return table
 
 
@@ -99,8 +102,8 @@ def markdown(front: Front, split: str) -> str:
     """The same table in Markdown."""
     heads = ("model", "kind", "layers", *front.tasks, "serves", "aliases")
     rows = [(one.name, one.kind, one.layers, *one.scores, one.serves, one.aliases) for one in table_rows(front, split)]
-    lines = [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
-    return "\n".join([f"**{title(front, split)}**", "", *lines])
+    lines = [f"| {' | '.join(map(escaped, cells))} |" for cells in (heads, ["---"] * len(heads), *rows)]
+    return "\n".join([f"**{escaped(title(front, split))}**", "", *lines])
 
 
 def title(front: Front, split: str) -> str:
@@ -138,7 +141,7 @@ def member_data(front: Front, member: Member, aliases: Mapping[str, Sequence[str
 
 def member_table(front: Front, member: Member) -> RenderableType:
     """One member with its scores on every split."""
-    table = Table(title=f"member {member.id}", title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table = Table(title=Text(f"member {member.id}"), title_justify="left", title_style="bold", box=None, pad_edge=False)
     table.add_column("objective")
     splits = [split for split in reversed(front.splits) if split in member.scores]
     for split in splits:
@@ -146,7 +149,7 @@ def member_table(front: Front, member: Member) -> RenderableType:
     for name in front.tasks:
         table.add_row(name, *(f"{member.scores[split][name]:.3f}" for split in splits))
     table.add_row("layers", str(member.layers))
-    below = f"serves {preference(member, len(member.serves))}\nrecipe {recipe_file(front, member)}"
+    below = Text(f"serves {preference(member, len(member.serves))}\nrecipe {recipe_file(front, member)}")
     return Group(table, below)
 
 

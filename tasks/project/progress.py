@@ -79,7 +79,10 @@ class Progress:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("w", encoding="utf-8", buffering=1)
         if self.console is not None and self.console.is_terminal:
-            about, note = TextColumn("{task.description}"), TextColumn("{task.fields[note]}", style="dim")
+            about, note = (
+                TextColumn("{task.description}", markup=False),
+                TextColumn("{task.fields[note]}", "dim", markup=False),
+            )
             columns = about, BarColumn(bar_width=24), Amount(), TimeElapsedColumn(), TimeRemainingColumn(), note
             self._rich = RichProgress(*columns, console=self.console)
             self._rich.start()
@@ -105,7 +108,7 @@ class Progress:
         """A line that stays."""
         self._write({"event": "message", "text": text})
         if self.console is not None:
-            self.console.print(text)
+            self.console.print(text, markup=False)
 
     def show(self, bar: Bar, force: bool = False) -> None:
         """Write the bar's state, at most every ``MIN_SECONDS``."""

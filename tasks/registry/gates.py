@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from models.text import markdown
 from tasks.schema.services import Promotion
 
 REGISTERED, REPRODUCED, KEPT, FLOOR = "registered", "reproduced", "against the holder", "floor"
@@ -115,17 +116,19 @@ def gate_table(title: str, checks: Sequence[Check]) -> Table:
         table.add_column(heading, justify="right" if heading == "value" else "left")
     for number_of, one in enumerate(checks):
         gate = one.gate if number_of == 0 or checks[number_of - 1].gate != one.gate else ""
-        outcome = f"[{COLOURS[one.passed]}]{one.outcome}[/]"
-        table.add_row(gate, escape(one.what), escape(one.value), escape(one.bound), outcome, escape(one.note))
+        outcome = Text(one.outcome, COLOURS[one.passed])
+        table.add_row(gate, Text(one.what), Text(one.value), Text(one.bound), outcome, Text(one.note))
     return table
 
 
 def gate_markdown(title: str, checks: Sequence[Check]) -> str:
     """The same table in Markdown."""
     rows = [(*HEADINGS[:-1], "note"), ("---",) * len(HEADINGS)]
-    rows += [(one.gate, one.what, one.value, one.bound, f"**{one.outcome}**", one.note) for one in checks]
-    lines = [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows]
-    return "\n".join([f"**{title}**", "", *lines])
+    for one in checks:
+        said, note = map(markdown, (one.what, one.value, one.bound)), markdown(one.note)
+        rows.append((one.gate, *said, f"**{one.outcome}**", note))
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([f"**{markdown(title)}**", "", *lines])
 
 
 def as_data(checks: Iterable[Check]) -> list[dict[str, Any]]:

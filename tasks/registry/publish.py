@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from models.errors import BadInput, without_secrets
+from models.text import markdown
 from tasks.front.composition import Composition
 from tasks.front.front import Front, Member
 from tasks.project.family import load_family
@@ -26,7 +27,7 @@ from tasks.project.progress import Progress
 from tasks.project.workspace import Workspace
 from tasks.registry.package import packed
 from tasks.registry.versions import MEMBER, answering
-from tasks.tracking.messages import log
+from tasks.tracking.messages import log, plain_values
 from tasks.tracking.mlflow import connect, open_experiment
 from tasks.tracking.spool import spool_of
 
@@ -195,7 +196,7 @@ class Publication:
                 yield left, False
                 return
             self.client.delete_logged_model(left.model_id)
-        model = self.client.create_logged_model(self.experiment, name, self._open_run(), dict(tags))
+        model = self.client.create_logged_model(self.experiment, name, self._open_run(), plain_values(tags))
         yield model, True
         self.client.finalize_logged_model(model.model_id, "READY")
 
@@ -204,7 +205,7 @@ class Publication:
             name,
             source=f"models:/{model.model_id}",
             run_id=model.source_run_id,
-            tags=dict(tags),
+            tags=plain_values(tags),
             description=words,
             await_creation_for=0,
             model_id=model.model_id,
@@ -287,15 +288,15 @@ def described(front: Front, member: Member, composition: Composition) -> str:
     """A member in Markdown: its scores, and what it was made of."""
     scores = {split: " | ".join(f"{own[name]:.3f}" for name in front.tasks) for split, own in member.scores.items()}
     lines = [
-        f"{member.layers} layers; serves {member.preference}.",
+        f"{member.layers} layers; serves {markdown(member.preference)}.",
         "",
-        f"| split | {' | '.join(front.tasks)} |",
+        f"| split | {' | '.join(map(markdown, front.tasks))} |",
         "|---" * (len(front.tasks) + 1) + "|",
-        *(f"| {split} | {own} |" for split, own in scores.items()),
+        *(f"| {markdown(split)} | {own} |" for split, own in scores.items()),
         "",
-        composition.describe(member),
+        markdown(composition.describe(member)),
         "",
-        *(f"- {name}: {words}" for name, words in composition.merges(member).items()),
+        *(f"- {markdown(name)}: {markdown(words)}" for name, words in composition.merges(member).items()),
     ]
     return "\n".join(lines)
 

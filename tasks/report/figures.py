@@ -17,6 +17,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from models.errors import BadInput, one_line
+from models.text import line
 from tasks.front.composition import Composition
 from tasks.front.front import Front, Member, Reference
 from tasks.project.workspace import Workspace
@@ -35,7 +36,7 @@ PAIRS = 9
 """Most pairs of objectives that are drawn."""
 POINTS = 1_000
 """Most candidates that are drawn: no browser opens a page with a million."""
-MEMBERS = 32
+MEMBERS = 24
 """Most members that are drawn: more cover each other."""
 
 
@@ -79,9 +80,10 @@ def candidates(workspace: Workspace, front: Front) -> pd.DataFrame | None:
     try:
         found = pd.read_parquet(path, columns=columns)[columns]
     except (OSError, ValueError, LookupError) as error:
-        label, reason = f"runs/{workspace.name}/{path.name}", one_line(error, 200)
-        raise BadInput(f"{label}: not readable ({reason}); run stage `search` again") from None
-    return found.loc[found["items"] == found["items"].max(), list(front.tasks)]
+        place, reason = f"runs/{workspace.name}/{path.name}", one_line(error, 200)
+        raise BadInput(f"{place}: not readable ({reason}); run stage `search` again") from None
+    whole: pd.DataFrame = found.loc[found["items"] == found["items"].max(), list(front.tasks)]
+    return whole
 
 
 def thinned(archive: pd.DataFrame) -> pd.DataFrame:
@@ -109,7 +111,9 @@ def fronts(front: Front, archive: pd.DataFrame | None) -> Figure:
                     axes.plot(reference.scores[split][x], reference.scores[split][y], zorder=3, **mark)
                 for number, member, colour in numbered(front):
                     disc(axes, member.scores[split][x], member.scores[split][y], number, colour)
-                axes.set(xlabel=f"{x} (score)", ylabel=f"{y} (score)", title=f"{split}: {y} by {x}")
+                axes.set(
+                    xlabel=label(f"{x} (score)"), ylabel=label(f"{y} (score)"), title=label(f"{split}: {y} by {x}")
+                )
         dot = Line2D([], [], marker=".", color=FAINT, linestyle="none", label="archive, search split")
         legend(figure, front, *([] if shown is None else [dot]))
     return figure
@@ -141,7 +145,8 @@ def depths(front: Front) -> Figure:
                 aside = 0.13 * (0, -1, 1)[ranks[member.layers] % 3]  # so that equal depths don't hide each other
                 ranks[member.layers] += 1
                 disc(axes, member.layers + aside, member.scores[split][task], number, colour)
-            axes.set(xlabel="layers that a token passes", ylabel=f"{task} (score)", title=f"{split}: {task} by depth")
+            axes.set(xlabel="layers that a token passes", ylabel=label(f"{task} (score)"))
+            axes.set_title(label(f"{split}: {task} by depth"))
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.margins(x=0.12)
         legend(figure, front)
@@ -177,7 +182,7 @@ def paths(front: Front, composition: Composition) -> Figure:
         axes.tick_params(length=0)
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
-        handles: list[Any] = [Patch(color=colour, label=name) for name, colour in colours.items()]
+        handles: list[Any] = [Patch(color=colour, label=label(name)) for name, colour in colours.items()]
         for sign, colour, size, meaning in (
             ("$0$", INK, 6, "index of the layer"),
             ("$+k$", JUMP, 12, "skips k layers"),
@@ -212,7 +217,7 @@ def training(table: pd.DataFrame) -> Figure:
             for _, own in table[kinds == title].groupby("network", sort=False):
                 axes.plot(own["step"], own["loss"], color=TRAINED, linewidth=1.2)
                 axes.plot(own["step"], own["held_out"], "--", color=HELD_OUT, linewidth=1.2)
-            axes.set(xlabel="optimiser step", ylabel="loss", title=title.capitalize())
+            axes.set(xlabel="optimiser step", ylabel="loss", title=label(title.capitalize()))
         trained = Line2D([], [], color=TRAINED, label="training")
         held_out = Line2D([], [], color=HELD_OUT, linestyle="--", label="held-out paths")
         figure.legend(handles=[trained, held_out], loc="outside upper center", ncols=2)
@@ -244,6 +249,11 @@ def numbered(front: Front) -> Iterator[tuple[int, Member, Any]]:
         yield number, member, colour(member.layers)
 
 
+def label(name: str) -> str:
+    """A name as matplotlib draws it as it is: it takes what stands between dollars for a formula."""
+    return line(name).replace("$", r"\$")
+
+
 def text(axes: Axes, x: float, y: float, words: str, colour: Any, **style: Any) -> None:
     """A few characters, centred."""
     axes.text(x, y, words, ha="center", va="center_baseline", fontsize=7, color=colour, zorder=6, **style)
@@ -266,7 +276,7 @@ def cell(axes: Axes, x: float, row: int, shares: dict[str, float], colours: dict
 
 def legend(figure: Figure, front: Front, *more: Line2D) -> None:
     """References by marker, members by depth."""
-    handles = [*more, *(Line2D([], [], label=one.name, **mark) for one, mark in reference_marks(front))]
+    handles = [*more, *(Line2D([], [], label=label(one.name), **mark) for one, mark in reference_marks(front))]
     colour = depth_colour(front)
     mark: dict[str, Any] = {"marker": "o", "markersize": 9, "markeredgecolor": INK, "linestyle": "none"}
     for layers in sorted({one.layers for one in front.members}):

@@ -13,6 +13,7 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from models.text import plain
 from tasks.front.composition import Composition, recipe_text
 from tasks.front.front import Front, Member, Reference
 from tasks.front.table import by_member
@@ -90,6 +91,7 @@ def write_report(workspace: Workspace) -> Path:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parents[1] / "templates"),
         autoescape=True,
+        finalize=lambda value: plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tenacity import retry, retry_if_exception_message, stop_after_attempt, wait_random
 
+from models.text import plain
 from tasks.tracking.record import DataVersion, Point
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def send(client: MlflowClient, experiment: str, message: Message, files: Path | 
         known = client.search_runs([experiment], f"tags.`{SPOOLED}` = '{run}'") if run else []
         if known:  # it was sent, and whoever did it was killed before he could write that down
             return str(known[0].info.run_id)
-        tags = content["tags"] | ({SPOOLED: run} if run else {})
+        tags = plain_values(content["tags"]) | ({SPOOLED: run} if run else {})
         return str(client.create_run(experiment, message.when, tags, run_name=content["name"]).info.run_id)
     if message.kind == "values":
         log(client, run, content["params"], content["points"], content["tags"], message.when)
@@ -83,12 +84,17 @@ def log(
 
     now = int(time.time() * 1000) if when is None else when
     metrics = [Metric(name, value, now, step) for name, value, step in points]
-    pairs = [Param(key, value) for key, value in (params or {}).items()]
-    marks = [RunTag(key, value) for key, value in (tags or {}).items()]
+    pairs = [Param(key, value) for key, value in plain_values(params or {}).items()]
+    marks = [RunTag(key, value) for key, value in plain_values(tags or {}).items()]
     calls = max(-(-len(metrics) // METRICS), -(-len(pairs) // PAIRS), -(-len(marks) // PAIRS))
     for call in range(calls):
         part = slice(PAIRS * call, PAIRS * (call + 1))
         client.log_batch(run_id, metrics[METRICS * call : METRICS * (call + 1)], pairs[part], marks[part])
+
+
+def plain_values(texts: Mapping[str, str]) -> dict[str, str]:
+    """Tags or parameters whose values are safe to print; MLflow itself refuses strange keys."""
+    return {key: plain(value) for key, value in texts.items()}
 
 
 def described(versions: Sequence[DataVersion]) -> list[dict[str, Any]]:

@@ -43,9 +43,9 @@ def make_project(root: Path, members: int, candidates: int, seed: int) -> Worksp
     write_text(root / "profiles" / f"{PROFILE}.yaml", yaml.safe_dump(profile))
     workspace, rng = open_workspace(PROFILE, root), np.random.default_rng(seed)
     folders = {name: f"runs/{PROFILE}/zoo/{name}" for name in ("base", *TASKS)}
-    family = {"base": folders.pop("base"), "experts": folders}
-    write_text(workspace.zoo / "family.json", json.dumps(family))
-    merged = recipes(family["base"], folders, rng)
+    base = folders.pop("base")
+    write_text(workspace.zoo / "family.json", json.dumps({"base": base, "experts": folders}))
+    merged = recipes(base, folders, rng)
     pool = [*TASKS, *merged]
     paths = [random_path(pool, rng) for _ in range(members)]
     front = front_of(workspace, paths, merged, rng)

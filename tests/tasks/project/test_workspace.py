@@ -60,3 +60,12 @@ def test_all_faults_of_parameters_are_said_at_once_wherever_they_stand(tmp_path)
         text = refused(write(root, params, profile))
         assert text.startswith(block)
         assert text.count("search.") == 2
+
+
+@pytest.mark.parametrize("name", ["\x1b[2J", "\x9b2J", "a\u202eb", "a\rb"])
+def test_names_that_nobody_could_read_are_refused(tmp_path, name):
+    for field in ({"experts": {name: "a"}}, {"experts": {"a": name}}, {"base": name}, {"description": name}):
+        folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        text = refused(write(folder, PARAMS, PROFILE | field))
+        assert f"{next(iter(field))}: Value error, holds control characters" in text

@@ -1,0 +1,67 @@
+"""``docs/results/hostile.md``: what became of changed files, kind by kind, from all raw rows there are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tasks.bench.hostile.run import Case
+from tasks.bench.markdown import Sheet, render, write_pages
+from tasks.bench.setup import describe_setup, setups
+from tasks.project.records import write_table
+
+PAGE = "hostile.md"
+GOOD, BAD = ("sound", "refused"), ("traceback", "unusable", "left", "hang", "killed")
+SETUP = ("commit", "hm3", "torch", "cores", "cpu")
+COLUMNS = ("seed", "kind", "file", "change", "outcome")
+
+
+def counted(cases: Sequence[Case], root: Path) -> pd.DataFrame:
+    """A row for each kind, file, change and outcome: how many there were, and the most that one took."""
+    table = pd.DataFrame([vars(one) for one in cases])
+    grouped = table.groupby(list(COLUMNS), sort=True)
+    rows = grouped.agg(
+        cases=("number", "size"), seconds=("seconds", "max"), megabytes=("megabytes", "max"), said=("said", "first")
+    ).reset_index()
+    rows.loc[rows["outcome"].isin(GOOD), "said"] = ""
+    about = {name: value for name, value in describe_setup(root, 0).about().items() if name in SETUP}
+    return rows.assign(**about)
+
+
+def keep(cases: Sequence[Case], root: Path, results: Path) -> Path:
+    """Write the rows of these cases in place of those of the same seeds, and the page."""
+    path, rows = results / "raw" / "hostile.csv", counted(cases, root)
+    if path.is_file():
+        before = pd.read_csv(path, keep_default_na=False)
+        rows = pd.concat([before[~before["seed"].isin(rows["seed"])], rows])
+    write_table(path, rows)
+    return write_pages(results, {PAGE: page(rows)})
+
+
+def page(rows: pd.DataFrame) -> str:
+    """The page's text."""
+    failed = rows[rows["outcome"].isin(BAD)]
+    return render(
+        "hostile.md.j2",
+        sheet=sheet(rows),
+        cases=int(rows["cases"].sum()),
+        failed=[dict(row) for row in failed.to_dict("records")],
+        bad={one: int(rows.loc[rows["outcome"] == one, "cases"].sum()) for one in BAD},
+        seeds=", ".join(str(one) for one in sorted(rows["seed"].unique())),
+        slowest=float(rows["seconds"].max()),
+        setups=setups(rows.astype(str), SETUP),
+    )
+
+
+def sheet(rows: pd.DataFrame) -> Sheet:
+    """Cases by kind and outcome."""
+    lines = []
+    for kind, own in [*rows.groupby("kind"), ("all", rows)]:
+        numbers = [int(own.loc[own["outcome"] == one, "cases"].sum()) for one in (*GOOD, *BAD)]
+        most: list[Any] = [f"{own['seconds'].max():.1f}", int(own["megabytes"].max())]
+        lines.append(tuple(map(str, (kind, own["cases"].sum(), *numbers, *most))))
+    columns = ("kind", "cases", *GOOD, *BAD, "slowest, s", "peak, MB")
+    return Sheet("", "", columns, tuple(lines))
