@@ -35,11 +35,14 @@ def bench_hostile(cases: int, seed: int, workers: int, *, small: bool, as_json: 
 
     console, done = output(stderr=True), []
     lock = state_folder(root) / "locks" / "bench.lock"
-    with hold(lock, "a benchmark", console.print), Progress(None, console) as progress:
-        with progress.bar("hostile files", cases, "cases") as bar:
-            for case in try_cases(cases, seed, workers):
-                done.append(case)
-                bar.advance()
+    with (
+        hold(lock, "a benchmark", console.print),
+        Progress(None, console) as progress,
+        progress.bar("hostile files", cases, "cases") as bar,
+    ):
+        for case in try_cases(cases, seed, workers):
+            done.append(case)
+            bar.advance()
     if not small:
         keep(done, root, root / RESULTS)
     rows = counted(done, root)

@@ -79,6 +79,7 @@ def _check_tokenizer(folder: Path, label: str, rows: int) -> None:
             tokenizer = AutoTokenizer.from_pretrained(folder, **OFFLINE)
         except ImportError:
             return  # it needs a package that isn't here, which says nothing of the file
+        tokenizer("one two", return_tensors="pt")
         ids: dict[str, int] = token_ids(folder) or tokenizer.get_vocab()
         templates = tokenizer.chat_template or {}
     for text in templates.values() if isinstance(templates, dict) else [templates]:

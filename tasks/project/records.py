@@ -76,7 +76,9 @@ def read_json(path: Path) -> dict[str, Any]:
     return read_object(path.parent, path.name) if path.is_file() else {}
 
 
-def read_table(run: Path, name: str, stage: str, text: Sequence[str], numbers: Sequence[str]) -> pd.DataFrame:
+def read_table(
+    run: Path, name: str, stage: str, text: Sequence[str], numbers: Sequence[str], *, only: bool = False
+) -> pd.DataFrame:
     """A Parquet file among a profile's outs.
 
     Args:
@@ -85,6 +87,7 @@ def read_table(run: Path, name: str, stage: str, text: Sequence[str], numbers: S
         stage: which makes it.
         text: columns of text that it must have.
         numbers: columns of numbers that it must have.
+        only: read no other columns.
 
     Raises:
         BadInput: it is missing, damaged or lacks a column; or one holds something else.
@@ -98,7 +101,9 @@ def read_table(run: Path, name: str, stage: str, text: Sequence[str], numbers: S
     with reading(label, remedy):
         if (rows := pq.read_metadata(run / name).num_rows) > MOST_ROWS:
             raise BadInput(f"{label}: claims {rows} rows, more than {MOST_ROWS}; {remedy}")
-        table = pd.read_parquet(run / name)
+        there = pq.read_schema(run / name).names
+        wanted = [one for one in (*text, *numbers) if one in there] if only else None
+        table = pd.read_parquet(run / name, columns=wanted)
     for column in (*text, *numbers):
         if column not in table:
             raise BadInput(f"{label}: {column}: no such column; {remedy}")

@@ -16,10 +16,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from models.errors import BadInput, one_line
 from models.text import line
 from tasks.front.composition import Composition
 from tasks.front.front import Front, Member, Reference
+from tasks.project.records import read_table
 from tasks.project.workspace import Workspace
 from tasks.report.style import EXPERTS, FAINT, GRID, INK, canvas, expert_colours, on
 
@@ -74,14 +74,9 @@ def candidates(workspace: Workspace, front: Front) -> pd.DataFrame | None:
     Raises:
         BadInput: it can't be read, or is none of this front.
     """
-    path, columns = workspace.run / "archive.parquet", ["items", *front.tasks]
-    if not path.is_file():
+    if not (workspace.run / "archive.parquet").is_file():
         return None
-    try:
-        found = pd.read_parquet(path, columns=columns)[columns]
-    except (OSError, ValueError, LookupError) as error:
-        place, reason = f"runs/{workspace.name}/{path.name}", one_line(error, 200)
-        raise BadInput(f"{place}: not readable ({reason}); run stage `search` again") from None
+    found = read_table(workspace.run, "archive.parquet", "search", (), ("items", *front.tasks), only=True)
     whole: pd.DataFrame = found.loc[found["items"] == found["items"].max(), list(front.tasks)]
     return whole
 

@@ -149,7 +149,7 @@ def of_outs(root: Path) -> None:
 def of_journal(root: Path) -> None:
     """Segments that came with a state folder, or from a bucket."""
     journal = Journal(root / ".hm3" / "journal" / PROFILE)
-    for key in journal.keys():
+    for key in sorted(journal.keys()):
         for entry in journal.find(key):
             for values in entry.scores.values():
                 if not all(isinstance(one, float | int) and one == one and abs(one) < 1e300 for one in values):
@@ -197,8 +197,8 @@ KINDS = (
 
 
 def _recipe(model: str) -> str:
-    changed = {**RECIPE, "models": [{**RECIPE["models"][0], "model": model}, RECIPE["models"][1]]}  # type: ignore[index]
-    return dump_recipes([Recipe.model_validate(changed)])
+    first, second = RECIPE["models"]
+    return dump_recipes([Recipe.model_validate({**RECIPE, "models": [{**first, "model": model}, second]})])
 
 
 def _workspace(root: Path) -> Workspace:

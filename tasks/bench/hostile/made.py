@@ -28,7 +28,7 @@ LAYERS = 3
 TASKS = ("math", "code")
 PROFILE = "p"
 ADAPTER = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "use_rslora": False}
-RECIPE = {
+RECIPE: dict[str, Any] = {
     "merge_method": "task_arithmetic",
     "base_model": "models/base",
     "models": [
@@ -80,7 +80,7 @@ def small_tokenizer() -> PreTrainedTokenizerFast:
     ends = ["<|end|>", "<|endoftext|>"]  # the second is what a class of transformers adds to a GGUF's by itself
     trainer = BpeTrainer(vocab_size=270, special_tokens=ends, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(["one two three four, one and two make three"] * 4, trainer)
-    made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", bos_token="<|end|>")
+    made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=ends[0], bos_token=ends[0])
     made.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
     return made
 

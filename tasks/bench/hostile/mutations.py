@@ -205,14 +205,12 @@ def table(path: Path, rng: Random) -> str:
     elif what == "null":
         found[column] = None
     elif what == "nested":
-        found[column] = [{"a": [1]}] * len(found)
+        found[column] = pd.Series([{"a": [1]}] * len(found), dtype=object)
     elif what == "none":
         found = found[:0]
     else:
         found[column] = found[column].astype(object)
-        found.iat[rng.randrange(len(found)), found.columns.get_loc(column)] = rng.choice(
-            (None, float("nan"), -1, 1e300)
-        )
+        found.loc[rng.randrange(len(found)), column] = rng.choice((None, float("nan"), -1, 1e300))
         found[column] = found[column].infer_objects()
     found.to_parquet(path)
     return f"column {what}"
