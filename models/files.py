@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import yaml
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
 
 from models.errors import BadInput, Failed, one_line
 
@@ -40,6 +40,16 @@ class Foreign(BaseModel):
     """The fields that are read of something that others write; it may have further ones, and no other types."""
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+    most: ClassVar[int] = 10**3
+    """Fields that the file may have."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_bounded(cls, data: Any) -> Any:
+        if isinstance(data, dict) and len(data) > cls.most:
+            raise ValueError(f"{len(data)} fields, more than {cls.most}")
+        return data
 
 
 def find_inside(folder: Path, name: str) -> Path | None:

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from models.agent.surrogate import Surrogate
 from models.errors import BadInput
-from models.files import parse_object, reading, validate
+from models.files import parse_object, read_text, reading, require_regular, validate
 from models.front import Array, Scale
 from models.search.environment import PathRules, PathSpace
 from models.search.reward import Reward
@@ -245,9 +245,9 @@ def load_agent(folder: Path) -> Agent:
     Raises:
         BadInput: a file is missing or damaged, or the agent is of another version.
     """
-    remedy = "train it again (hm3 stage train)"
+    remedy, label = "train it again (hm3 stage train)", f"{folder.name}: not a whole agent: config.json"
     with reading(f"{folder.name}: not a whole agent", remedy):
-        fields = parse_object((folder / "config.json").read_text(encoding="utf-8"), f"{folder.name}: not a whole agent")
+        fields = parse_object(read_text(folder / "config.json", label), label)
         version = fields.pop("version")
         if version != VERSION:
             raise BadInput(f"{folder.name}/config.json: version: {version}, but this hm3 reads {VERSION}; {remedy}")
@@ -257,7 +257,14 @@ def load_agent(folder: Path) -> Agent:
             raise BadInput(f"{folder.name}/config.json: claims larger networks than there are; {remedy}")
         agent = Agent(config, np.zeros((len(config.models), config.layers, config.features)), seed=0)
         for name, network in agent.networks().items():
-            network.load_state_dict(load_file(folder / f"{name}.safetensors"))
+            network.load_state_dict(_tensors(folder, name))
         if has_surrogate:
-            agent.surrogate = Surrogate.load(load_file(folder / "surrogate.safetensors"))
+            agent.surrogate = Surrogate.load(_tensors(folder, "surrogate"))
     return agent
+
+
+def _tensors(folder: Path, name: str) -> dict[str, Tensor]:
+    path = folder / f"{name}.safetensors"
+    require_regular(path, f"{folder.name}: not a whole agent: {path.name}")
+    tensors: dict[str, Tensor] = load_file(path)
+    return tensors

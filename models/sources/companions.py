@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from models.files import find_inside, inside, read_object
+from models.files import Foreign, find_inside, inside, read_object
 from models.sources.fields import COMPANIONS
 
 TEMPLATES = "additional_chat_templates"
@@ -48,7 +48,7 @@ def copy_companions(source: Path, out: Path) -> None:
                 shutil.copyfile(inside(source, f"{name}/{template}"), out / name / template)
         elif path := find_inside(source, name):
             if name.endswith(".json"):
-                read_object(source, name, COMPANIONS.get(name))
+                read_object(source, name, COMPANIONS.get(name, Foreign))
             shutil.copyfile(path, out / name)
 
 
@@ -70,7 +70,7 @@ def settle_companions(out: Path, config: dict[str, Any]) -> dict[str, Any]:
 
 def _object(folder: Path, name: str) -> dict[str, Any]:
     """The JSON object in a file; an empty one where there is none."""
-    return read_object(folder, name, COMPANIONS.get(name)) if find_inside(folder, name) else {}
+    return read_object(folder, name, COMPANIONS.get(name, Foreign)) if find_inside(folder, name) else {}
 
 
 def _is_here(folder: Path, value: Any) -> bool:

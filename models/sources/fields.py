@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -115,12 +115,29 @@ class TokenIds(Foreign):
     """``added_tokens.json``: the id of each token."""
 
     __pydantic_extra__: dict[str, TokenId]
+    most: ClassVar[int] = 10**7
 
 
 class GenerationConfig(Foreign):
-    """``generation_config.json``."""
+    """``generation_config.json``: transformers looks at most of these when it generates, and not before."""
 
+    bos_token_id: TokenId | None = None
     eos_token_id: TokenId | list[TokenId] | None = None
+    pad_token_id: TokenId | None = None
+    max_length: int | None = None
+    max_new_tokens: int | None = None
+    min_length: int | None = None
+    min_new_tokens: int | None = None
+    do_sample: bool | None = None
+    num_beams: Size | None = None
+    num_return_sequences: Size | None = None
+    temperature: Number | None = None
+    top_k: int | None = None
+    top_p: Number | None = None
+    repetition_penalty: Number | None = None
+    length_penalty: Number | None = None
+    no_repeat_ngram_size: int | None = None
+    use_cache: bool | None = None
 
 
 class AdapterConfig(Foreign):
@@ -144,4 +161,4 @@ COMPANIONS: dict[str, type[Foreign]] = {
     "vocab.json": TokenIds,
     "generation_config.json": GenerationConfig,
 }
-"""Of the files that lie beside a model's weights."""
+"""Of the files that lie beside a model's weights; of any other no more is asked than that it has few fields."""

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import struct
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -23,6 +25,10 @@ from models.sources.vocabulary import TOKENIZER
 
 ENDING = ".gguf"
 MAGIC = b"GGUF"
+
+STRING, ARRAY = 8, 9
+WIDTHS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+"""Bytes of a setting's value, by its kind."""
 
 
 def convert(file: Path, out: Path) -> None:
@@ -68,13 +74,55 @@ def _drop_tokens_without_rows(folder: Path, rows: int) -> None:
 
 
 def check(file: Path) -> None:
-    """Refuse what is no GGUF file by its first bytes.
+    """Refuse what is no GGUF file, or claims more settings and tensors than it holds.
 
     Raises:
         BadInput: it is missing or something else.
     """
     require_regular(file, str(file))
-    with reading(str(file), "name a GGUF file or a folder with safetensors"), file.open("rb") as opened:
-        start = opened.read(len(MAGIC))
-    if start != MAGIC:
-        raise BadInput(f"{file}: no GGUF file; fetch it again, or name a folder with safetensors")
+    with (
+        reading(str(file), "fetch it again, or take the model's safetensors", "can't be read"),
+        file.open("rb") as opened,
+    ):
+        if opened.read(len(MAGIC)) != MAGIC:
+            raise BadInput(f"{file}: no GGUF file; fetch it again, or name a folder with safetensors")
+        _walk(opened, file.stat().st_size)
+
+
+def _walk(file: BinaryIO, size: int) -> None:
+    """Go through the settings at the head of a file of so many bytes: what they claim to hold must be there.
+
+    The package that reads them counts to whatever number stands there.
+    """
+
+    def number(form: str) -> int:
+        content = file.read(struct.calcsize(form))
+        return int(struct.unpack(form, content)[0])
+
+    def skip(count: int) -> None:
+        if not 0 <= count <= size - file.tell():
+            raise ValueError(f"claims {count} bytes, and {size - file.tell()} follow")
+        file.seek(count, os.SEEK_CUR)
+
+    def value(kind: int, depth: int) -> None:
+        if kind == STRING:
+            skip(number("<Q"))
+        elif kind == ARRAY and depth:
+            inner, count = number("<I"), number("<Q")
+            if inner in WIDTHS:
+                skip(count * WIDTHS[inner])
+            else:
+                for _ in range(count):  # each takes eight bytes at least
+                    value(inner, depth - 1)
+        else:
+            skip(WIDTHS[kind])
+
+    version, tensors, settings = number("<I"), number("<Q"), number("<Q")
+    if version not in (2, 3):
+        raise ValueError(f"version {version} isn't supported, 2 and 3 are")
+    for _ in range(settings):
+        skip(number("<Q"))
+        value(number("<I"), depth=2)
+    for _ in range(tensors):
+        skip(number("<Q"))
+        skip(8 * number("<I") + 4 + 8)

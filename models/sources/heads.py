@@ -223,9 +223,9 @@ def read_head(path: Path, task: str, classes: int, label: str) -> Head:
     if not path.is_file():
         raise BadInput(f"{label}: {path.name}: not readable: no such file")
     opened = open_tensors(path.parent, path.name)
-    tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (it is no mapping)
-    parts = {part: tensors.get(f"{task}.{part}", tensors.get(part)) for part in PARTS}
-    weight, bias, scale = (parts[part] for part in PARTS)
+    held = set(opened.keys())
+    names = [next((one for one in (f"{task}.{part}", part) if one in held), None) for part in PARTS]
+    weight, bias, scale = (None if name is None else opened.get_tensor(name) for name in names)
     if weight is None or weight.ndim != 2 or len(weight) != classes:
         raise BadInput(f"{label}: {path.name}: has no head of {classes} classes for {task}")
     if (bias is not None and bias.shape != (classes,)) or (scale is not None and scale.numel() != 1):

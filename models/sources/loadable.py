@@ -57,8 +57,10 @@ def _check_model(folder: Path, label: str) -> int:
     resolved_config(content, f"{label}: config.json")
     with reading(f"{label}: config.json", REMEDY, "can't be loaded"):
         kind = getattr(transformers, content["architectures"][0])
-        found = {"output_loading_info": True, "ignore_mismatched_sizes": True, "device_map": "meta"}
-        _, info = kind.from_pretrained(folder, **found, **OFFLINE)
+        if not isinstance(found := transformers.AutoConfig.from_pretrained(folder, **OFFLINE), kind.config_class):
+            raise TypeError(f"model_type is of a {type(found).__name__}")
+        asked = {"output_loading_info": True, "ignore_mismatched_sizes": True, "device_map": "meta"}
+        _, info = kind.from_pretrained(folder, **asked, **OFFLINE)
     for what, reason in (
         ("missing_keys", "is missing, by"),
         ("mismatched_keys", "has another shape than"),

@@ -173,6 +173,8 @@ def parse_manifest(content: bytes, label: str) -> Manifest:
     """A manifest from its JSON; raises BadInput if it is none, or names what lies outside of the folder."""
     remedy = "no manifest that `hm3 export` wrote"
     found = parse_object(content, label)
+    if found.keys() != {"files"}:
+        raise BadInput(f"{label}: has other fields than `files`; {remedy}")
     for name in found["files"] if isinstance(found.get("files"), dict) else ():
         if not is_plain(name) or name == MANIFEST:
             raise BadInput(f"{label}: {name!r} leads out of the folder; {remedy}")
