@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from flows.processes.retry import TRY_AGAIN, is_full, may_pass
 from flows.processes.settle import claimed
-from models.errors import BadInput, Failed, one_line
+from models.errors import BadInput, Failed, Unavailable, one_line
 from tasks.project.processes import end_with_owner
 from tasks.project.progress import Progress
 from tasks.project.workspace import Workspace, open_workspace
@@ -45,7 +45,7 @@ def run_stage(name: str, profile: str | None, console: Console) -> None:
                 raise Failed(
                     f"{name}@{workspace.name}: {said}: make room and run it again; what was scored is kept"
                 ) from error
-            if not (isinstance(error, OSError) and may_pass(error)):
+            if not (isinstance(error, OSError | Unavailable) and may_pass(error)):
                 raise
             traceback.print_exc()
             sys.stderr.write(f"hm3: {one_line(error)}\n")

@@ -7,6 +7,7 @@ by a schema; whatever is wrong becomes one line that names the file.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -21,7 +22,7 @@ from typing import Any, ClassVar, TypeVar, cast
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
 
-from models.errors import BadInput, Failed, one_line
+from models.errors import BadInput, Failed, Unavailable, one_line
 
 Schema = TypeVar("Schema")
 
@@ -34,6 +35,13 @@ YAML_NODES = 10**6
 """Values of a YAML at most, each counted as often as its aliases repeat it."""
 DEPTH = 100
 """Lists and mappings within each other, at most."""
+
+
+PASSING = (
+    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+    *(errno.ENOTCONN, errno.ECONNRESET, errno.ECONNABORTED, errno.EHOSTDOWN, errno.ENETDOWN, errno.ENETUNREACH),
+)
+"""Errors of a disk or a network, not of a file."""
 
 
 class Foreign(BaseModel):
@@ -123,14 +131,17 @@ def reading(label: str, remedy: str = AGAIN, what: str = "not readable") -> Iter
 
     Raises:
         BadInput: for any exception, a panic in a library's Rust among them.
+        Unavailable: a disk or a network did not answer.
     """
     try:
         yield
     except (BadInput, Failed):
         raise
-    except FileNotFoundError as error:
-        raise BadInput(f"{label}: missing; {remedy}") from error
     except BaseException as error:
+        if isinstance(error, OSError) and error.errno in PASSING:
+            raise Unavailable(f"{label}: {error.strerror}; try again") from error
+        if isinstance(error, FileNotFoundError):
+            raise BadInput(f"{label}: missing; {remedy}") from error
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise BadInput(f"{label}: {what} ({type(error).__name__}: {one_line(error, 200)}); {remedy}") from error

@@ -13,16 +13,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from models.agent.surrogate import Surrogate
 from models.errors import BadInput
-from models.files import parse_object, read_text, reading, require_regular, validate
+from models.files import parse_object, read_text, reading, validate
 from models.front import Array, Scale
 from models.search.environment import PathRules, PathSpace
 from models.search.reward import Reward
+from models.sources.tensors import open_tensors
 
 VERSION = 3
 """Version of the saved agent. A change of networks or of their meaning raises it."""
@@ -264,7 +265,8 @@ def load_agent(folder: Path) -> Agent:
 
 
 def _tensors(folder: Path, name: str) -> dict[str, Tensor]:
-    path = folder / f"{name}.safetensors"
-    require_regular(path, f"{folder.name}: not a whole agent: {path.name}")
-    tensors: dict[str, Tensor] = load_file(path)
-    return tensors
+    try:
+        opened = open_tensors(folder, f"{name}.safetensors")
+    except BadInput as error:
+        raise BadInput(f"{folder.name}: not a whole agent: {error}") from None
+    return {one: opened.get_tensor(one) for one in opened.keys()}  # noqa: SIM118 (it is no mapping)

@@ -13,8 +13,8 @@ from torch import Tensor
 from models.errors import BadInput, one_line
 from models.files import inside
 
-LIST_BYTES = 2**23
-"""Longest list of tensors at the head of a file that is read: room for some 70,000, where large models have 10,000."""
+LIST_BYTES = 2**21
+"""Longest list of tensors at the head of a file that is read: room for 20,000, where large models have 1,500."""
 
 FLOATING = ("F64", "F32", "F16", "BF16")
 

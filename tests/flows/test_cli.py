@@ -233,7 +233,7 @@ def test_a_merge_needs_no_project(here, project, tmp_path):
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     good(here(tmp_path, "merge", "recipe.yaml", "merged"))
     assert (tmp_path / "merged" / "config.json").is_file()
-    refused(here(tmp_path, "merge", "nowhere.yaml", "other"), r"nowhere\.yaml: not readable: .*")
+    refused(here(tmp_path, "merge", "nowhere.yaml", "other"), r"nowhere\.yaml: missing; fetch or copy it again")
 
 
 def test_nothing_to_end_is_no_failure(here, project, tmp_path):

@@ -22,6 +22,7 @@ from models.agent.networks import Agent, AgentConfig
 from models.candidate import Candidate
 from models.front import Scale
 from models.search.environment import PathRules
+from tasks.objectives.task_files import default_index
 from tasks.scoring.journal import Entry, Journal
 
 LAYERS = 3
@@ -67,6 +68,7 @@ def make_project(root: Path) -> None:
     journal = Journal(root / ".hm3" / "journal" / PROFILE)
     journal.append([Entry(hashlib.sha256(b"a").hexdigest(), 0, 4, dict.fromkeys(TASKS, (0.0, 1.0, 0.5, 1.0)))])
     journal.append([Entry(hashlib.sha256(b"b").hexdigest(), 0, 4, {}, "a reason")])
+    default_index(root / ".hm3")  # or each case that asks for it would read 15,000 files of lm-eval
     write_json(root / "manifest.json", {"files": {"config.json": {"bytes": 3, "sha256": "0" * 64}}})
     save_file({"digits.weight": torch.randn(10, 4), "digits.bias": torch.zeros(10)}, root / "heads.safetensors")
 
