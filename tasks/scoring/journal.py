@@ -9,6 +9,7 @@ state is in a bucket, segments go there as they come, and come from there before
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import json
 import os
@@ -93,8 +94,9 @@ class Journal:
             remote.fetch(folder)
         segments = sorted(folder.glob("*.jsonl"))
         self._next = int(segments[-1].name[:8]) + 1 if segments else 1
-        for segment in segments:
-            self._take(read_segment(segment))
+        with uncollected():
+            for segment in segments:
+                self._take(read_segment(segment))
         if remote is not None:
             remote.send(segments)
 
@@ -146,6 +148,18 @@ class Journal:
                     known.append(entry.part(start, stop))
                     self._count += 1
             known.sort(key=lambda one: one.start)
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Without the garbage collector: it would look through millions of numbers, which have no circles, many times."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def read_segment(path: Path) -> Iterator[Entry]:
