@@ -9,7 +9,6 @@ state is in a bucket, segments go there as they come, and come from there before
 from __future__ import annotations
 
 import contextlib
-import gc
 import hashlib
 import json
 import os
@@ -21,7 +20,7 @@ from pathlib import Path
 from pydantic import ConfigDict, FiniteFloat, NonNegativeInt, TypeAdapter
 
 from models.errors import BadInput, one_line
-from tasks.project.processes import is_alive
+from tasks.project.processes import is_alive, uncollected
 from tasks.project.workspace import Workspace, remote_state
 from tasks.scoring.remote_segments import RemoteSegments
 
@@ -148,18 +147,6 @@ class Journal:
                     known.append(entry.part(start, stop))
                     self._count += 1
             known.sort(key=lambda one: one.start)
-
-
-@contextlib.contextmanager
-def uncollected() -> Iterator[None]:
-    """Without the garbage collector: it would look through millions of numbers, which have no circles, many times."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
 
 
 def read_segment(path: Path) -> Iterator[Entry]:
