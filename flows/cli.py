@@ -21,6 +21,7 @@ from flows.commands.zoo import zoo
 from flows.processes.settle import enter
 from flows.screen.watch import output
 from models.errors import BadInput, Failed, one_line
+from tasks.project.processes import uncollected
 from tasks.scoring.where import EngineName
 
 app = typer.Typer(
@@ -174,6 +175,7 @@ app.command()(evaluate)
 
 
 @app.command()
+@uncollected()
 def front(
     profile: ProfileOption = None,
     split: Annotated[str | None, typer.Option(help="Show one split only: test, selection or search.")] = None,
@@ -213,6 +215,7 @@ app.command()(promote)
 
 
 @app.command()
+@uncollected()
 def report(profile: ProfileOption = None) -> None:
     """Write the HTML report of the front and print its path.
 

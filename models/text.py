@@ -7,7 +7,10 @@ import re
 _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters but for tab and line feed, what turns the direction of writing, and halves of characters."""
 
-_MARKUP = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {one: f"\\{one}" for one in "\\`*[]|"})
+_MARKUP = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {one: f"\\{one}" for one in "\\`*|"})
+
+_LINK = re.compile(r"\](?=[(\[:])")
+"""Where a bracket makes a link of the words before it; any other one stays as it is."""
 
 
 def plain(text: str) -> str:
@@ -22,7 +25,7 @@ def line(text: str) -> str:
 
 def markdown(text: str) -> str:
     """A text as one line of Markdown that shows just this text, in a table too."""
-    return line(text).translate(_MARKUP)
+    return _LINK.sub(r"\\]", line(text).translate(_MARKUP))
 
 
 def code(text: str) -> str:

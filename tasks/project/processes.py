@@ -1,10 +1,13 @@
-"""Whether a process still runs, and how one ends with the process for which it works."""
+"""Whether a process still runs, how one ends with that for which it works, and work without collecting garbage."""
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -51,3 +54,18 @@ def end_with_owner(seconds: float = 0.5) -> None:
         os._exit(143)
 
     threading.Thread(target=watch, args=(int(owner),), name="watch-owner", daemon=True).start()
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Without the garbage collector, for work that makes millions of objects and keeps them.
+
+    It would look at all of them again and again, which takes a fifth to a third of the time.
+    """
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()

@@ -21,7 +21,7 @@ from pydantic import ConfigDict, FiniteFloat, NonNegativeInt, TypeAdapter
 
 from models.errors import BadInput
 from models.files import JSON_BYTES, inside, parse_object, reading, require_regular
-from tasks.project.processes import is_alive
+from tasks.project.processes import is_alive, uncollected
 from tasks.project.workspace import Workspace, remote_state
 from tasks.scoring.remote_segments import SEGMENT, RemoteSegments
 
@@ -98,8 +98,9 @@ class Journal:
             remote.fetch(folder)
         segments = sorted(path for path in folder.glob("*.jsonl") if SEGMENT.fullmatch(path.name))
         self._next = int(segments[-1].name[:8]) + 1 if segments else 1
-        for segment in segments:
-            self._take(read_segment(inside(folder, segment.name)))
+        with uncollected():
+            for segment in segments:
+                self._take(read_segment(inside(folder, segment.name)))
         if remote is not None:
             remote.send(segments)
 

@@ -13,7 +13,7 @@ from tasks.bench.engine.registry import MODULES
 
 pytestmark = pytest.mark.lab
 
-NAMES = (*MODULES, "front", "confirm", "headroom", "amortisation", "faults")
+NAMES = (*MODULES, "front", "confirm", "headroom", "amortisation", "faults", "hostile")
 HEAVY = ("prefect", "torch", "mlflow", "dvc", "pandas", "matplotlib", "transformers", "scipy")
 ENGINE = {"repetitions", "small", "fresh", "as_json"}
 SEARCHES = {"profile", "seeds", "families", "arm", "budget", "no_depth", "small", "fresh", "as_json"}
@@ -22,6 +22,7 @@ OPTIONS = {
     **dict.fromkeys(("front", "confirm", "headroom"), SEARCHES),
     "amortisation": {"profile", "seeds", "families", "budget", "as_json"},
     "faults": {"minutes", "fault", "seed", "as_json"},
+    "hostile": {"cases", "seed", "workers", "small", "as_json"},
 }
 
 

@@ -55,9 +55,8 @@ def test_what_wraps_a_lost_connection_may_pass_unless_it_is_failed_work():
 
 def test_a_stage_says_by_its_exit_status_that_another_try_may_help(tmp_path, make_family):
     workspace = make_family_project(tmp_path, make_family)
-    folder = workspace.state / "journal" / "p"
-    folder.parent.mkdir(parents=True)
-    folder.symlink_to(folder)  # to open a loop of links is an error of the system, like a disk that is gone
+    beside = workspace.run / ".anchors.json.tmp"
+    beside.symlink_to(beside)  # to open a loop of links is an error of the system, like a disk that is gone
     done = hm3(tmp_path, "stage", "sample")
     assert done.returncode == TRY_AGAIN, done.stderr
     assert done.stderr.splitlines()[-1].startswith("hm3: [Errno 40]")

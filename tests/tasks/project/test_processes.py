@@ -1,13 +1,15 @@
 """Whether a process still runs, and what ends with the one for which it works."""
 
+import gc
 import os
 import subprocess
 import sys
 import time
 
 import psutil
+import pytest
 
-from tasks.project.processes import OWNER, birth, is_alive
+from tasks.project.processes import OWNER, birth, is_alive, uncollected
 from tests.flows.processes.test_children import until
 
 
@@ -46,3 +48,13 @@ def test_a_process_ends_with_the_one_for_which_it_works():
 def test_a_process_that_works_for_nobody_goes_on_to_its_end():
     env = {name: value for name, value in os.environ.items() if name != OWNER}
     assert subprocess.run([sys.executable, "-c", WORKER.format(1)], env=env).returncode == 0
+
+
+def test_the_garbage_collector_is_back_whatever_happens():
+    with pytest.raises(ZeroDivisionError), uncollected():
+        assert not gc.isenabled()
+        with uncollected():
+            pass
+        assert not gc.isenabled()
+        raise ZeroDivisionError
+    assert gc.isenabled()
