@@ -13,6 +13,7 @@ from typing import Any
 
 from models.sources.checkpoint import Model, check_finite
 from models.sources.compatibility import check_compatible
+from models.sources.loadable import check_loadable
 from models.sources.lora import open_model
 from models.sources.vocabulary_source import share_vocabulary
 from tasks.families.tiny.make import make_family
@@ -44,6 +45,8 @@ def run(workspace: Workspace, progress: Progress) -> None:
             gates = make(workspace, zoo, items, progress)
             names = ("base", *workspace.profile.experts)
             digests = check_models({name: name for name in names}, zoo.joinpath, progress)
+            for name in names:
+                check_loadable(zoo / name, name)
             lie = {name: (workspace.zoo / name).relative_to(workspace.root).as_posix() for name in names}
         else:
             (items / ".empty").touch()  # git and DVC keep no empty folder

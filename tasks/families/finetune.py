@@ -21,7 +21,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from models.errors import BadInput, Failed
 from models.files import parse_json
+from models.sources.checkpoint import check_finite, open_checkpoint
 from models.sources.lines import lines_of
+from models.sources.loadable import check_loadable
+from models.sources.lora import LoraSource
 from tasks.project.progress import Progress
 
 IGNORED = -100
@@ -187,10 +190,26 @@ def train_expert(
         if settings.full:
             tokenizer.save_pretrained(partial)
         (partial / "README.md").unlink(missing_ok=True)  # peft's form for a card, not filled in
+        _check(base, partial, str(out), full=settings.full)
         partial.rename(out)
     tenth = max(1, len(losses) // 10)
     ends = (sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth)
     return Trained(len(examples), sum(len(ids) for ids, _ in examples), *ends)
+
+
+def _check(base: Path, made: Path, label: str, *, full: bool) -> None:
+    """Read what was written as those do who use it, before it gets its name.
+
+    Raises:
+        BadInput: it can't be loaded, or holds NaN or infinity.
+    """
+    try:
+        if full:
+            check_loadable(made, label)
+        check_finite(open_checkpoint(made) if full else LoraSource(open_checkpoint(base), made), label)
+    except BadInput:
+        shutil.rmtree(made)
+        raise
 
 
 def _with_adapter(model: Any, settings: Settings, named: str) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -29,8 +29,7 @@ class Reference:
     """A model that the front is held against."""
 
     name: str
-    kind: str
-    """``base``, ``expert`` or ``baseline``."""
+    kind: Literal["base", "expert", "baseline"]
     scores: Scores
 
 

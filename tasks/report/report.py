@@ -13,6 +13,7 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from models.files import reading, require_regular
 from models.text import plain
 from tasks.front.composition import Composition, recipe_text
 from tasks.front.front import Front, Member, Reference
@@ -240,4 +241,10 @@ def curve(path: Path, title: str, words: str, draw: Callable[[pd.DataFrame], Fig
     if not path.is_file():
         missing = f"{path.name} is missing: stage `{path.stem}` writes it, or `dvc pull` fetches it."
         return Section(title, words, None, missing)
-    return Section(title, words, inline_svg(draw(pd.read_csv(path)), title))
+    require_regular(path, path.name, TABLE_BYTES)
+    with reading(path.name, f"run stage `{path.stem}` again"):
+        return Section(title, words, inline_svg(draw(pd.read_csv(path)), title))
+
+
+TABLE_BYTES = 2**26
+"""Largest table that is drawn."""
