@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from models.files import Foreign, find_inside, inside, read_object
+from models.files import JSON_BYTES, YAML_BYTES, Foreign, find_inside, inside, read_object, require_regular
 from models.sources.fields import COMPANIONS
 
 TEMPLATES = "additional_chat_templates"
@@ -45,11 +45,17 @@ def copy_companions(source: Path, out: Path) -> None:
         if name == TEMPLATES and (source / name).is_dir():
             (out / name).mkdir()
             for template in sorted(path.name for path in (source / name).glob("*.jinja")):
-                shutil.copyfile(inside(source, f"{name}/{template}"), out / name / template)
-        elif path := find_inside(source, name):
+                _copy(source, f"{name}/{template}", out)
+        elif find_inside(source, name):
             if name.endswith(".json"):
                 read_object(source, name, COMPANIONS.get(name, Foreign))
-            shutil.copyfile(path, out / name)
+            _copy(source, name, out)
+
+
+def _copy(source: Path, name: str, out: Path) -> None:
+    path = inside(source, name)
+    require_regular(path, f"{source}: {name}", JSON_BYTES if name.endswith((".json", ".model", ".txt")) else YAML_BYTES)
+    shutil.copyfile(path, out / name)
 
 
 def settle_companions(out: Path, config: dict[str, Any]) -> dict[str, Any]:

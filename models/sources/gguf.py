@@ -26,7 +26,9 @@ from models.sources.vocabulary import TOKENIZER
 ENDING = ".gguf"
 MAGIC = b"GGUF"
 
-STRING, ARRAY = 8, 9
+WHOLE, STRING, ARRAY = 4, 8, 9
+SHORT = 256
+"""Bytes of a setting's name that is looked at."""
 WIDTHS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Bytes of a setting's value, by its kind."""
 
@@ -50,7 +52,10 @@ def convert(file: Path, out: Path) -> None:
 
     place: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
     with reading(str(file), "fetch it again, or take the model's safetensors", "can't be read"), quiet_transformers():
-        model = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **place)
+        asked: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True, **place}
+        model, info = AutoModelForCausalLM.from_pretrained(str(file.parent), **asked)
+        if lacking := sorted(map(str, info["missing_keys"])):
+            raise ValueError(f"it lacks {lacking[0]}")
         tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **place)
     config = {key: value for key, value in model.config.to_diff_dict().items() if key != "quantization_config"}
     config["architectures"] = [type(model).__name__]
@@ -121,8 +126,15 @@ def _walk(file: BinaryIO, size: int) -> None:
     if version not in (2, 3):
         raise ValueError(f"version {version} isn't supported, 2 and 3 are")
     for _ in range(settings):
-        skip(number("<Q"))
-        value(number("<I"), depth=2)
+        length = number("<Q")
+        name = file.read(min(length, SHORT))
+        skip(length - len(name))
+        kind = number("<I")
+        if name.endswith(b".block_count") and kind == WHOLE:
+            if (layers := number("<I")) > tensors:
+                raise ValueError(f"claims {layers} layers and {tensors} tensors")
+            continue
+        value(kind, depth=2)
     for _ in range(tensors):
         skip(number("<Q"))
         skip(8 * number("<I") + 4 + 8)

@@ -20,6 +20,9 @@ SENTINEL = "the user's own words, which nobody else is to see"
 NAMES = ("x[/]", ESCAPE, "<script>alert(1)</script>", "`a`|b", "../x", "/etc/passwd", "a\nb", "\u202ex", "\x00", "")
 NUMBERS = (-1, 0, 1, 2, 7, 10**7, 10**12, 10**30, -(10**18), 0.5, 1e-320, 1e308, True)
 VALUES: tuple[Any, ...] = (None, False, [], {}, [[]], {"": None}, [None] * 3, *NAMES, *NUMBERS, "a" * 10**5, "(a+)+$")
+RARELY = 0.01
+"""Share of changes that take long to make."""
+
 RAW = ("NaN", "Infinity", "-Infinity", "1e999", '"\\ud800"', "1" * 5000, "[" * 2000, '{"a":' * 2000, "nul", "'x'")
 """Texts that stand where a value stood: JSON that Python reads, and some that nobody does."""
 
@@ -169,7 +172,8 @@ def changed_header(header: str, rng: Random) -> tuple[str, str]:
     listed = json.loads(header)
     names = [name for name in listed if name != "__metadata__"]
     name = rng.choice(names)
-    what = rng.choice(("dtype", "shape", "offsets", "name", "drop", "swap", "many", "json"))
+    what = rng.choice(("dtype", "shape", "offsets", "name", "drop", "swap", "json"))
+    what = "many" if rng.random() < RARELY else what
     if what == "dtype":
         listed[name]["dtype"] = rng.choice(("F64", "F16", "BF16", "I64", "I8", "U8", "BOOL", "F8_E4M3", "C64", "x"))
     elif what == "shape":
@@ -232,7 +236,7 @@ def changed_json(text: str, rng: Random) -> tuple[str, str]:
         mark = "\u0001mark\u0001"
         content, _ = changed(json.loads(text), rng, value=mark)
         return json.dumps(content).replace(json.dumps(mark), rng.choice(RAW)), "json text"
-    if rng.random() < 0.05:
+    if rng.random() < RARELY:
         content = json.loads(text)
         many = {f"k{number}": number for number in range(10**5)}
         return json.dumps({**content, **many} if isinstance(content, dict) else content), "json many"
@@ -242,10 +246,10 @@ def changed_json(text: str, rng: Random) -> tuple[str, str]:
 
 def changed(content: Any, rng: Random, value: Any = None) -> tuple[Any, str]:
     """A value with one thing inside changed: replaced, removed, called otherwise, doubled or put a level deeper."""
-    places = list(_places(content))
-    if not places:
+    found = _place(content, rng)
+    if found is None:
         return rng.choice(VALUES) if value is None else value, "whole"
-    holder, key = rng.choice(places)
+    holder, key = found
     what = "value" if value is not None else rng.choice(("value", "value", "value", "drop", "name", "deeper", "more"))
     if what == "value":
         holder[key] = rng.choice(VALUES) if value is None else value
@@ -262,11 +266,14 @@ def changed(content: Any, rng: Random, value: Any = None) -> tuple[Any, str]:
     return content, what
 
 
-def _places(content: Any, depth: int = 6) -> Any:
-    """Where a value stands inside another: holder and key; of long lists and mappings some."""
-    if not depth or not isinstance(content, dict | list):
-        return
-    keys = list(content) if isinstance(content, dict) else list(range(len(content)))
-    for key in keys[:40]:
-        yield content, key
-        yield from _places(content[key], depth - 1)
+def _place(content: Any, rng: Random) -> tuple[Any, Any] | None:
+    """Where a value stands inside another, at any depth: holder and key; None where there is nothing inside."""
+    found = None
+    while isinstance(content, dict | list) and content and (found is None or rng.random() < DEEPER):
+        key = rng.choice(list(content)) if isinstance(content, dict) else rng.randrange(len(content))
+        found, content = (content, key), content[key]
+    return found
+
+
+DEEPER = 0.65
+"""Share of the changes that go a level deeper, where there is one."""

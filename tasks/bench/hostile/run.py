@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import multiprocessing
 import os
 import resource
@@ -65,27 +66,28 @@ def try_cases(count: int, seed: int, workers: int) -> Iterator[Case]:
     """
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="hm3-hostile-") as folder:
-        valid = Path(folder) / "valid"
         left = [range(start, min(start + BATCH, count)) for start in range(0, count, BATCH)][::-1]
-        running: dict[Connection, _Worker] = {}
-        _Worker(context, Path(folder), "made").ask([seed, range(0)]).close()  # it makes the valid project
-        assert valid.is_dir()  # noqa: S101 (made above, or it raised)
+        first = _Worker(context, Path(folder), "made").ask([seed, range(0)])  # it makes the valid project
+        if not (Path(folder) / "valid").is_dir():
+            raise Failed("the valid project could not be made, or is not taken as it is")
+        first.ask([seed, left.pop()])
+        running, names = {first.pipe: first}, itertools.count()
         while left or running:
             while left and len(running) < workers:
-                worker = _Worker(context, Path(folder), str(len(left)))
+                worker = _Worker(context, Path(folder), str(next(names)))
                 worker.ask([seed, left.pop()])
                 running[worker.pipe] = worker
             for pipe in wait(list(running), timeout=2 * SECONDS) or list(running):
-                worker = running[pipe]  # type: ignore[index]
+                worker = running[pipe]
                 yield from worker.answers()
                 if worker.idle and left:
                     worker.ask([seed, left.pop()])
                 elif worker.idle:
                     worker.close()
-                    del running[pipe]  # type: ignore[arg-type]
+                    del running[pipe]
                 elif worker.lost:
                     yield worker.end(seed)
-                    del running[pipe]  # type: ignore[arg-type]
+                    del running[pipe]
                     if worker.rest:
                         left.append(worker.rest)
 
@@ -116,7 +118,8 @@ class _Worker:
         self.rest, self.told = work[1], time.monotonic()
         self.pipe.send(work)
         if not work[1]:
-            self.pipe.recv()
+            with contextlib.suppress(EOFError):
+                self.pipe.recv()
         return self
 
     def answers(self) -> Iterator[Case]:
@@ -185,7 +188,7 @@ def _try(base: Path, root: Path, seed: int, number: int) -> Case:
 
     rng = Random(f"{seed} {number}")  # noqa: S311 (nothing is to be secret)
     shutil.rmtree(root, ignore_errors=True)
-    shutil.copytree(base / "valid", root / "project")
+    shutil.copytree(base / "valid", root / "project", copy_function=os.link)
     beside = root / "beside.json"
     beside.write_text(f'{{"words": "{SENTINEL}"}}', encoding="utf-8")
     project = root / "project"
@@ -194,6 +197,8 @@ def _try(base: Path, root: Path, seed: int, number: int) -> Case:
     if not files:
         return Case(seed, number, kind.name, "", "", "skipped", 0, 0, "needs a package that is missing")
     file = rng.choice(files)
+    shutil.copyfile(file, root / "own")  # the others are links to the valid ones
+    (root / "own").replace(file)
     changes = [mutate(file, beside, rng)]
     if rng.random() < 0.2 and file.is_file() and not file.is_symlink() and file.stat().st_size < LARGE:
         changes.append(mutate(file, beside, rng))

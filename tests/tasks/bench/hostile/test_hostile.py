@@ -50,8 +50,10 @@ def test_the_page_counts_every_outcome(tmp_path):
     pd.testing.assert_frame_equal(counted(done[::-1], tmp_path), rows)
 
 
-def test_the_command_says_what_came_of_it(tmp_path, monkeypatch, project_root):
-    monkeypatch.chdir(project_root)
+def test_the_command_says_what_came_of_it(tmp_path, monkeypatch):
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "params.yaml").touch()
+    monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["bench", "hostile", "--cases", "3", "--small", "--json", "--workers", "1"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["cases"] == 3
