@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from transformers import AutoTokenizer
 from transformers.pytorch_utils import Conv1D
 
 from models.errors import BadInput
@@ -18,6 +17,7 @@ from models.learned.texts import Texts, batches, digest, read_texts
 from models.merge.source import MergedSource
 from models.paths.pool import Pool
 from models.sources.checkpoint import Source
+from models.sources.loadable import load_tokenizer
 
 MERGED = "merged"
 OnStep = Callable[[int, int], None]
@@ -41,7 +41,7 @@ def learn(source: MergedSource, tokenizer: Path, find: Callable[[str], Path], on
         raise BadInput(f"merge_method: {source.recipe.merge_method} reads texts, which an encoder of images can't")
     texts = {one.model: read_texts(find(one.texts)) for one in group.sources if one.texts is not None}
     pool = _pool(source)
-    reader, rows = AutoTokenizer.from_pretrained(tokenizer), source.setting("rows")
+    reader, rows = load_tokenizer(tokenizer, str(tokenizer), "put one there"), source.setting("rows")
     read = {name: batches(some, reader, rows, pool.max_length) for name, some in texts.items()}
     if empty := [name for name, some in read.items() if not some]:
         raise BadInput(f"{group.place}: {empty[0]}: texts: hold no tokens")

@@ -26,9 +26,11 @@ from models.sources.vocabulary import TOKENIZER
 ENDING = ".gguf"
 MAGIC = b"GGUF"
 
-WHOLE, STRING, ARRAY = 4, 8, 9
+STRING, ARRAY = 8, 9
 SHORT = 256
-"""Bytes of a setting's name that is looked at."""
+"""Bytes of a name that are looked at."""
+CLAIMS = ("block_count", "embedding_length", "feed_forward_length", "head_count", "head_count_kv", "vocab_size")
+"""Sizes that no tensor can be smaller than."""
 WIDTHS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Bytes of a setting's value, by its kind."""
 
@@ -122,19 +124,29 @@ def _walk(file: BinaryIO, size: int) -> None:
         else:
             skip(WIDTHS[kind])
 
+    def text() -> bytes:
+        length = number("<Q")
+        start = file.read(min(length, SHORT))
+        skip(length - len(start))
+        return start
+
     version, tensors, settings = number("<I"), number("<Q"), number("<Q")
     if version not in (2, 3):
         raise ValueError(f"version {version} isn't supported, 2 and 3 are")
+    claimed, blocks, sides = dict.fromkeys(CLAIMS, 0), set(), {0}
     for _ in range(settings):
-        length = number("<Q")
-        name = file.read(min(length, SHORT))
-        skip(length - len(name))
-        kind = number("<I")
-        if name.endswith(b".block_count") and kind == WHOLE:
-            if (layers := number("<I")) > tensors:
-                raise ValueError(f"claims {layers} layers and {tensors} tensors")
-            continue
-        value(kind, depth=2)
+        name, kind = text(), number("<I")
+        key = name.rpartition(b".")[2].decode("ascii", "replace")
+        if key in claimed and kind in WIDTHS:  # some have one for each layer
+            claimed[key] = int.from_bytes(file.read(WIDTHS[kind]), "little")
+        else:
+            value(kind, depth=2)
     for _ in range(tensors):
-        skip(number("<Q"))
-        skip(8 * number("<I") + 4 + 8)
+        name = text()
+        blocks |= {name.split(b".")[1]} if name.startswith(b"blk.") else set()
+        sides |= {number("<Q") for _ in range(number("<I"))}
+        skip(4 + 8)
+    largest = max(sides)
+    for key, count in claimed.items():
+        if count > (len(blocks) if key == "block_count" else largest):
+            raise ValueError(f"{key} is {count}, for {len(blocks)} layers and tensors of up to {largest}")

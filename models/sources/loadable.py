@@ -73,14 +73,26 @@ def _check_model(folder: Path, label: str) -> int:
     return int(content.get("vocab_size") or 0)
 
 
-def _check_tokenizer(folder: Path, label: str, rows: int) -> None:
+def load_tokenizer(folder: Path, label: str, remedy: str = REMEDY) -> Any:
+    """The tokenizer of a folder, without any code that lies beside it.
+
+    Raises:
+        BadInput: there is none that loads.
+    """
     from transformers import AutoTokenizer
 
-    with reading(f"{label}: tokenizer", REMEDY, "can't be loaded"):
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, **OFFLINE)
-        except ImportError:
+    with reading(f"{label}: tokenizer", remedy, "can't be loaded"):
+        return AutoTokenizer.from_pretrained(str(folder), **OFFLINE)
+
+
+def _check_tokenizer(folder: Path, label: str, rows: int) -> None:
+    try:
+        tokenizer = load_tokenizer(folder, label)
+    except BadInput as error:
+        if isinstance(error.__cause__, ImportError):
             return  # it needs a package that isn't here, which says nothing of the file
+        raise
+    with reading(f"{label}: tokenizer", REMEDY, "can't be loaded"):
         tokenizer("one two", return_tensors="pt")
         ids: dict[str, int] = token_ids(folder) or tokenizer.get_vocab()
         templates = tokenizer.chat_template or {}

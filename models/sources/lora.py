@@ -260,6 +260,9 @@ class LoraSource:
                 f"{self.adapter}: {WEIGHTS}: has {update.a or update.b} without its counterpart; fetch or copy it again"
             )
         if update.a:
+            for key in (update.a, update.b):
+                if len(self._map_shape(key)) != 2:
+                    raise self._unfit(key, self._map_shape(key), name, weight)
             (rank, inner), (outer, other) = (self._map.get_slice(key).get_shape() for key in (update.a, update.b))
             shape = [inner, outer] if update.transposed else [outer, inner]
             if shape != weight or rank != other:

@@ -23,7 +23,7 @@ from models.errors import BadInput, Failed
 from models.files import parse_json
 from models.sources.checkpoint import check_finite, open_checkpoint
 from models.sources.lines import lines_of
-from models.sources.loadable import check_loadable
+from models.sources.loadable import check_loadable, load_tokenizer
 from models.sources.lora import LoraSource
 from tasks.project.progress import Progress
 
@@ -168,11 +168,11 @@ def train_expert(
         BadInput: ``out`` is there, no row is short enough, or peft is missing.
         Failed: the loss is not finite.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     if out.exists():
         raise BadInput(f"{out}: is there already; remove it or take another name")
-    tokenizer = AutoTokenizer.from_pretrained(str(base), local_files_only=True)
+    tokenizer = load_tokenizer(base, str(base), "put one there")
     tokenised = [tokens_of(tokenizer, row) for row in rows]
     examples = [one for one in tokenised if 2 <= len(one[0]) <= settings.longest]
     if not examples:

@@ -97,7 +97,11 @@ class Front:
             raise BadInput(f"{label}: no such file; `hm3 run --profile {folder.name}` or `dvc pull` makes it")
         content = read_text(path, label).encode()
         data = parse_object(content, label)
-        named = [{"name": one["id"], **one} for one in data.get("members", []) if isinstance(one, dict) and "id" in one]
+        members = data.get("members")
+        named = [
+            {"name": one.get("id"), **one} if isinstance(one, dict) else one
+            for one in (members if isinstance(members, list) else [members])
+        ]
         told = {"members": named, "errors": data.get("standard_errors", {}), "digest": sha256(content).hexdigest()}
         front = validate(cls, {**data, "found": False, **told}, label, remedy=REMEDY)
         front._check(label)

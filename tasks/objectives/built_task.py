@@ -30,6 +30,9 @@ EXAMPLES = 4
 SOURCES = ("training_split", "validation_split", "fewshot_split")
 """Where a task's configuration names splits beside that of its items."""
 
+READERS = ("arrow", "csv", "json", "parquet", "text", "webdataset", "xml")
+"""Names of data sets that are none: what reads files of a kind."""
+
 ROWS = 250
 """Of a data set that are read at once: 1 GiB where each is as long as it may be."""
 
@@ -222,6 +225,8 @@ def fit_data(config: dict[str, Any], wanted: Wanted, workspace: Workspace, shots
     if isinstance(files, str | list | tuple):
         files = {"train": files}
     if not isinstance(files, Mapping):
+        if config.get("dataset_path") in READERS and "data_dir" not in given:  # it would look through all folders here
+            raise BadInput(f"{label}: dataset_kwargs.data_files: missing; name the files that the task reads")
         if not config.get("custom_dataset") and "class" not in config:
             config["dataset_kwargs"] = {**given, "cache_dir": str(workspace.state / "datasets")}
         return False

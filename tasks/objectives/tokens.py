@@ -7,8 +7,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from models.errors import BadInput, one_line
+from models.errors import BadInput
 from models.paths.prefix import Pair
+from models.sources.loadable import load_tokenizer
 
 
 @cache
@@ -19,12 +20,8 @@ def open_tokenizer(folder: Path) -> Any:
         BadInput: there is none that loads.
     """
     from lm_eval.models.utils import configure_pad_token
-    from transformers import AutoTokenizer
 
-    try:
-        return configure_pad_token(AutoTokenizer.from_pretrained(str(folder), local_files_only=True))
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{folder}: tokenizer: does not load ({one_line(error, 200)})") from None
+    return configure_pad_token(load_tokenizer(folder, str(folder), "fetch or copy it again"))
 
 
 def encode(tokenizer: Any, instances: Sequence[Any]) -> tuple[Pair, ...]:

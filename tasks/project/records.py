@@ -104,13 +104,13 @@ def read_table(
         there = pq.read_schema(run / name).names
         wanted = [one for one in (*text, *numbers) if one in there] if only else None
         table = pd.read_parquet(run / name, columns=wanted)
-    for column in (*text, *numbers):
-        if column not in table:
-            raise BadInput(f"{label}: {column}: no such column; {remedy}")
-        if not (column in text or pd.api.types.is_numeric_dtype(table[column])):
-            raise BadInput(f"{label}: {column}: holds something else than numbers; {remedy}")
-        if column in text and not table[column].map(lambda one: isinstance(one, str)).all():
-            raise BadInput(f"{label}: {column}: holds something else than text; {remedy}")
+        for column in (*text, *numbers):
+            if column not in table:
+                raise BadInput(f"{label}: {column}: no such column; {remedy}")
+            if not (column in text or pd.api.types.is_numeric_dtype(table[column])):
+                raise BadInput(f"{label}: {column}: holds something else than numbers; {remedy}")
+            if column in text and not table[column].map(lambda one: isinstance(one, str)).all():
+                raise BadInput(f"{label}: {column}: holds something else than text; {remedy}")
     return table
 
 

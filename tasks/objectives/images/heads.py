@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 from models.errors import BadInput, one_line
 from models.sources.checkpoint import Model
 from models.sources.heads import HEADS, Head, Heads, TaskHead, heads_bytes, own_head, read_head
+from models.sources.loadable import OFFLINE, load_tokenizer
 from models.sources.lora import open_model
 from tasks.objectives.images.items import read_classes
 from tasks.objectives.task_files import task_label
@@ -113,18 +114,18 @@ class TextTower:
         Raises:
             BadInput: there is none, or its tokenizer is missing.
         """
-        from transformers import AutoConfig, AutoTokenizer, CLIPModel
+        from transformers import AutoConfig, CLIPModel
 
         folder = base.tokenizer
         try:
-            kind = AutoConfig.from_pretrained(str(folder), local_files_only=True).model_type
+            kind = AutoConfig.from_pretrained(str(folder), **OFFLINE).model_type
             if kind != "clip":
                 raise ValueError(f"it is a {kind} alone")
             whole = CLIPModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
             self.model = whole.eval()  # the module's inference mode
             self.scale = float(self.model.logit_scale.detach().double().exp())
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        except (OSError, ValueError) as error:
+            self.tokenizer: Any = load_tokenizer(folder, base.label)
+        except Exception as error:  # noqa: BLE001 (the folder is anyone's)
             reason = one_line(error, 200)
             raise BadInput(
                 f"{base.label}: its text tower, which names the classes, can't be loaded ({reason}); take a whole CLIP"

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from models.errors import BadInput, one_line
 from models.sources import hub
+from models.sources.loadable import OFFLINE
 from tasks.objectives.items import SPLITS, chosen
 from tasks.project.references import expand
 from tasks.project.workspace import Workspace
@@ -148,8 +149,8 @@ def open_processor(folder: Path) -> Any:
     if not (folder / PROCESSOR).is_file():
         raise BadInput(f"{folder}: {PROCESSOR}: missing; copy the base model's")
     try:
-        return AutoImageProcessor.from_pretrained(str(folder), backend="pil", local_files_only=True)
-    except (OSError, ValueError) as error:
+        return AutoImageProcessor.from_pretrained(str(folder), backend="pil", **OFFLINE)
+    except Exception as error:  # noqa: BLE001 (the folder is anyone's)
         raise BadInput(f"{folder}: {PROCESSOR}: does not load ({one_line(error, 200)})") from None
 
 

@@ -344,7 +344,7 @@ def test_code_is_run_with_consent_alone(root, family):
 
 
 def test_a_folder_without_tokenizer_is_refused(finished, tmp_path):
-    with pytest.raises(BadInput, match="tokenizer: does not load"):
+    with pytest.raises(BadInput, match="tokenizer: can't be loaded"):
         Objectives(finished, "search", tmp_path)
 
 
