@@ -1,5 +1,6 @@
 """The journal keeps every score once, whole, through kills."""
 
+import hashlib
 import json
 import os
 import signal
@@ -210,3 +211,17 @@ def test_a_fresh_run_leaves_the_buckets_segments_aside(bucket, tmp_path):
     remote.set_aside("s3://state/aside")
     assert (there(bucket, "old/"), len(there(bucket, "aside/"))) == ([], 1)
     assert not len(Journal(tmp_path / "two", RemoteSegments("s3://state/old")))
+
+
+def test_names_in_a_bucket_that_are_no_segments_lead_nowhere(bucket, tmp_path):
+    Journal(tmp_path / "own" / "journal", RemoteSegments("s3://state/led")).append([entry()])
+    client, content = client_of(bucket), (entry().to_json() + "\n").encode()
+    checked = {"Body": content, "Metadata": {"sha256": hashlib.sha256(content).hexdigest()}}
+    for name in ("../../evil.jsonl", "00000002-00000000.jsonl/../../evil.jsonl", "00000003.jsonl", "x-00000000.jsonl"):
+        client.put_object(Bucket="state", Key=f"led/{name}", **checked)
+    there = Journal(tmp_path / "two" / "journal", RemoteSegments("s3://state/led"))
+    assert there.keys() == {"k"}
+    assert [path.name for path in (tmp_path / "two").rglob("*")] == [
+        "journal",
+        segments(tmp_path / "own" / "journal")[0].name,
+    ]
