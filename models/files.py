@@ -11,6 +11,7 @@ import errno
 import json
 import math
 import os
+import re
 import stat
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
@@ -36,6 +37,8 @@ YAML_NODES = 10**6
 DEPTH = 100
 """Lists and mappings within each other, at most."""
 
+IN_DVC = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")
+"""A file in a cache of DVC, which may be set to link to it; nobody names one who doesn't know what is in it."""
 
 PASSING = (
     *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
@@ -63,7 +66,7 @@ class Foreign(BaseModel):
 def find_inside(folder: Path, name: str) -> Path | None:
     """Where a file of a folder really lies; None where there is none of that name.
 
-    A file of the hub's cache is a link into the store beside all its snapshots, which counts as inside.
+    Stores count as inside: the hub's, beside all its snapshots, and DVC's, whose files are called by their content.
 
     Raises:
         BadInput: the name or a link leads out of the folder, or what is there is no regular file.
@@ -75,7 +78,7 @@ def find_inside(folder: Path, name: str) -> Path | None:
     root = Path(os.path.realpath(folder))
     real = Path(os.path.realpath(folder / name))
     within = [root, *([root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [])]
-    if not any(real.is_relative_to(one) for one in within):
+    if not (any(real.is_relative_to(one) for one in within) or IN_DVC.search(real.as_posix())):
         raise BadInput(f"{folder}: {name}: is a link out of the folder; put a copy of the file there")
     if not real.is_file():
         raise BadInput(f"{folder}: {name}: is no regular file; {AGAIN}")

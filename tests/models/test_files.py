@@ -86,6 +86,14 @@ def test_the_hubs_own_store_beside_its_snapshots_counts_as_inside(tmp_path):
         inside(snapshot, "config.json")
 
 
+def test_a_link_into_dvcs_cache_counts_as_inside(folder, tmp_path):
+    stored = tmp_path / "cache" / "files" / "md5" / "ab" / ("0" * 30)
+    stored.parent.mkdir(parents=True)
+    stored.write_text("{}")
+    (folder / "front.json").symlink_to(stored)
+    assert inside(folder, "front.json") == stored.resolve()
+
+
 NO_JSON = {
     "not a number": '{"a": NaN}',
     "infinite": '{"a": [-Infinity]}',
