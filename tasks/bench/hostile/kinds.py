@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -59,16 +60,20 @@ def merge(root: Path, recipes: list[Recipe]) -> None:
 
 def check_model(out: Path) -> None:
     """Load a checkpoint with transformers, run it, and look that nothing of the user's came with it."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    import transformers
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(out, local_files_only=True)
-        GenerationConfig.from_pretrained(out) if (out / "generation_config.json").is_file() else None
+        family = json.loads((out / "config.json").read_text(encoding="utf-8"))["architectures"][0]
+        model = getattr(transformers, family).from_pretrained(out, local_files_only=True)
+        transformers.AutoConfig.from_pretrained(out, local_files_only=True)
+        if (out / "generation_config.json").is_file():
+            transformers.GenerationConfig.from_pretrained(out)
         text = torch.tensor([[1, 2, 3]])
-        if (out / "tokenizer.json").is_file():
-            text = AutoTokenizer.from_pretrained(out, local_files_only=True)("one two", return_tensors="pt").input_ids
+        if any((out / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+            text = transformers.AutoTokenizer.from_pretrained(out, local_files_only=True)("ab w1", return_tensors="pt")
+            text = text.input_ids
         with torch.inference_mode():
-            model(text)
+            model(torch.zeros(1, 3, 8, 8) if family.startswith("ViT") else text)
         wrong = [name for name, tensor in model.state_dict().items() if not bool(torch.isfinite(tensor).all())]
     except Exception as error:
         raise Unusable(f"{type(error).__name__}: {error}") from error
@@ -79,6 +84,12 @@ def check_model(out: Path) -> None:
             raise Unusable(f"{path.name} carries a file of the user's")
 
 
+def pair(root: Path, first: str, second: str) -> None:
+    """Merge a model of a stranger, whose config and tokenizer are taken, with another one."""
+    models = [{"model": one, "parameters": {"weight": 0.5}} for one in (first, second)]
+    merge(root, parse_recipes(json.dumps({"merge_method": "linear", "models": models}), "recipe"))
+
+
 def of_model(root: Path) -> None:
     """A stranger's model among one's own."""
     merge(root, parse_recipes(_recipe("models/a"), "recipe"))
@@ -86,12 +97,32 @@ def of_model(root: Path) -> None:
 
 def of_shards(root: Path) -> None:
     """A stranger's model in several files, as the one that lends config and tokenizer."""
-    merge(root, parse_recipes(dump_recipes([Recipe(merge_method="linear", models=ALONE)]), "recipe"))
+    pair(root, "models/b", "models/base")
+
+
+def of_words(root: Path) -> None:
+    """A stranger's model with a vocabulary of its own."""
+    pair(root, "models/words", "models/base")
+
+
+def of_gpt2(root: Path) -> None:
+    """A stranger's GPT-2 with the old files of a tokenizer."""
+    pair(root, "models/gpt2-a", "models/gpt2")
+
+
+def of_encoder(root: Path) -> None:
+    """A stranger's encoder of images."""
+    pair(root, "models/vit-a", "models/vit")
 
 
 def of_adapter(root: Path) -> None:
     """A stranger's adapter on one's own base."""
     merge(root, parse_recipes(_recipe("models/base+models/adapter"), "recipe"))
+
+
+def of_ends(root: Path) -> None:
+    """A stranger's adapter on the ends of a tied base."""
+    merge(root, parse_recipes(_recipe("models/base+models/ends"), "recipe"))
 
 
 def of_gguf(root: Path) -> None:
@@ -102,8 +133,11 @@ def of_gguf(root: Path) -> None:
 
 
 def of_recipe(root: Path) -> None:
-    """A stranger's recipe."""
-    merge(root, read_recipes(root / "recipe.yaml"))
+    """A stranger's recipes, of which one is changed."""
+    for path in sorted(root.glob("*.yaml")):
+        if path.name != "params.yaml":
+            merge(root, read_recipes(path))
+            shutil.rmtree(root / OUT)
 
 
 def of_profile(root: Path) -> None:
@@ -179,13 +213,16 @@ def of_heads(root: Path) -> None:
         raise Unusable("logits aren't finite")
 
 
-ALONE: Any = [{"model": "models/b", "parameters": {"weight": 1.0}}]
 KINDS = (
     Kind("model", ("models/a/*",), of_model),
     Kind("shards", ("models/b/*",), of_shards),
+    Kind("words", ("models/words/*",), of_words),
+    Kind("gpt2", ("models/gpt2-a/*",), of_gpt2),
+    Kind("encoder", ("models/vit-a/*",), of_encoder),
     Kind("adapter", ("models/adapter/*",), of_adapter),
+    Kind("ends", ("models/ends/*",), of_ends),
     Kind("gguf", ("models/small.gguf",), of_gguf),
-    Kind("recipe", ("recipe.yaml",), of_recipe),
+    Kind("recipe", ("plain.yaml", "settings.yaml", "tokens.yaml", "layers.yaml"), of_recipe),
     Kind("profile", ("params.yaml", "profiles/*.yaml", f"profiles/{PROFILE}/*.yaml"), of_profile),
     Kind("front", (f"runs/{PROFILE}/front.json", f"runs/{PROFILE}/members/*/recipe.yaml"), of_front),
     Kind("outs", tuple(f"runs/{PROFILE}/{one}" for one in ("anchors.json", "*.parquet", "zoo/*", "agent/*")), of_outs),

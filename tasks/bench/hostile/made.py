@@ -14,9 +14,18 @@ import torch
 import yaml
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, pre_tokenizers
-from tokenizers.models import BPE
+from tokenizers.models import BPE, WordLevel
 from tokenizers.trainers import BpeTrainer
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    GenerationConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
 from models.agent.networks import Agent, AgentConfig
 from models.candidate import Candidate
@@ -39,6 +48,44 @@ RECIPE: dict[str, Any] = {
 }
 
 
+RECIPES = {
+    "plain": [RECIPE],
+    "settings": [
+        {
+            "merge_method": "ties",
+            "base_model": "models/base",
+            "slices": [
+                {"sources": [{"model": f"models/{name}", "layer_range": layers} for name in ("base", "a", "b")]}
+                for layers in ([0, 2], [1, 3])
+            ],
+            "parameters": {"density": [{"filter": "mlp", "value": [0.4, 0.6]}, {"value": 0.5}], "weight": 0.5},
+            "dtype": "float32",
+            "out_dtype": "bfloat16",
+        }
+    ],
+    "tokens": [
+        {**RECIPE, "name": "first"},
+        {
+            "merge_method": "dare_ties",
+            "base_model": "models/base",
+            "models": [
+                {"model": one, "parameters": {"weight": 0.3, "density": 0.5}} for one in ("first", "models/words")
+            ],
+            "parameters": {"seed": 3, "normalize": False},
+            "tokenizer": {"source": "union", "tokens": {"w1": {"source": "models/words"}}, "pad_to_multiple_of": 8},
+            "chat_template": "chatml",
+        },
+    ],
+    "layers": [
+        {
+            "merge_method": "passthrough",
+            "slices": [{"sources": [{"model": "models/a", "layer_range": [0, 2]}]}] * 2,
+        }
+    ],
+}
+"""Documents of each recipe."""
+
+
 def make_project(root: Path) -> None:
     """Write a project with models, an adapter, a GGUF file, recipes, outs of all stages, a journal and data."""
     tokenizer = small_tokenizer()
@@ -49,6 +96,7 @@ def make_project(root: Path) -> None:
         model.save_pretrained(root / "models" / name, **shards)
         tokenizer.save_pretrained(root / "models" / name)
         GenerationConfig(eos_token_id=0, max_length=64).save_pretrained(root / "models" / name)
+    make_others(root / "models", len(tokenizer))
     adapter = root / "models" / "adapter"
     adapter.mkdir()
     write_json(adapter / "adapter_config.json", ADAPTER | {"alpha_pattern": {"layers.0.*q_proj": 2}})
@@ -58,7 +106,8 @@ def make_project(root: Path) -> None:
     save_file(tensors, adapter / "adapter_model.safetensors")
     if importlib.util.find_spec("gguf"):
         write_gguf(root / "models" / "small.gguf", tokenizer)
-    write_yaml(root / "recipe.yaml", RECIPE)
+    for name, documents in RECIPES.items():
+        (root / f"{name}.yaml").write_text(yaml.safe_dump_all(documents, sort_keys=False), encoding="utf-8")
     rows = [
         {"prompt": f"{n} plus {n} is", "answer": f" {2 * n}", "text": f"{n} plus {n} is {2 * n}"} for n in range(40)
     ]
@@ -71,6 +120,39 @@ def make_project(root: Path) -> None:
     default_index(root / ".hm3")  # or each case that asks for it would read 15,000 files of lm-eval
     write_json(root / "manifest.json", {"files": {"config.json": {"bytes": 3, "sha256": "0" * 64}}})
     save_file({"digits.weight": torch.randn(10, 4), "digits.bias": torch.zeros(10)}, root / "heads.safetensors")
+
+
+def make_others(models: Path, rows: int) -> None:
+    """A model with words for tokens, an adapter on the ends, GPT-2 with the old files of a tokenizer, and encoders."""
+    words = {"<unk>": 0, **{f"w{number}": number for number in range(1, rows + 3)}}
+    made = Tokenizer(WordLevel(words, unk_token="<unk>"))  # noqa: S106 (a token of a text)
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    torch.manual_seed(7)
+    LlamaForCausalLM(small_config(len(words))).save_pretrained(models / "words")
+    PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<unk>").save_pretrained(models / "words")  # noqa: S106
+    ends = models / "ends"
+    ends.mkdir()
+    config = {**ADAPTER, "target_modules": ["embed_tokens"], "modules_to_save": ["norm"], "rank_pattern": {}}
+    write_json(ends / "adapter_config.json", config)
+    prefix = "base_model.model.model."
+    tensors = {f"{prefix}embed_tokens.lora_embedding_A": torch.randn(2, rows)}
+    tensors |= {f"{prefix}embed_tokens.lora_embedding_B": torch.randn(16, 2), f"{prefix}norm.weight": torch.ones(16)}
+    save_file(tensors, ends / "adapter_model.safetensors")
+    letters = {chr(33 + number): number for number in range(90)} | {"ab": 90, "<|endoftext|>": 91}
+    for number, name in enumerate(("gpt2", "gpt2-a")):
+        torch.manual_seed(number)
+        sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32, "vocab_size": len(letters)}
+        GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=91, eos_token_id=91)).save_pretrained(models / name)
+        write_json(models / name / "vocab.json", letters)
+        (models / name / "merges.txt").write_text("#version: 0.2\na b\n", encoding="utf-8")
+        write_json(models / name / "tokenizer_config.json", {"tokenizer_class": "GPT2Tokenizer"})
+        write_json(models / name / "special_tokens_map.json", {"eos_token": "<|endoftext|>"})
+    for number, name in enumerate(("vit", "vit-a")):
+        torch.manual_seed(number)
+        sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+        vit = ViTConfig(**sizes, image_size=8, patch_size=4, num_labels=3)
+        ViTForImageClassification(vit).save_pretrained(models / name)
+        write_json(models / name / "preprocessor_config.json", {"image_processor_type": "ViTImageProcessor"})
 
 
 def small_tokenizer() -> PreTrainedTokenizerFast:

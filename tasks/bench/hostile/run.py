@@ -118,7 +118,7 @@ class _Worker:
         self.rest, self.told = work[1], time.monotonic()
         self.pipe.send(work)
         if not work[1]:
-            with contextlib.suppress(EOFError):
+            with contextlib.suppress(EOFError, OSError):
                 self.pipe.recv()
         return self
 
