@@ -17,6 +17,7 @@ from transformers.models.auto import CONFIG_MAPPING
 
 from models.candidate import Candidate
 from models.errors import BadInput
+from models.files import reading
 from models.paths.ends import Ends, Listener
 from models.sources.architecture import ENDS, architecture_of, module_of
 from models.sources.checkpoint import Source
@@ -219,12 +220,20 @@ class Pool:
             module: clone of the part, changed in place.
             source: the model.
             prefix: of the part's names in the whole model, as they are in memory.
+
+        Raises:
+            BadInput: a tensor is missing, or of another shape than the config says.
         """
         stored = {self.architecture.live(name): name for name in source.names()}
-        for name, _ in list(module.named_parameters()):
+        for name, parameter in list(module.named_parameters()):
             if prefix + name not in stored:
-                continue  # a head that is tied
+                if module_of(name) == self._head:
+                    continue  # it is tied
+                raise BadInput(f"{prefix}{name}: tensor is missing, by config.json; fetch or copy the model again")
             tensor = source.tensor(stored[prefix + name]).to(device=self.device, dtype=self.dtype)
+            if tensor.shape != parameter.shape:
+                given, wanted = list(tensor.shape), list(parameter.shape)
+                raise BadInput(f"{prefix}{name}: is {given}, but config.json makes {wanted}; fetch or copy it again")
             owner, _, leaf = name.rpartition(".")
             module.get_submodule(owner)._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
         return module
@@ -253,9 +262,9 @@ def unwatched(_: float) -> None:
 
 def _skeleton(config: dict[str, Any], device: torch.device) -> PreTrainedModel:
     """The family's model with its buffers, and without memory for its parameters."""
-    made: PreTrainedConfig = CONFIG_MAPPING[config["model_type"]].from_dict(config)
-    family: type[PreTrainedModel] = getattr(transformers, config["architectures"][0])
-    with init_empty_weights(include_buffers=False):
+    with reading("config.json"), init_empty_weights(include_buffers=False):
+        made: PreTrainedConfig = CONFIG_MAPPING[config["model_type"]].from_dict(config)
+        family: type[PreTrainedModel] = getattr(transformers, config["architectures"][0])
         model = family(made).eval()  # the module's inference mode
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
