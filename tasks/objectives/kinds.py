@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from models.errors import BadInput
+from models.files import reading
 from tasks.objectives import generation, likelihood
 from tasks.objectives.built_task import BuiltTask, Wanted, build
 from tasks.objectives.images.objective import ImageKind, ImageObjective
@@ -31,7 +32,9 @@ def task_part(
             f"{wanted.label}: task {built.name}: asks for {' and '.join(types)} at once; take a task that asks for one"
         )
     tokens_of = generation.tokens_of if is_generated(built) else likelihood.tokens_of
-    return TaskPart(objective, built, metric(built), wanted.count, tokens_of(tokenizer, built))
+    with reading(f"{wanted.label}: task {built.name}", "mend the rows that it reads", "makes no requests"):
+        tokens = tokens_of(tokenizer, built)
+    return TaskPart(objective, built, metric(built), wanted.count, tokens)
 
 
 def kinds_of(parts: Sequence[TaskPart | ImageObjective], tokenizer: Callable[[], Any], batch: int) -> list[Kind]:

@@ -19,7 +19,6 @@ from typing import Any
 
 from models.candidate import Candidate
 from models.errors import BadInput
-from models.files import reading
 from models.paths.pool import Pool, unwatched
 from models.paths.prefix import Requests
 from tasks.objectives.built_task import Wanted
@@ -94,8 +93,7 @@ class Objectives:
         self.composed = {one.name: self._composed(one) for one in workspace.profile.objectives}
         self.names = tuple(self.composed)
         parts = [part for one in self.composed.values() for part in one.parts]
-        with reading(f"profiles/{workspace.name}.yaml: objectives", "mend the rows of its tasks", "no requests"):
-            self.kinds = kinds_of(parts, self.tokenizer, workspace.profile.generation_batch)
+        self.kinds = kinds_of(parts, self.tokenizer, workspace.profile.generation_batch)
         self.definition = self._definition()
         self.reported = Reported(workspace, split, self.tokenizer, {name: self.count(name) for name in self.names})
 
