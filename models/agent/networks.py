@@ -7,6 +7,7 @@ Dropout takes its noise from a generator that is passed in; without one there is
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ VERSION = 3
 
 
 LARGEST = 4096
-"""Size of anything in an agent's config."""
+"""Size of anything in an agent's config, and of any weight: trained ones are thousands of times smaller."""
 
 
 @dataclass(frozen=True)
@@ -258,15 +259,20 @@ def load_agent(folder: Path) -> Agent:
             raise BadInput(f"{folder.name}/config.json: claims larger networks than there are; {remedy}")
         agent = Agent(config, np.zeros((len(config.models), config.layers, config.features)), seed=0)
         for name, network in agent.networks().items():
-            network.load_state_dict(_tensors(folder, name))
+            network.load_state_dict(_tensors(folder, name, LARGEST))
         if has_surrogate:
-            agent.surrogate = Surrogate.load(_tensors(folder, "surrogate"))
+            agent.surrogate = Surrogate.load(_tensors(folder, "surrogate", math.inf))
     return agent
 
 
-def _tensors(folder: Path, name: str) -> dict[str, Tensor]:
+def _tensors(folder: Path, name: str, most: float) -> dict[str, Tensor]:
     try:
         opened = open_tensors(folder, f"{name}.safetensors")
     except BadInput as error:
         raise BadInput(f"{folder.name}: not a whole agent: {error}") from None
-    return {one: opened.get_tensor(one) for one in opened.keys()}  # noqa: SIM118 (it is no mapping)
+    tensors = {one: opened.get_tensor(one) for one in opened.keys()}  # noqa: SIM118 (it is no mapping)
+    if wrong := [one for one, tensor in tensors.items() if not bool((tensor.abs() <= most).all())]:
+        raise BadInput(
+            f"{folder.name}: not a whole agent: {name}.safetensors: {wrong[0]}: holds what no training gives"
+        )
+    return tensors

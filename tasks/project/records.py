@@ -104,6 +104,8 @@ def read_table(
         there = pq.read_schema(run / name).names
         wanted = [one for one in (*text, *numbers) if one in there] if only else None
         table = pd.read_parquet(run / name, columns=wanted)
+        if not len(table):
+            raise BadInput(f"{label}: holds no rows; {remedy}")
         for column in (*text, *numbers):
             if column not in table:
                 raise BadInput(f"{label}: {column}: no such column; {remedy}")
