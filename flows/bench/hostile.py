@@ -32,8 +32,9 @@ def bench_hostile(cases: int, seed: int, workers: int, *, small: bool, as_json: 
     settle(root, state_folder(root), 1, hub=False)
     from tasks.bench.hostile.page import BAD, counted, keep, sheet
     from tasks.bench.hostile.run import try_cases
+    from tasks.bench.setup import describe_setup
 
-    console, done = output(stderr=True), []
+    console, done, setup = output(stderr=True), [], describe_setup(root, seed, workers)
     lock = state_folder(root) / "locks" / "bench.lock"
     with (
         hold(lock, "a benchmark", console.print),
@@ -43,9 +44,9 @@ def bench_hostile(cases: int, seed: int, workers: int, *, small: bool, as_json: 
         for case in try_cases(cases, seed, workers):
             done.append(case)
             bar.advance()
+    rows = counted(done, setup)
     if not small:
-        keep(done, root, root / RESULTS)
-    rows = counted(done, root)
+        keep(rows, root / RESULTS)
     if as_json:
         emit({"cases": len(done), "rows": rows.to_dict("records")})
     else:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from tasks.bench.hostile.run import Case
 from tasks.bench.markdown import Sheet, render, write_pages
-from tasks.bench.setup import describe_setup, setups
+from tasks.bench.setup import Setup, setups
 from tasks.project.records import write_table
 
 PAGE = "hostile.md"
@@ -19,7 +19,7 @@ SETUP = ("commit", "hm3", "torch", "cores", "cpu")
 COLUMNS = ("seed", "kind", "file", "change", "outcome")
 
 
-def counted(cases: Sequence[Case], root: Path) -> pd.DataFrame:
+def counted(cases: Sequence[Case], setup: Setup) -> pd.DataFrame:
     """A row for each kind, file, change and outcome: how many there were, and the most that one took."""
     table = pd.DataFrame([vars(one) for one in cases])
     grouped = table.groupby(list(COLUMNS), sort=True)
@@ -27,13 +27,12 @@ def counted(cases: Sequence[Case], root: Path) -> pd.DataFrame:
         cases=("number", "size"), seconds=("seconds", "max"), megabytes=("megabytes", "max"), said=("said", "first")
     ).reset_index()
     rows.loc[rows["outcome"].isin(GOOD), "said"] = ""
-    about = {name: value for name, value in describe_setup(root, 0).about().items() if name in SETUP}
-    return rows.assign(**about)
+    return rows.assign(**{name: value for name, value in setup.about().items() if name in SETUP})
 
 
-def keep(cases: Sequence[Case], root: Path, results: Path) -> Path:
-    """Write the rows of these cases in place of those of the same seeds, and the page."""
-    path, rows = results / "raw" / "hostile.csv", counted(cases, root)
+def keep(rows: pd.DataFrame, results: Path) -> Path:
+    """Write these rows in place of those of the same seeds, and the page."""
+    path = results / "raw" / "hostile.csv"
     if path.is_file():
         before = pd.read_csv(path, keep_default_na=False)
         rows = pd.concat([before[~before["seed"].isin(rows["seed"])], rows])

@@ -12,6 +12,7 @@ from tasks.bench.hostile.kinds import KINDS, Unusable
 from tasks.bench.hostile.made import make_project
 from tasks.bench.hostile.page import BAD, GOOD, counted, page
 from tasks.bench.hostile.run import Case, try_cases
+from tasks.bench.setup import describe_setup
 
 
 @pytest.mark.parametrize(
@@ -41,13 +42,14 @@ def test_a_fault_of_hm3_is_seen(tmp_path):
 def test_the_page_counts_every_outcome(tmp_path):
     outcomes = (*GOOD, *BAD)
     done = [Case(1, n, "model", "a", "cut", one, 1.0, 9, f"said {one}") for n, one in enumerate(outcomes)]
-    rows = counted(done, tmp_path)
+    setup = describe_setup(tmp_path, 1)
+    rows = counted(done, setup)
     assert rows["cases"].sum() == len(outcomes)
     text = page(rows)
     assert "| model | 7 | 1 | 1 | 1 | 1 | 1 | 1 | 1 | 1.0 | 9 |" in text
     assert all(f"model, `a`, cut: {one} (1)" in text for one in BAD)
     assert list(rows.loc[rows["outcome"].isin(GOOD), "said"].unique()) == [""]
-    pd.testing.assert_frame_equal(counted(done[::-1], tmp_path), rows)
+    pd.testing.assert_frame_equal(counted(done[::-1], setup), rows)
 
 
 def test_the_command_says_what_came_of_it(tmp_path, monkeypatch):
