@@ -29,7 +29,10 @@ MAGIC = b"GGUF"
 STRING, ARRAY = 8, 9
 SHORT = 256
 """Bytes of a name that are looked at."""
-CLAIMS = ("block_count", "embedding_length", "feed_forward_length", "head_count", "head_count_kv", "vocab_size")
+CLAIMS = (
+    *("block_count", "embedding_length", "feed_forward_length", "head_count", "head_count_kv", "vocab_size"),
+    *("key_length", "value_length", "dimension_count"),
+)
 """Sizes that no tensor can be smaller than."""
 WIDTHS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Bytes of a setting's value, by its kind."""

@@ -122,6 +122,9 @@ class Front:
             named = IDENTIFIER.fullmatch(member.id) and is_plain(member.recipe)
             if not (named and member.path and min(member.layers, member.scores["selection"].get("layers", 1)) > 0):
                 raise BadInput(f"{label}: member {member.id}: id, recipe, path or layers: is none; {REMEDY}")
+        for member in self.members:
+            if not all(0 <= layer < self.layers for _, layer in member.path):
+                raise BadInput(f"{label}: member {member.id}: path: has a layer that the base lacks; {REMEDY}")
 
     @cached_property
     def scale(self) -> Scale:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from tasks.bench.hostile.run import Case
-from tasks.bench.markdown import Sheet, render, write_pages
+from tasks.bench.markdown import Sheet, notes, render, write_pages
 from tasks.bench.setup import Setup, setups
 from tasks.project.records import write_table
 
@@ -17,6 +17,7 @@ PAGE = "hostile.md"
 GOOD, BAD = ("sound", "refused"), ("traceback", "unusable", "left", "hang", "killed")
 SETUP = ("commit", "hm3", "torch", "cores", "cpu")
 COLUMNS = ("seed", "kind", "file", "change", "outcome")
+"""What cases are counted by; of those that failed, the number of the first is kept, which makes it again."""
 
 
 def counted(cases: Sequence[Case], setup: Setup) -> pd.DataFrame:
@@ -24,9 +25,13 @@ def counted(cases: Sequence[Case], setup: Setup) -> pd.DataFrame:
     table = pd.DataFrame([vars(one) for one in cases])
     grouped = table.groupby(list(COLUMNS), sort=True)
     rows = grouped.agg(
-        cases=("number", "size"), seconds=("seconds", "max"), megabytes=("megabytes", "max"), said=("said", "first")
+        cases=("number", "size"),
+        first=("number", "min"),
+        seconds=("seconds", "max"),
+        megabytes=("megabytes", "max"),
+        said=("said", "first"),
     ).reset_index()
-    rows.loc[rows["outcome"].isin(GOOD), "said"] = ""
+    rows.loc[rows["outcome"].isin(GOOD), ["first", "said"]] = (-1, "")
     return rows.assign(**{name: value for name, value in setup.about().items() if name in SETUP})
 
 
@@ -37,15 +42,16 @@ def keep(rows: pd.DataFrame, results: Path) -> Path:
         before = pd.read_csv(path, keep_default_na=False)
         rows = pd.concat([before[~before["seed"].isin(rows["seed"])], rows])
     write_table(path, rows)
-    return write_pages(results, {PAGE: page(rows)})
+    return write_pages(results, {PAGE: page(rows, notes(results, "hostile"))})
 
 
-def page(rows: pd.DataFrame) -> str:
-    """The page's text."""
+def page(rows: pd.DataFrame, said: str = "") -> str:
+    """The page's text; ``said``: what people have to say about it."""
     failed = rows[rows["outcome"].isin(BAD)]
     return render(
         "hostile.md.j2",
         sheet=sheet(rows),
+        notes=said,
         cases=int(rows["cases"].sum()),
         failed=[dict(row) for row in failed.to_dict("records")],
         bad={one: int(rows.loc[rows["outcome"] == one, "cases"].sum()) for one in BAD},

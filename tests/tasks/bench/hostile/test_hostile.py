@@ -47,7 +47,9 @@ def test_the_page_counts_every_outcome(tmp_path):
     assert rows["cases"].sum() == len(outcomes)
     text = page(rows)
     assert "| model | 7 | 1 | 1 | 1 | 1 | 1 | 1 | 1 | 1.0 | 9 |" in text
-    assert all(f"model, `a`, cut: {one} (1)" in text for one in BAD)
+    assert all(
+        f"model, `a`, cut: {one} (1; the first is number {outcomes.index(one)} of seed 1)" in text for one in BAD
+    )
     assert list(rows.loc[rows["outcome"].isin(GOOD), "said"].unique()) == [""]
     pd.testing.assert_frame_equal(counted(done[::-1], setup), rows)
 
