@@ -8,6 +8,7 @@ task file with ``!function`` is.
 from __future__ import annotations
 
 import ast
+import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -109,7 +110,17 @@ def module_of(function: str | Callable[..., Any]) -> Path | None:
     if not function.startswith("/"):
         return None
     folder, (module, _, _) = Path(function).parent, Path(function).name.rpartition(".")
-    return located(module, [folder, *map(Path, sys.path)]) if module else None
+    return located(module, [folder, *homes(module)]) if module else None
+
+
+def homes(module: str) -> list[Path]:
+    """Folders in which Python looks for a module; nothing is imported. An installed project need not be on its path."""
+    try:
+        spec = importlib.util.find_spec(module.partition(".")[0])
+    except (ImportError, ValueError):
+        spec = None
+    found = [Path(one).parent for one in (spec.submodule_search_locations or [spec.origin or ""] if spec else ())]
+    return [*found, *map(Path, sys.path)]
 
 
 def located(module: str, folders: list[Path]) -> Path | None:
@@ -137,7 +148,7 @@ def evaluators(module: Path) -> frozenset[str]:
             for name in _imported(node):
                 parts = name.split(".")
                 found |= {prefix for end in range(len(parts)) if (prefix := ".".join(parts[: end + 1])) in EVALUATORS}
-                folders = [here.parent, *(map(Path, sys.path) if name.startswith("lm_eval.tasks.") else ())]
+                folders = [here.parent, *(homes(name) if name.startswith("lm_eval.tasks.") else ())]
                 if (other := located(name.lstrip("."), folders)) and other not in seen:
                     seen.add(other)
                     waiting.append(other)

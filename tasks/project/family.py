@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from models.errors import BadInput
+from models.errors import BadInput, one_line
 from models.files import read_object, validate
 from tasks.project.workspace import Workspace
 
@@ -30,4 +30,7 @@ def load_family(workspace: Workspace) -> Family:
     remedy = f"run `hm3 stage zoo --profile {workspace.name}`"
     if not path.is_file():
         raise BadInput(f"{label}: no such file; {remedy} first")
-    return validate(Family, read_object(path.parent, path.name), str(label), remedy=f"{remedy} again")
+    try:
+        return validate(Family, read_object(path.parent, path.name), str(label))
+    except BadInput as error:
+        raise BadInput(f"{label}: not readable ({one_line(error, 200)}); {remedy} again") from None

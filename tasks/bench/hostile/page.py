@@ -13,7 +13,7 @@ from tasks.bench.markdown import Sheet, notes, render, write_pages
 from tasks.bench.setup import Setup, setups
 from tasks.project.records import write_table
 
-PAGE = "hostile.md"
+PAGE, ROWS = "hostile.md", "raw/hostile.csv"
 GOOD, BAD = ("sound", "refused"), ("traceback", "unusable", "left", "hang", "killed")
 SETUP = ("commit", "hm3", "torch", "cores", "cpu")
 COLUMNS = ("seed", "kind", "file", "change", "outcome")
@@ -37,12 +37,17 @@ def counted(cases: Sequence[Case], setup: Setup) -> pd.DataFrame:
 
 def keep(rows: pd.DataFrame, results: Path) -> Path:
     """Write these rows in place of those of the same seeds, and the page."""
-    path = results / "raw" / "hostile.csv"
+    path = results / ROWS
     if path.is_file():
         before = pd.read_csv(path, keep_default_na=False)
         rows = pd.concat([before[~before["seed"].isin(rows["seed"])], rows])
     write_table(path, rows)
-    return write_pages(results, {PAGE: page(rows, notes(results, "hostile"))})
+    return write_pages(results, texts(results))
+
+
+def texts(results: Path) -> dict[str, str]:
+    """The page from the raw rows, by the name of its file."""
+    return {PAGE: page(pd.read_csv(results / ROWS, keep_default_na=False), notes(results, "hostile"))}
 
 
 def page(rows: pd.DataFrame, said: str = "") -> str:

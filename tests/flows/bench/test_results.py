@@ -7,6 +7,7 @@ import pytest
 
 from flows.bench import fault_page
 from tasks.bench.engine import page as engine
+from tasks.bench.hostile import page as hostile
 from tasks.bench.searches import amortisation, headroom, page
 
 pytestmark = pytest.mark.lab
@@ -20,7 +21,7 @@ WRITTEN = {"design.md", "paper.md"}
 def texts():
     """Every page by the name of its file, and nothing drawn."""
     found = page.texts(RESULTS, page.study_pages(RESULTS)) | engine.texts(engine.sections(RESULTS))
-    for one in (headroom, amortisation, fault_page):
+    for one in (headroom, amortisation, fault_page, hostile):
         found |= one.texts(RESULTS)
     return found
 

@@ -1,6 +1,7 @@
 """Tasks whose scorers evaluate what a model wrote are found before anything of them is imported, and need consent."""
 
 import re
+import sys
 from pathlib import Path
 
 import lm_eval
@@ -184,8 +185,10 @@ def test_an_evaluating_scorer_needs_consent_before_it_is_imported(name, root, fa
     ]
 
 
-def test_our_metric_runs_programs_in_the_sandbox_even_where_the_task_is_not_marked(root, family, pool):
+def test_our_metric_runs_programs_in_the_sandbox_even_where_the_task_is_not_marked(root, family, pool, monkeypatch):
     require_bubblewrap()
+    project = str(Path(__file__).parents[3])
+    monkeypatch.setattr(sys, "path", [one for one in sys.path if one not in ("", project)])  # as for `hm3` itself
     write_task(root, "one", **GENERATE, metric_list=None, doc_to_target="import sys; assert 'numpy' not in sys.modules")
     with (root / "profiles/p/one.yaml").open("a") as file:
         file.write("metric_list:\n- {metric: !function tasks.code_metrics.pass_at_k, aggregation: mean}\n")

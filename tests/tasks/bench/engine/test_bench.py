@@ -54,6 +54,7 @@ def measure(workspace, tmp_path):
 def counted(monkeypatch):
     """A registered benchmark whose sides count comparisons, and the repetitions that it was asked for."""
     asked = []
+    benchmarks()  # a module that is imported later would register in the copy alone
     monkeypatch.setattr("tasks.bench.engine.registry.BENCHMARKS", dict(BENCHMARKS))
 
     @benchmark(
