@@ -47,7 +47,10 @@ def make_project(root: Path, members: int, candidates: int, seed: int) -> Worksp
     write_text(workspace.zoo / "family.json", json.dumps({"base": base, "experts": folders}))
     merged = recipes(base, folders, rng)
     pool = [*TASKS, *merged]
-    paths = [random_path(pool, rng) for _ in range(members)]
+    found: dict[Candidate, None] = {}
+    while len(found) < members:  # no member is there twice
+        found[random_path(pool, rng)] = None
+    paths = list(found)
     front = front_of(workspace, paths, merged, rng)
     write_text(workspace.run / "front.json", json.dumps(front, indent=1) + "\n")
     write_text(workspace.run / "metrics.json", json.dumps({"item_evaluations": candidates * ITEMS}) + "\n")
