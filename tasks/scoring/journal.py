@@ -49,9 +49,9 @@ class Entry:
     def from_json(cls, line: str | bytes) -> Entry:
         """Inverse of :meth:`to_json`; raises ValueError where the line is none of an entry."""
         found = _ENTRY.validate_json(line)
-        most = max(map(len, found.scores.values()), default=0)  # an objective may have fewer items than another
-        if not found.failed and most != found.stop - found.start:
-            raise ValueError(f"{found.key}: not a score for each of the items {found.start} to {found.stop}")
+        most = max(map(len, found.scores.values()), default=0)  # there may be fewer items: the engine knows how many
+        if not found.failed and not 0 < most <= found.stop - found.start:
+            raise ValueError(f"{found.key}: no scores, or more than the items {found.start} to {found.stop}")
         return found
 
     def part(self, start: int, stop: int) -> Entry:
