@@ -221,13 +221,13 @@ def write_checkpoint(
     Args:
         out: folder to make, with its parents.
         config: ``config.json``; ``dtype`` is set to that of the tensors.
-        tensors: names and tensors in the order in which they are stored; a tied head is left out.
+        tensors: names and finite tensors in the order in which they are stored; a tied head is left out.
         tokenizer_from: folder whose tokenizer, chat template and generation config are copied.
         extra: further files by name, and what stands instead of a copied one.
         shard_bytes: a file holds at most so many bytes of tensors, or one tensor.
 
     Raises:
-        BadInput: ``out`` is there already; a tensor isn't finite; or transformers can't load what was written.
+        BadInput: ``out`` is there already, or transformers can't load what was written.
     """
     require_new(out)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -20,11 +20,13 @@ from models.files import find_inside, read_object, reading, require_regular
 from models.sources.architecture import architecture_of, is_tied
 from models.sources.checkpoint import write_checkpoint
 from models.sources.fields import TokenizerFile
-from models.sources.loadable import quiet_transformers
+from models.sources.loadable import OFFLINE, quiet_transformers
+from models.sources.tensors import require_finite
 from models.sources.vocabulary import TOKENIZER
 
 ENDING = ".gguf"
 MAGIC = b"GGUF"
+REMEDY = "fetch it again, or take the model's safetensors"
 
 STRING, ARRAY = 8, 9
 SHORT = 256
@@ -55,8 +57,8 @@ def convert(file: Path, out: Path) -> None:
         raise BadInput(f"{file.name}: reading a GGUF file needs the package gguf; run: pip install gguf")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    place: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
-    with reading(str(file), "fetch it again, or take the model's safetensors", "can't be read"), quiet_transformers():
+    place: dict[str, Any] = {"gguf_file": file.name, **OFFLINE}
+    with reading(str(file), REMEDY, "can't be read"), quiet_transformers():
         asked: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True, **place}
         model, info = AutoModelForCausalLM.from_pretrained(str(file.parent), **asked)
         if lacking := sorted(map(str, info["missing_keys"])):
@@ -71,7 +73,8 @@ def convert(file: Path, out: Path) -> None:
         tokenizer.save_pretrained(folder)
         _drop_tokens_without_rows(Path(folder), model.config.vocab_size)
         model.generation_config.save_pretrained(folder)
-        write_checkpoint(out, config, sorted(tensors.items()), tokenizer_from=Path(folder))
+        finite = ((name, require_finite(tensor, f"{file}: {name}")) for name, tensor in sorted(tensors.items()))
+        write_checkpoint(out, config, finite, tokenizer_from=Path(folder))
 
 
 def _drop_tokens_without_rows(folder: Path, rows: int) -> None:
@@ -90,10 +93,7 @@ def check(file: Path) -> None:
         BadInput: it is missing or something else.
     """
     require_regular(file, str(file))
-    with (
-        reading(str(file), "fetch it again, or take the model's safetensors", "can't be read"),
-        file.open("rb") as opened,
-    ):
+    with reading(str(file), REMEDY, "can't be read"), file.open("rb") as opened:
         if opened.read(len(MAGIC)) != MAGIC:
             raise BadInput(f"{file}: no GGUF file; fetch it again, or name a folder with safetensors")
         _walk(opened, file.stat().st_size)

@@ -18,7 +18,6 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from models.errors import BadInput
 from models.files import find_inside, read_object, reading
-from models.sources.architecture import resolved_config
 from models.sources.vocabulary import token_ids
 
 OFFLINE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -54,7 +53,6 @@ def _check_model(folder: Path, label: str) -> int:
     import transformers
 
     content = read_object(folder, "config.json")
-    resolved_config(content, f"{label}: config.json")
     with reading(f"{label}: config.json", REMEDY, "can't be loaded"):
         kind = getattr(transformers, content["architectures"][0])
         if not isinstance(found := transformers.AutoConfig.from_pretrained(folder, **OFFLINE), kind.config_class):

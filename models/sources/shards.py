@@ -9,8 +9,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.sources.tensors import require_finite
-
 HEADER_BYTES = 2**16
 """Room at the head of a file for the list of its tensors, which is known when the last is written.
 
@@ -68,14 +66,10 @@ def write_shards(folder: Path, tensors: Iterable[tuple[str, Tensor]], shard_byte
 
     Returns:
         The files, and the name of the widest dtype that was written.
-
-    Raises:
-        BadInput: a tensor holds NaN or infinity.
     """
     shards = [Shard(folder / "0.part")]
     dtype: torch.dtype | None = None
     for name, tensor in tensors:
-        require_finite(tensor, name)
         if not shards[-1].add(name, tensor, shard_bytes):
             shards[-1].close()
             shards.append(Shard(folder / f"{len(shards)}.part"))

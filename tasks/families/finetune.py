@@ -23,7 +23,7 @@ from models.errors import BadInput, Failed
 from models.files import parse_json
 from models.sources.checkpoint import check_finite, open_checkpoint
 from models.sources.lines import lines_of
-from models.sources.loadable import check_loadable, load_tokenizer
+from models.sources.loadable import OFFLINE, check_loadable, load_tokenizer
 from models.sources.lora import LoraSource
 from tasks.project.progress import Progress
 
@@ -180,7 +180,7 @@ def train_expert(
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(settings.seed)
-        model = AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.float32, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.float32, **OFFLINE)
         model = model if settings.full else _with_adapter(model, settings, named)
         losses = _train(model, examples, settings, progress, label)
         partial = out.with_name(f".{out.name}.partial")

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+MOST_ROWS = 5 * 10**6
+"""Of a table that is read."""
+
+
 @dataclass(frozen=True)
 class ScoredModel:
     """A plain model or merge recipe with its scores on the whole search split."""
@@ -125,10 +129,6 @@ def read_archive(run: Path, tasks: Sequence[str]) -> pd.DataFrame:
     """``archive.parquet``, with the scores on these tasks; raises BadInput where it is none."""
     numbers = ("round", "items", "charged", "at", *tasks)
     return read_table(run, "archive.parquet", "search", ("candidate", "kind"), numbers)
-
-
-MOST_ROWS = 5 * 10**6
-"""Of a table that is read."""
 
 
 def write_text(path: Path, text: str) -> None:

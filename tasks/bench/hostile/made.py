@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ LAYERS = 3
 TASKS = ("math", "code")
 PROFILE = "p"
 ADAPTER = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "use_rslora": False}
+ENDS = ("<|end|>", "<|endoftext|>")
+"""Special tokens; the second is what a class of transformers adds to a GGUF's by itself."""
 RECIPE: dict[str, Any] = {
     "merge_method": "task_arithmetic",
     "base_model": "models/base",
@@ -105,7 +108,9 @@ def make_project(root: Path) -> None:
     tensors = {prefix.format(n, part): torch.randn(shape) for n in range(LAYERS) for part, shape in factors}
     save_file(tensors, adapter / "adapter_model.safetensors")
     if importlib.util.find_spec("gguf"):
-        write_gguf(root / "models" / "small.gguf", tokenizer)
+        from tasks.bench.hostile.written_gguf import write_gguf
+
+        write_gguf(root / "models" / "small.gguf", LlamaForCausalLM(small_config(len(tokenizer))), tokenizer)
     for name, documents in RECIPES.items():
         (root / f"{name}.yaml").write_text(yaml.safe_dump_all(documents, sort_keys=False), encoding="utf-8")
     rows = [
@@ -155,14 +160,16 @@ def make_others(models: Path, rows: int) -> None:
         write_json(models / name / "preprocessor_config.json", {"image_processor_type": "ViTImageProcessor"})
 
 
-def small_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte pairs over a few words, with a chat template."""
+def small_tokenizer(ends: Sequence[str] = ENDS, size: int = 270) -> PreTrainedTokenizerFast:
+    """Byte pairs over a few words, as GGUF knows them under the name gpt2, with a chat template.
+
+    Texts end with the first of the ``ends``.
+    """
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    ends = ["<|end|>", "<|endoftext|>"]  # the second is what a class of transformers adds to a GGUF's by itself
-    trainer = BpeTrainer(vocab_size=270, special_tokens=ends, initial_alphabet=alphabet, show_progress=False)
+    trainer = BpeTrainer(vocab_size=size, special_tokens=list(ends), initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(["one two three four, one and two make three"] * 4, trainer)
     made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=ends[0], bos_token=ends[0])
     made.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
@@ -183,58 +190,6 @@ def small_config(vocabulary: int) -> LlamaConfig:
         eos_token_id=0,
         tie_word_embeddings=True,
     )
-
-
-def write_gguf(path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    """The same Llama in GGUF."""
-    import gguf
-
-    model = LlamaForCausalLM(small_config(len(tokenizer)))
-    writer = gguf.GGUFWriter(str(path), "llama")
-    writer.add_context_length(64)
-    writer.add_embedding_length(16)
-    writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(24)
-    writer.add_head_count(2)
-    writer.add_head_count_kv(1)
-    writer.add_layer_norm_rms_eps(1e-6)
-    writer.add_vocab_size(len(tokenizer))
-    writer.add_tokenizer_model("gpt2")
-    ordered = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().__getitem__)
-    writer.add_token_list(ordered)
-    writer.add_token_types([3 if token.startswith("<|") else 1 for token in ordered])
-    merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
-    writer.add_token_merges([one if isinstance(one, str) else " ".join(one) for one in merges])
-    writer.add_bos_token_id(0)
-    writer.add_eos_token_id(0)
-    for name, tensor in model.state_dict().items():
-        if name != "lm_head.weight":
-            writer.add_tensor(gguf_name(name), np.ascontiguousarray(tensor.numpy(), dtype=np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-def gguf_name(name: str) -> str:
-    """What GGUF calls a tensor of a Llama."""
-    parts = {
-        "model.embed_tokens": "token_embd",
-        "model.norm": "output_norm",
-        "model.layers": "blk",
-        "self_attn.q_proj": "attn_q",
-        "self_attn.k_proj": "attn_k",
-        "self_attn.v_proj": "attn_v",
-        "self_attn.o_proj": "attn_output",
-        "mlp.gate_proj": "ffn_gate",
-        "mlp.up_proj": "ffn_up",
-        "mlp.down_proj": "ffn_down",
-        "input_layernorm": "attn_norm",
-        "post_attention_layernorm": "ffn_norm",
-    }
-    for ours, theirs in parts.items():
-        name = name.replace(ours, theirs)
-    return name
 
 
 def make_profile(root: Path) -> None:

@@ -121,7 +121,7 @@ class TextTower:
             kind = AutoConfig.from_pretrained(str(folder), **OFFLINE).model_type
             if kind != "clip":
                 raise ValueError(f"it is a {kind} alone")
-            whole = CLIPModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+            whole = CLIPModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, **OFFLINE)
             self.model = whole.eval()  # the module's inference mode
             self.scale = float(self.model.logit_scale.detach().double().exp())
             self.tokenizer: Any = load_tokenizer(folder, base.label)

@@ -32,27 +32,6 @@ SMALL = Limits(cpu_seconds=1, wall_seconds=4, memory_bytes=2**28, file_bytes=2**
 BEFORE, BEHIND = "import math\nassert math.comb(4, 2) == 6", "def f(x):\n    return x + 1\nassert f(1) == 2"
 
 
-@pytest.fixture(scope="module")
-def confined():
-    require_bubblewrap()
-    with Sandbox("bubblewrap", SMALL, workers=1) as one:
-        yield one
-
-
-@pytest.fixture(scope="module")
-def limited():
-    with pytest.warns(UserWarning, match="sandbox: none: generated programs can read"):
-        one = Sandbox("none", SMALL, workers=1)
-    with one:
-        yield one
-
-
-@pytest.fixture(params=["confined", "limited"])
-def either(request):
-    """What holds without namespaces, too. Nothing that would harm this machine if it didn't hold is tried on it."""
-    return request.getfixturevalue(request.param)
-
-
 def among_sound_ones(sandbox, program):
     """The reason for which a program fails that runs between two sound ones."""
     before, found, behind = sandbox.run([BEFORE, textwrap.dedent(program), BEHIND])

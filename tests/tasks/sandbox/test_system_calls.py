@@ -24,24 +24,6 @@ SMALL = Limits(cpu_seconds=2, wall_seconds=6, memory_bytes=2**28, file_bytes=2**
 SOUND = "import math\nassert math.comb(4, 2) == 6"
 
 
-@pytest.fixture(scope="module")
-def confined():
-    require_bubblewrap()
-    with Sandbox("bubblewrap", SMALL, workers=1) as one:
-        yield one
-
-
-@pytest.fixture(scope="module")
-def limited():
-    with pytest.warns(UserWarning), Sandbox("none", SMALL, workers=1) as one:
-        yield one
-
-
-@pytest.fixture(params=["confined", "limited"])
-def either(request):
-    return request.getfixturevalue(request.param)
-
-
 START = """
 import ctypes, errno, fcntl, os, socket
 libc, parent, own = ctypes.CDLL(None, use_errno=True), os.getppid(), os.getpid()
