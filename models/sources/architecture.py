@@ -64,6 +64,10 @@ class Architecture:
     """Of an encoder of images: whether classes are rows of its head, or texts where its head projects to."""
     beside: tuple[str, ...] = ()
     """Beginnings of tensors that some of the family's checkpoints hold beside the encoder, such as a text tower."""
+    down: str = "mlp.down_proj.weight"
+    """Second matrix of a block's MLP, by its name inside the block; what leaves it is added to the residual stream."""
+    behind: str = ""
+    """Weight of a norm that it passes before that."""
     fixed_place: tuple[str, ...] = ()
     """Switches that make a layer depend on its own index, so that it can't stand elsewhere."""
 
@@ -131,6 +135,7 @@ class Architecture:
 
 LLAMA = Architecture("model.layers", "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
 GEMMA = replace(LLAMA, tied=True)
+GEMMA2 = replace(GEMMA, behind="post_feedforward_layernorm.weight")
 GPT2 = Architecture(
     "transformer.h",
     "transformer.wte.weight",
@@ -143,6 +148,7 @@ GPT2 = Architecture(
     tied=True,
     inputs_first=True,
     left_out="transformer.",
+    down="mlp.c_proj.weight",
     fixed_place=("scale_attn_by_inverse_layer_idx",),
 )
 GPT_NEOX = Architecture(
@@ -152,6 +158,7 @@ GPT_NEOX = Architecture(
     "embed_out.weight",
     in_memory=(("embed_out", "lm_head"),),
     buffers=(".attention.bias", ".attention.masked_bias", "rotary_emb.inv_freq"),
+    down="mlp.dense_4h_to_h.weight",
 )
 VIT = Architecture(
     "vit.encoder.layer",
@@ -170,6 +177,7 @@ VIT = Architecture(
     ),
     sizes=VISION_SIZES,
     left_out="vit.",
+    down="output.dense.weight",
     classes="head",
     beside=("pooler.", "vit.pooler."),
 )
@@ -181,6 +189,7 @@ CLIP_VISION = Architecture(
     before=("vision_model.embeddings", "vision_model.pre_layrnorm"),
     sizes=VISION_SIZES,
     buffers=("embeddings.position_ids",),
+    down="mlp.fc2.weight",
     left_out="vision_model.",
     classes="texts",
     beside=("text_model.", "text_projection.", "logit_scale"),
@@ -192,8 +201,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "Qwen2ForCausalLM": LLAMA,
     "Qwen3ForCausalLM": LLAMA,
     "GemmaForCausalLM": GEMMA,
-    "Gemma2ForCausalLM": GEMMA,
-    "Gemma3ForCausalLM": GEMMA,
+    "Gemma2ForCausalLM": GEMMA2,
+    "Gemma3ForCausalLM": GEMMA2,
     "Phi3ForCausalLM": LLAMA,
     "GPT2LMHeadModel": GPT2,
     "GPTNeoXForCausalLM": GPT_NEOX,

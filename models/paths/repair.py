@@ -1,0 +1,325 @@
+"""Seams repaired: one matrix of the last layer before a cut is refitted in closed form to what the next layer expects.
+
+A path that leaves out layers i+1 … j−1 hands the stream X_{i+1} to layer j, which was trained behind X_j. With A the
+inputs (N, F) of the second matrix of layer i's MLP and X_l the streams (N, D) that enter layer l, both of the *uncut*
+model on N tokens of calibration items (method.md, section 4):
+
+    w_t = 1 / mean(X_{i+2,t}²), 0 for each text's first token
+    G = AᵀWA,  S_{i,j} = (G + ϱ mean(diag G))⁻¹ AᵀW(X_j − X_{i+1})
+
+is added to the matrix, transposed. Ridge regression is linear in its target, so that repairs of runs are sums of those
+of layers, one factorisation serves every run behind a layer, and what comes of it is a plain model. Layer 0 has nothing
+before it to be refitted. Where the next layer is another model's, X_j is that model's stream on the same tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from models.candidate import Candidate
+from models.errors import BadInput
+from models.paths.pool import Pool, shallow_clone, unwatched
+from models.paths.prefix import Requests, Scorable
+from models.sources.architecture import Architecture, architecture_of, module_of
+from models.sources.checkpoint import Source
+
+VERSION = 1
+"""Goes into every digest. To be raised when the same calibration no longer gives the same numbers."""
+
+
+@dataclass(frozen=True, order=True)
+class Seam:
+    """Where a path leaves the order of a model's layers."""
+
+    model: str
+    layer: int
+    """The last layer before it, which is refitted."""
+    towards: str
+    """The model whose layer comes next, or whose final norm."""
+    next: int
+    """The layer that comes next; L where the path ends."""
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it leaves out layers of one model and does nothing else."""
+        return self.model == self.towards and self.next > self.layer + 1
+
+
+def seams_of(candidate: Candidate, layers: int) -> dict[int, Seam]:
+    """The seams of a path by the position (0 … T−1) of the layer before each; ``layers``: L."""
+    steps = [*candidate.path, (candidate.host, layers)]
+    return {
+        position: Seam(model, layer, towards, following)
+        for position, ((model, layer), (towards, following)) in enumerate(pairwise(steps))
+        if (model, layer + 1) != (towards, following)
+    }
+
+
+@dataclass(frozen=True)
+class Fold:
+    """What is added to a layer to repair a seam behind it."""
+
+    weight: Tensor
+    """To the second matrix of its MLP, ``(D, F)`` float32."""
+    bias: Tensor | None = None
+    """To that matrix's bias, ``(D,)``."""
+    scale: float | None = None
+    """By which the norm behind the MLP is multiplied, in families that have one there."""
+
+
+class RepairedSource:
+    """A model one layer of which is repaired. Implements :class:`models.sources.checkpoint.Source`."""
+
+    def __init__(self, source: Source, layer: int, fold: Callable[[], Fold | None], key: str) -> None:
+        """Nothing is computed yet.
+
+        Args:
+            source: the model.
+            layer: the one that is repaired.
+            fold: what is added to it, if anything; asked for when a tensor of it is.
+            key: names the fold's content.
+        """
+        self.config = source.config
+        self._source = source
+        self._fold = fold
+        self._layer = layer
+        self._key = key
+        self._architecture = architecture_of(source.config)
+
+    def names(self) -> list[str]:
+        """See ``Source``."""
+        return self._source.names()
+
+    def tensor(self, name: str) -> Tensor:
+        """See ``Source``."""
+        tensor, (layer, inner) = self._source.tensor(name), self._architecture.split(name)
+        if layer != self._layer or inner not in parts_of(self._architecture):
+            return tensor
+        fold = self._fold()
+        return tensor if fold is None else folded(self._architecture, inner, tensor, fold)
+
+    def digest(self, group: str) -> str:
+        """See ``Source``; that of the repaired layer follows from the model's own and the key."""
+        own = self._source.digest(group)
+        if group != self._architecture.group(self._architecture.join(self._layer, self._architecture.down)):
+            return own
+        return hashlib.sha256(f"{own}\n{self._key}".encode()).hexdigest()
+
+
+def parts_of(architecture: Architecture) -> tuple[str, ...]:
+    """The tensors of a layer that a repair may change, by their names inside the block; few families have them all."""
+    return architecture.down, f"{module_of(architecture.down)}.bias", architecture.behind
+
+
+def folded(architecture: Architecture, inner: str, tensor: Tensor, fold: Fold) -> Tensor:
+    """A tensor of a layer with what repairs the seam behind it; ``inner``: one of :func:`parts_of`."""
+    weight, bias, _ = parts_of(architecture)
+    if inner == weight:
+        added = fold.weight.T if architecture.inputs_first else fold.weight
+        return (tensor.float() + added.to(tensor.device)).to(tensor.dtype)
+    if inner == bias:
+        return tensor if fold.bias is None else (tensor.float() + fold.bias.to(tensor.device)).to(tensor.dtype)
+    # a norm that multiplies by 1 + its weight
+    return tensor if fold.scale is None else ((1 + tensor.float()) * fold.scale - 1).to(tensor.dtype)
+
+
+@dataclass
+class Sums:
+    """Sums over tokens for the seams behind one layer."""
+
+    seams: list[Seam] = field(default_factory=list)
+    product: Tensor | None = None
+    """AᵀWA, and AᵀW of the seams' targets beside it: ``(F, F + S·D)``; a bias makes one more of F."""
+    width: int = 0
+    """F."""
+    scales: Tensor | None = None
+    """Sum of the weights, then of each seam's weighted scales, ``(1 + S,)``."""
+
+
+@dataclass(frozen=True)
+class Streams:
+    """What one model does with the tokens of a batch that count."""
+
+    stream: tuple[Tensor, ...]
+    """What enters layer 0 … L−1, and what leaves the last: L + 1 times ``(N, D)``."""
+    inner: Mapping[int, Tensor]
+    """By layer what enters the second matrix of its MLP, ``(N, F)``."""
+    outer: Mapping[int, tuple[Tensor, Tensor]]
+    """By layer what leaves that matrix, and what leaves the norm behind it, ``(N, D)`` each; where there is a norm."""
+    weight: Tensor
+    """0 for a text's first token, which holds what attention has no use for, and 1 for all others, ``(N,)``."""
+
+
+def calibrate(
+    pool: Pool,
+    requests: Requests,
+    seams: Iterable[Seam],
+    ridge: float,
+    on_done: Callable[[float], None] = unwatched,
+) -> dict[Seam, Fold]:
+    """The folds that repair some seams, all from the uncut models' activations on calibration items.
+
+    Sums grow in the order of the batches, each in one thread: the same items give the same folds, bit for bit, whatever
+    the number of threads. No activation is kept longer than its batch.
+
+    Args:
+        pool: has the models.
+        requests: the calibration items, with their answers.
+        seams: each once.
+        ridge: ϱ, relative to the mean of the diagonal of G.
+        on_done: told how many more batches are done.
+
+    Raises:
+        BadInput: activations are not finite.
+    """
+    sums: dict[tuple[str, int], Sums] = {}
+    for seam in sorted(seams):
+        sums.setdefault((seam.model, seam.layer), Sums()).seams.append(seam)
+    models: dict[str, set[int]] = {}
+    for model, layer in sums:
+        models.setdefault(model, set()).add(layer)
+    for seam in (seam for one in sums.values() for seam in one.seams):
+        models.setdefault(seam.towards, set())
+    threads = torch.get_num_threads() if pool.device.type == "cpu" else 1
+
+    def watch(batch: Scorable) -> dict[str, Streams]:
+        with torch.inference_mode():
+            return {name: watched(pool, name, batch.to(pool.device), layers) for name, layers in models.items()}
+
+    def add(one: Sums, seen: Sequence[dict[str, Streams]]) -> None:
+        with torch.inference_mode():
+            for streams in seen:
+                _add(pool, one, streams)
+
+    def solve(one: Sums) -> dict[Seam, Fold]:
+        with torch.inference_mode():
+            return _solved(one, ridge)
+
+    with single_threads(threads) as workers:
+        for first in range(0, len(requests.batches), threads):
+            some = requests.batches[first : first + threads]
+            seen = list(workers.map(watch, some))
+            list(workers.map(partial(add, seen=seen), sums.values()))
+            on_done(len(some))
+        return {seam: fold for folds in workers.map(solve, sums.values()) for seam, fold in folds.items()}
+
+
+def watched(pool: Pool, model: str, batch: Scorable, layers: Collection[int]) -> Streams:
+    """What an uncut model does with a batch; ``layers``: those whose MLP is watched.
+
+    Raises:
+        BadInput: activations are not finite.
+    """
+    hidden, calls = pool.ends(model).embed(batch.inputs)
+    real = batch.real(hidden)
+    weight = torch.ones_like(real, dtype=torch.float32)
+    if not pool.architecture.classes:
+        weight[:, 0] = 0
+    stream, inner, outer = [hidden[real].float()], {}, {}
+    for layer in range(pool.layers):
+        block = pool.block(model, layer)
+        if layer in layers:
+            block = shallow_clone(block)  # a hook on the pool's own would hear other threads' batches
+            seen: dict[str, Tensor] = {}
+            down, norm = modules_of(pool.architecture)
+            listen(block.get_submodule(down), seen, "inner", "outer")
+            if norm:
+                listen(block.get_submodule(norm), seen, "outer", "normed")
+        hidden = calls[layer].replay(block, hidden)
+        stream.append(hidden[real].float())
+        if layer in layers:
+            inner[layer] = seen["inner"].reshape(*real.shape, -1)[real].float()
+            if norm:
+                outer[layer] = seen["outer"][real].float(), seen["normed"][real].float()
+        if not (stream[-1].isfinite().all() and inner.get(layer, stream[-1]).isfinite().all()):
+            raise BadInput(f"{model}: layer {layer}: its activations are not finite on the calibration items")
+    return Streams(tuple(stream), inner, outer, weight[real])
+
+
+def modules_of(architecture: Architecture) -> tuple[str, str]:
+    """Inside a block in memory, the second linear layer of the MLP and the norm that it passes, empty without one."""
+    block = architecture.live(architecture.join(0, ""))
+    names = (module_of(part) for part in (architecture.down, architecture.behind))
+    down, norm = (name and architecture.live(architecture.join(0, name)).removeprefix(block) for name in names)
+    return down, norm
+
+
+def listen(module: nn.Module, seen: dict[str, Tensor], before: str, behind: str) -> None:
+    """Note what enters and what leaves a module."""
+
+    def note(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        seen[before], seen[behind] = inputs[0], output
+
+    module.register_forward_hook(note)
+
+
+def _add(pool: Pool, one: Sums, streams: Mapping[str, Streams]) -> None:
+    """Add a batch to the sums of one layer."""
+    first = one.seams[0]
+    mine, layer = streams[first.model], first.layer
+    after = mine.stream[layer + 1]
+    weight = mine.weight / mine.stream[min(layer + 2, pool.layers)].square().mean(dim=1)
+    inner, block = mine.inner[layer], pool.block(first.model, layer)
+    down, norm = modules_of(pool.architecture)
+    one.width = inner.shape[1]
+    if block.get_submodule(down)._parameters.get("bias") is not None:
+        inner = torch.cat([inner, torch.ones_like(inner[:, :1])], dim=1)
+    wanted = [streams[seam.towards].stream[seam.next] - after for seam in one.seams]
+    scales = [weight.sum()]
+    if layer in mine.outer:
+        outer, normed = mine.outer[layer]
+        gain = 1 + block.get_parameter(f"{norm}.weight").float()
+        for number, target in enumerate(wanted):
+            turned = (normed + target) / gain
+            size = rms(turned)
+            wanted[number] = turned / size * rms(outer) - outer
+            scales.append((weight * size.squeeze(1)).sum())
+    root = weight.sqrt().unsqueeze(1)
+    inner = inner * root
+    product = inner.T @ torch.cat([inner, *(target * root for target in wanted)], dim=1)
+    one.product = product if one.product is None else one.product.add_(product)
+    one.scales = torch.stack(scales) if one.scales is None else one.scales.add_(torch.stack(scales))
+
+
+def _solved(one: Sums, ridge: float) -> dict[Seam, Fold]:
+    """The folds of one layer, from its sums."""
+    assert one.product is not None and one.scales is not None  # noqa: S101 (there are items)
+    size = one.product.shape[0]
+    gram, cross = one.product[:, :size].double(), one.product[:, size:].double()
+    free = one.width
+    gram.diagonal()[:free] += ridge * gram.diagonal()[:free].mean()
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    if int(failed):
+        first = one.seams[0]
+        raise BadInput(f"{first.model}: layer {first.layer}: too few calibration items to solve for it; give more")
+    solved = torch.cholesky_solve(cross, factor).float().T.chunk(len(one.seams))
+    scales = (one.scales[1:] / one.scales[0]).tolist()
+    return {
+        seam: Fold(part[:, :free].contiguous(), part[:, free].clone() if free < size else None, scale)
+        for seam, part, scale in zip(one.seams, solved, scales or [None] * len(one.seams), strict=True)
+    }
+
+
+def rms(rows: Tensor) -> Tensor:
+    """Root of the mean square of each row, ``(N, 1)``."""
+    return rows.square().mean(dim=1, keepdim=True).sqrt()
+
+
+@contextmanager
+def single_threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads in each of which torch has one."""
+    before = torch.get_num_threads()
+    with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as workers:
+        try:
+            yield workers
+        finally:
+            torch.set_num_threads(before)
