@@ -137,12 +137,15 @@ class Sums:
     """Sums over tokens for the seams behind one layer."""
 
     seams: list[Seam] = field(default_factory=list)
-    product: Tensor | None = None
-    """AᵀWA, and AᵀW of the seams' targets beside it: ``(F, F + S·D)``; a bias makes one more of F."""
+    totals: list[Tensor] = field(default_factory=list)
+    """AᵀWA, ``(F, F)``, with a row and a column for a bias; of each seam AᵀW times its target, ``(F, D)``; and the sum
+    of the weights, with each seam's weighted scales where there are any."""
     width: int = 0
-    """F."""
-    scales: Tensor | None = None
-    """Sum of the weights, then of each seam's weighted scales, ``(1 + S,)``."""
+    """F, without the bias."""
+
+    def add(self, more: list[Tensor]) -> None:
+        """Add a batch's sums."""
+        self.totals = [total.add_(new) for total, new in zip(self.totals, more, strict=True)] if self.totals else more
 
 
 @dataclass(frozen=True)
@@ -285,28 +288,25 @@ def _add(pool: Pool, one: Sums, streams: Mapping[str, Streams]) -> None:
             scales.append((weight * size.squeeze(1)).sum())
     root = weight.sqrt().unsqueeze(1)
     inner = inner * root
-    product = inner.T @ torch.cat([inner, *(target * root for target in wanted)], dim=1)
-    one.product = product if one.product is None else one.product.add_(product)
-    one.scales = torch.stack(scales) if one.scales is None else one.scales.add_(torch.stack(scales))
+    # a product each, so that a seam's sums are the same whichever others are asked for with it
+    one.add([inner.T @ inner, *(inner.T @ (target * root) for target in wanted), torch.stack(scales)])
 
 
 def _solved(one: Sums, ridge: float) -> dict[Seam, Fold]:
     """The folds of one layer, from its sums."""
-    assert one.product is not None and one.scales is not None  # noqa: S101 (there are items)
-    size = one.product.shape[0]
-    gram, cross = one.product[:, :size].double(), one.product[:, size:].double()
-    free = one.width
+    gram, *cross, scales = (total.double() for total in one.totals)
+    free, first = one.width, one.seams[0]
     gram.diagonal()[:free] += ridge * gram.diagonal()[:free].mean()
     factor, failed = torch.linalg.cholesky_ex(gram)
     if int(failed):
-        first = one.seams[0]
         raise BadInput(f"{first.model}: layer {first.layer}: too few calibration items to solve for it; give more")
-    solved = torch.cholesky_solve(cross, factor).float().T.chunk(len(one.seams))
-    scales = (one.scales[1:] / one.scales[0]).tolist()
-    return {
-        seam: Fold(part[:, :free].contiguous(), part[:, free].clone() if free < size else None, scale)
-        for seam, part, scale in zip(one.seams, solved, scales or [None] * len(one.seams), strict=True)
-    }
+    found = {}
+    for number, (seam, target) in enumerate(zip(one.seams, cross, strict=True), start=1):
+        solved = torch.cholesky_solve(target, factor).float().T
+        bias = solved[:, free].clone() if free < len(gram) else None
+        scale = float(scales[number] / scales[0]) if len(scales) > 1 else None
+        found[seam] = Fold(solved[:, :free].contiguous(), bias, scale)
+    return found
 
 
 def rms(rows: Tensor) -> Tensor:
