@@ -23,12 +23,17 @@ from tasks.project.workspace import Workspace
 LANES = (("math",), ("translation", "code"))
 """What is trained at the same time: experts of one lane follow each other."""
 
+CALIBRATING = 1000
+"""Training examples of a task that are written beside the items: more than 8,000 tokens."""
+
 STEPS_SHARE = {"translation": 0.9, "math": 1.0, "code": 0.6}
 """Optimiser steps of an expert over ``expert_steps``."""
 
 
 def make_family(workspace: Workspace, zoo: Path, items: Path, progress: Progress) -> dict[str, Any]:
     """Write models to ``zoo/{base,EXPERT}`` and items to ``items/tiny_TASK.SPLIT.jsonl``; both folders are empty.
+
+    Some training examples lie beside them, as split ``train``.
 
     Returns:
         What the gates saw; see :func:`trained`, also for what is raised.
@@ -42,6 +47,7 @@ def make_family(workspace: Workspace, zoo: Path, items: Path, progress: Progress
     examples = make_splits(counts, params, seed)
     check_disjoint(examples)
     write_items(examples, items, seed)
+    write_training(examples, items)
     training = {task: [(e.prompt, e.answer) for e in own.training] for task, own in examples.items()}
     scored = {task: [(e.prompt, e.answer) for e in own.items[GATED_SPLIT]] for task, own in examples.items()}
     tokenizer = train_tokenizer([p + a for pairs in training.values() for p, a in pairs], params.vocabulary)
@@ -67,6 +73,13 @@ def write_items(examples: Mapping[str, TaskExamples], folder: Path, seed: int) -
                 json.dumps(e.record(**fields), ensure_ascii=False) for e, fields in zip(chosen, extra, strict=True)
             ]
             (folder / f"tiny_{task}.{split}.jsonl").write_text("\n".join([*lines, ""]), encoding="utf-8")
+
+
+def write_training(examples: Mapping[str, TaskExamples], folder: Path) -> None:
+    """The first training examples of each task as ``tiny_TASK.train.jsonl``: rows that are items of no split."""
+    for task, own in examples.items():
+        lines = [json.dumps(e.record(), ensure_ascii=False) for e in own.training[:CALIBRATING]]
+        (folder / f"tiny_{task}.train.jsonl").write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 
 def run_programs(chosen: Sequence[Example], generator: np.random.Generator) -> list[dict[str, str]]:
