@@ -132,6 +132,15 @@ class Wanted:
     """Digests of the rows that ``calibration`` must not have: those of all items."""
 
 
+@dataclass(frozen=True)
+class Training:
+    """The rows of a task's data that are for training."""
+
+    split: str
+    alone: dict[str, Any] | None = None
+    """What ``datasets`` loads them by, where files are named: those of other splits may have other columns."""
+
+
 def build(workspace: Workspace, wanted: Wanted, chat: Callable[..., str] | None) -> BuiltTask:
     """A task with the requests of the first items of a split, of one at least; of ``calibration`` perhaps of none.
 
@@ -199,20 +208,20 @@ def build(workspace: Workspace, wanted: Wanted, chat: Callable[..., str] | None)
     return BuiltTask(task, file.name, docs, requests, ids, available, text, label)
 
 
-def fit_data(config: dict[str, Any], wanted: Wanted, workspace: Workspace, shots: bool) -> tuple[bool, str | None]:
+def fit_data(config: dict[str, Any], wanted: Wanted, workspace: Workspace, shots: bool) -> tuple[bool, Training | None]:
     """Let a task's configuration read the files of one split, or all of its items where no files are named for ours.
 
     The configuration is changed in place; ``shots``: prompts have examples, which may come from the search split.
-    For ``calibration`` the search split is read, and the rows for training.
+    For ``calibration`` it reads those of the search split.
 
     Returns:
-        Whether the data has files for our splits, and what its rows for training are called, if it has some.
+        Whether the data has files for our splits; and for ``calibration`` its rows for training, if it names some.
 
     Raises:
         BadInput: files are named for some of our splits and not for others, or are missing or empty.
     """
     data, label = wanted.measured.data, f"{wanted.label}: {wanted.file.name}"
-    calibrates, split = wanted.split == CALIBRATION, base_split(wanted.split)
+    split = base_split(wanted.split)
     if data is not None:
         if "class" in config:
             raise BadInput(f"{label}: data: the task is written in Python and brings its own; leave `data` out")
@@ -232,7 +241,7 @@ def fit_data(config: dict[str, Any], wanted: Wanted, workspace: Workspace, shots
             raise BadInput(f"{label}: dataset_kwargs.data_files: missing; name the files that the task reads")
         if not config.get("custom_dataset") and "class" not in config:
             config["dataset_kwargs"] = {**given, "cache_dir": str(workspace.state / "datasets")}
-        return False, training
+        return False, Training(training) if training else None
     training = next((one for one in (CALIBRATION, training, "train") if one in files and one not in SPLITS), None)
     named = [one for one in SPLITS if one in files]
     by_file = len(named) > 1 or named in (["search"], ["selection"])
@@ -253,11 +262,12 @@ def fit_data(config: dict[str, Any], wanted: Wanted, workspace: Workspace, shots
         names = [str(config.get(key)) for key in ("test_split", *SOURCES)]
         if not {config.get("test_split"), config.get("validation_split")} & set(files):
             raise BadInput(f"{label}: data_files: names {', '.join(files)}, and the task reads none; add `test: PATH`")
-    if calibrates and training:
-        names.append(training)
     found = located(files, [one for one in names if one in files], workspace.root, label)
-    config["dataset_kwargs"] = {**given, "data_files": found, "cache_dir": str(workspace.state / "datasets")}
-    return by_file, training
+    given |= {"data_files": found, "cache_dir": str(workspace.state / "datasets")}
+    config["dataset_kwargs"] = given
+    if training is None or wanted.split != CALIBRATION:
+        return by_file, None
+    return by_file, Training(training, {**given, "data_files": located(files, [training], workspace.root, label)})
 
 
 def base_split(split: str) -> str:
@@ -273,7 +283,7 @@ def leave_examples_out(config: dict[str, Any]) -> None:
         config["fewshot_config"] = {key: one for key, one in fewshot.items() if key != "split"}
 
 
-def take_items(task: Any, wanted: Wanted, workspace: Workspace, by_file: bool, training: str | None) -> int:
+def take_items(task: Any, wanted: Wanted, workspace: Workspace, by_file: bool, training: Training | None) -> int:
     """Let a task have the items of one split alone, in our order, and draw its examples from none that is scored.
 
     Returns the number of items; ``by_file`` and ``training`` are as :func:`fit_data` gives them.
@@ -296,21 +306,23 @@ def take_items(task: Any, wanted: Wanted, workspace: Workspace, by_file: bool, t
     order = list(range(len(contents))) if by_file else chosen(contents, split, workspace.profile.splits)
     if wanted.split == CALIBRATION:
         others = {*contents} - {contents[index] for index in order}
-        docs = unused(training_rows(task, training), wanted.used, wanted.count)
-        docs += unused(task.eval_docs, wanted.used | apart | others, wanted.count - len(docs))
+        free = unused(training_rows(task, training), wanted.used, wanted.count)
+        docs = free + unused(docs, wanted.used | apart | others, wanted.count - len(free))
     elif not by_file or apart:
         docs = docs.select([index for index in order if contents[index] not in apart])
     task.has_test_docs, task.test_docs = (lambda: True), (lambda: docs)
     return len(docs)
 
 
-def training_rows(task: Any, name: str | None) -> Any:
+def training_rows(task: Any, training: Training | None) -> Any:
     """The rows of a task that are for training, as it prepares them; none where those are its items too."""
     config = task.config
-    if name is not None and name != (config.test_split or config.validation_split):
-        config.training_split = name
-    elif config.training_split is not None:
-        return []
+    if training is not None:
+        if training.split == (config.test_split or config.validation_split):
+            return []
+        if training.alone is not None:
+            task.download(training.alone)
+        config.training_split = training.split
     return task.training_docs() if task.has_training_docs() else []
 
 

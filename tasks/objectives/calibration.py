@@ -19,14 +19,16 @@ from models.errors import BadInput
 from models.files import Foreign, parse_object, reading, require_regular
 from models.paths.pool import Pool
 from models.paths.prefix import CPU_TOKENS, GPU_TOKENS, Requests
-from models.paths.vision import ImageItems, image_requests
+from models.paths.vision import ImageItems, image_requests, image_tokens
 from models.sources.heads import Head
 from models.sources.lora import open_model
 from models.sources.tensors import open_tensors
-from tasks.objectives.built_task import Wanted, build
+from tasks.objectives.built_task import BuiltTask, Wanted, build
 from tasks.objectives.images.heads import models_named
+from tasks.objectives.images.items import open_processor, read_images, unused_images
+from tasks.objectives.images.objective import processor_folder
 from tasks.objectives.items import CALIBRATION, SPLITS, digest
-from tasks.objectives.objectives import wanted_of
+from tasks.objectives.objectives import count_of, wanted_of
 from tasks.objectives.right_answers import right_answers
 from tasks.objectives.task_files import task_label
 from tasks.objectives.tokens import chat_template, open_tokenizer
@@ -43,10 +45,11 @@ MOST = 24_000
 FIRST = 256
 """Rows of a task that are tried first; four times as many, as long as they hold too few tokens."""
 
-NONE_FREE = (
-    "no row is left for calibration: name rows for training under `data.files: {train: FILE}`, ask for fewer "
-    "`items.search`, or switch repair off by `paths: {repair: false}`"
-)
+REMEDY = "ask for fewer `items.search`, or switch repair off by `paths: {repair: false}`"
+
+NONE_FREE = f"no row is left for calibration: name rows for training under `data.files: {{train: FILE}}`, {REMEDY}"
+
+NO_IMAGE = f"no image is left for calibration: take a data set with a split `train`, {REMEDY}"
 
 FILE_BYTES = 2**30
 """Largest file that is read: it would hold a million tokens, or 3,000 images of 224 × 224 pixels."""
@@ -107,7 +110,7 @@ class Calibration:
     def requests(self, pool: Pool) -> Requests:
         """The items in batches as scoring has them; every token that is read counts as real, prompts' too.
 
-        The likelihood of a text is that of all its tokens but the first. That of an image means nothing.
+        The likelihood of a text is that of all its tokens but the first. Images have none: they have no labels here.
 
         Raises:
             BadInput: a token is unknown to the models.
@@ -187,6 +190,12 @@ def _whole(tensor: Tensor, low: int, high: int) -> list[int]:
     return found
 
 
+def asked_by(built: BuiltTask) -> list[str]:
+    """Digest of each item's question and answer, whatever else its row holds."""
+    task = built.task
+    return [digest({"text": task.doc_to_text(doc), "target": task.doc_to_target(doc)}) for doc in built.docs]
+
+
 def fairly(sizes: Sequence[Sequence[int]], weights: Sequence[float] | None = None) -> Iterator[tuple[int, int]]:
     """Items of several lists in one order: next comes that of the list that has the fewest tokens so far.
 
@@ -222,12 +231,35 @@ def calibration_of(workspace: Workspace, tokenizer_folder: Path, tokens: int = M
     objectives = workspace.profile.objectives
     pool = Pool(open_model(models_named(workspace)["base"], finder(workspace)).config)
     share = -(-tokens // len(objectives))
+    if any(one.images for one in objectives):
+        return _of_images(workspace, image_tokens(pool), share).first(tokens)
     texts = Texts(workspace, open_tokenizer(tokenizer_folder), pool.max_length)
     found = {one.name: texts.of(one, share) for one in objectives}
     names, sizes = list(found), [[len(text) - 1 for text in one] for one in found.values()]
     order = list(fairly(sizes))
     tasks = tuple(names[one] for one, _ in order)
     return Calibration(tasks, tuple(found[names[one]][item] for one, item in order)).first(tokens)
+
+
+def _of_images(workspace: Workspace, size: int, tokens: int) -> Calibration:
+    """Images of every objective that have so many tokens, ``size`` each."""
+    asked = [(one, one.images, task_label(workspace, one.name)) for one in workspace.profile.objectives if one.images]
+    used = {
+        content
+        for split in SPLITS
+        for one, images, label in asked
+        for content in read_images(workspace, images, split, count_of(one, split), label).ids
+    }
+    processor = open_processor(processor_folder(workspace))
+    found: list[Tensor] = []
+    for _, images, label in asked:
+        taken = unused_images(workspace, images, used, -(-tokens // size), label)
+        if not taken.ids:
+            raise BadInput(f"{label}: {NO_IMAGE}")
+        found.append(taken.pixels(processor, label).half())
+    order = list(fairly([[size] * len(one) for one in found]))
+    pixels = torch.stack([found[one][item] for one, item in order])
+    return Calibration(tuple(asked[one][0].name for one, _ in order), None, pixels, size)
 
 
 class Texts:
@@ -240,13 +272,14 @@ class Texts:
         self.max_length = max_length
         label = f"profiles/{workspace.name}.yaml"
         self.chat = chat_template(tokenizer, label) if workspace.profile.chat_template else None
-        self.used = frozenset(
-            digest(doc)
+        items = [
+            build(workspace, wanted, self.chat)
             for split in SPLITS
             for objective in workspace.profile.objectives
             for _, wanted in wanted_of(workspace, objective, split)[0]
-            for doc in build(workspace, wanted, self.chat).docs
-        )
+        ]
+        self.used = frozenset(digest(doc) for built in items for doc in built.docs)
+        self.asked = {one for built in items for one in asked_by(built)}
 
     def of(self, objective: Objective, tokens: int) -> list[tuple[int, ...]]:
         """Items of an objective with so many tokens, those of its tasks mixed by their weights.
@@ -267,8 +300,10 @@ class Texts:
         count = FIRST
         while True:
             built = build(self.workspace, replace(wanted, split=CALIBRATION, count=count, used=self.used), self.chat)
+            free = [number for number, one in enumerate(asked_by(built)) if one not in self.asked]
+            requests = [built.requests[number] for number in free]
             with reading(f"{wanted.label}: task {built.name}", "mend the rows that it reads", "has no answers"):
-                texts = right_answers(self.tokenizer, built, self.chat is not None, self.max_length)
+                texts = right_answers(self.tokenizer, built.task, requests, self.chat is not None, self.max_length)
             held = list(accumulate((len(one) - 1 for one in texts), initial=0))
             if held[-1] >= tokens or len(built.docs) < count:
                 return texts[: sum(before < tokens for before in held[:-1])]

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from models.paths.prefix import Pair
-from tasks.objectives.built_task import BuiltTask
 from tasks.objectives.generation import OUTPUT
 from tasks.objectives.likelihood import ROLLING
 from tasks.objectives.tokens import encode, windows
@@ -15,20 +14,23 @@ CHOICES = "multiple_choice"
 """lm-eval's output type."""
 
 
-def right_answers(tokenizer: Any, built: BuiltTask, chat: bool, max_length: int) -> list[tuple[int, ...]]:
+def right_answers(
+    tokenizer: Any, task: Any, items: Sequence[Sequence[Any]], chat: bool, max_length: int
+) -> list[tuple[int, ...]]:
     """Token ids of the prompt and right answer of each item that has one; of a text without a prompt, its windows.
 
     Args:
         tokenizer: the models'.
-        built: a task with its requests.
+        task: lm-eval's.
+        items: its requests, by item.
         chat: whether prompts are in a chat template, behind which an answer follows at once.
         max_length: longest sequence that the models take; longer ones lose tokens on the left.
     """
-    if built.task.OUTPUT_TYPE == ROLLING:
-        asked = [instance for item in built.requests for instance in item if instance.arguments[-1]]
+    if task.OUTPUT_TYPE == ROLLING:
+        asked = [instance for item in items for instance in item if instance.arguments[-1]]
         pairs: Sequence[Pair] = [pair for text in windows(tokenizer, asked, max_length) for pair in text]
     else:
-        found = [_right(built.task, item, chat) for item in built.requests]
+        found = [_right(task, item, chat) for item in items]
         pairs = encode(tokenizer, [one for one in found if one is not None])
     texts = [(*context, *continuation)[-max_length - 1 :] for context, continuation in pairs if continuation]
     return [one for one in texts if len(one) > 1]
