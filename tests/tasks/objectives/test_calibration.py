@@ -146,6 +146,28 @@ def answered(kind, row):
     return f"{row['prompt']} {row['choices'][row['right']] if kind == CHOICES else row['answer'].strip()}"
 
 
+@pytest.mark.parametrize("kind", [{}, WRITTEN], ids=["answer", "written"])
+def test_answers_follow_a_chat_template_at_once(root, kind):
+    shared(root, **kind)
+    metric = kind.get("metric_list", [{"metric": "acc"}])[0]["metric"]
+    write_profile(root, objectives(metric=metric), chat_template=True)
+    whole = {answered(kind, row) for row in rows(200, 200)}
+    taken = texts(root, found(root), "one")
+    assert taken and {text.replace("<s> ", "") for text in taken} <= whole
+
+
+@pytest.mark.parametrize("training", ["train", "test", None])
+def test_a_data_set_s_own_training_split_is_taken_unless_items_come_from_it(root, training):
+    for name, seed in (("one", 200), ("two", 201)):
+        write_items(root / "sets" / name / "test.jsonl", rows(200, seed))
+        write_items(root / "sets" / name / "train.jsonl", rows(90, seed + 100))
+        write_task(root, name, dataset_path=str(root / "sets" / name), dataset_kwargs=None, training_split=training)
+    taken = texts(root, found(root), "one")
+    known = {answered({}, row) for row in (rows(90, 300) if training == "train" else rows(200, 200))}
+    assert taken and set(taken) <= known
+    assert not item_prompts(root, "one") & {row["prompt"] for row in rows(200, 200) if answered({}, row) in taken}
+
+
 def test_nothing_is_left(root):
     with pytest.raises(BadInput, match=r"objectives\.one: no row is left for calibration: name rows for training"):
         found(root)
