@@ -52,7 +52,7 @@ NONE_FREE = f"no row is left for calibration: name rows for training under `data
 NO_IMAGE = f"no image is left for calibration: take a data set with a split `train`, {REMEDY}"
 
 FILE_BYTES = 2**30
-"""Largest file that is read: it would hold a million tokens, or 3,000 images of 224 × 224 pixels."""
+"""Largest file that is read: 3,000 images of 224 × 224 pixels, which are many times as many tokens as are wanted."""
 
 DESCRIPTION = "calibration"
 """Key of a file's metadata; with a single one its bytes depend on nothing but the content."""
