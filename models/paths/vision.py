@@ -79,11 +79,16 @@ def features(ends: Ends, hidden: Tensor, texts: bool) -> Tensor:
     return normed
 
 
+def image_tokens(pool: Pool) -> int:
+    """Tokens that the encoder makes of an image: its patches, and the one that stands for it."""
+    config = pool.skeleton.config
+    return int((config.image_size // config.patch_size) ** 2 + 1)
+
+
 def image_requests(pool: Pool, tasks: Sequence[ImageItems]) -> Requests:
     """The images of several tasks in batches, one task behind the other, so that a batch may hold images of two."""
-    config = pool.skeleton.config
     tokens = CPU_TOKENS if pool.device.type == "cpu" else GPU_TOKENS
-    size = max(1, tokens // ((config.image_size // config.patch_size) ** 2 + 1))
+    size = max(1, tokens // image_tokens(pool))
     ends = list(accumulate((len(one.labels) for one in tasks), initial=0))
     texts = pool.architecture.classes == "texts"
     batches = []

@@ -31,8 +31,13 @@ def short_rows(dataset: Any) -> Any:
 
 
 def rows(dataset: Any) -> Any:
-    """The short rows of one file that belong to the split as which it was loaded; the splits share no row."""
+    """The short rows of one file that belong to the split as which it was loaded; the splits share no row.
+
+    A file of rows for training is loaded as ``train``, and all of its short rows are taken.
+    """
     split, low = str(dataset.split), 0.0
+    if split not in SHARES:
+        return short_rows(dataset)
     for name, share in SHARES.items():
         if name == split:
             break

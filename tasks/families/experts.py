@@ -10,7 +10,7 @@ from models.errors import BadInput
 from models.sources.checkpoint import open_checkpoint
 from tasks.families import profile
 from tasks.families.finetune import Settings, Trained, divided, read_rows, train_expert
-from tasks.families.held_out import objective, split, task_files, write_rows
+from tasks.families.held_out import CALIBRATING, TRAINING, objective, split, task_files, write_rows
 from tasks.families.sizing import fitting, parameter_count
 from tasks.objectives.tokens import open_tokenizer
 from tasks.project.progress import Progress
@@ -70,10 +70,11 @@ def make_experts(
     trained = {
         one: train_expert(folder, train, zoo / one, settings, progress, one, base) for one, (train, _) in parts.items()
     }
-    for one, (_, splits) in parts.items():
+    written = {one: {**splits, TRAINING: train[:CALIBRATING]} for one, (train, splits) in parts.items()}
+    for one, splits in written.items():
         write_rows(root, name, one, splits)
     place = f"zoo/{name}/{{}}" if settings.full else f"{base}+zoo/{name}/{{}}"
-    objectives = [objective(name, one, splits) for one, (_, splits) in parts.items()]
+    objectives = [objective(name, one, splits) for one, splits in written.items()]
     own = fitting(params, [one["items"]["search"] for one in objectives], size)
     content = {
         "description": f"{', '.join(data)} from {base}",
@@ -82,5 +83,5 @@ def make_experts(
         "objectives": objectives,
         **({"params": own} if own else {}),
     }
-    profile.write_profile(root, name, content, task_files(name, [*data], end))
+    profile.write_profile(root, name, content, task_files(name, written, end))
     return Made(name, trained, {one["name"]: one["items"] for one in objectives})

@@ -19,6 +19,9 @@ SHARES, MOST = Splits().model_dump(), Items().model_dump()
 
 METRICS = "teacher_forced.py"
 
+TRAINING, CALIBRATING = "train", 1000
+"""What rows that are in no split are called, and how many of them are written: models are calibrated on them."""
+
 
 def split(rows: Sequence[Row], held_out: float, label: str) -> dict[str, list[Row]]:
     """Rows of each split, by their hashes; as many as an objective takes.
@@ -38,7 +41,7 @@ def split(rows: Sequence[Row], held_out: float, label: str) -> dict[str, list[Ro
 
 
 def write_rows(root: Path, profile: str, name: str, splits: Mapping[str, Sequence[Row]]) -> None:
-    """The rows of each split as JSON lines, where the task looks for them."""
+    """The rows of each split, and those for training, as JSON lines, where the task looks for them."""
     for which, rows in splits.items():
         path = root / _file(profile, name, which)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,21 +56,22 @@ def objective(profile: str, name: str, splits: Mapping[str, Sequence[Row]]) -> d
         "name": name,
         "task": task,
         "metric": "bits_per_byte",
-        "items": {which: len(rows) for which, rows in splits.items()},
+        "items": {which: len(splits[which]) for which in SHARES},
         "reported": [{"task": task, "metric": "token_accuracy"}],
     }
 
 
-def task_files(profile: str, names: Sequence[str], end: str = "") -> dict[str, str]:
+def task_files(profile: str, splits: Mapping[str, Mapping[str, Sequence[Row]]], end: str = "") -> dict[str, str]:
     """Files of a profile's folder that its objectives need, by name.
 
     Args:
         profile: its name.
-        names: of the objectives.
+        splits: rows of each objective and split, and those for training where there are some.
         end: token behind each answer.
     """
     metrics = (Path(__file__).parents[1] / "templates" / METRICS).read_text(encoding="utf-8")
-    return {f"{_task_name(profile, one)}.yaml": _task_file(profile, one, end) for one in names} | {METRICS: metrics}
+    files = {f"{_task_name(profile, one)}.yaml": _task_file(profile, one, [*own], end) for one, own in splits.items()}
+    return files | {METRICS: metrics}
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class Kept:
     files: dict[str, str]
     """Of the profile's folder, by name."""
     splits: dict[str, dict[str, list[Row]]]
-    """Rows of each objective and split, to be written."""
+    """Rows of each objective and split, to be written; as split ``train`` some that are in none, if there are."""
 
 
 def keep(profile: str, data: Mapping[str, Path], templates: tuple[str, str]) -> Kept:
@@ -94,9 +98,14 @@ def keep(profile: str, data: Mapping[str, Path], templates: tuple[str, str]) -> 
     Raises:
         BadInput: a file can't be used, or has too few rows.
     """
-    splits = {one: split(read_rows(path, *templates), 1.0, str(path)) for one, path in data.items()}
+    splits = {}
+    for one, path in data.items():
+        rows = read_rows(path, *templates)
+        splits[one] = split(rows, 1.0, str(path))
+        if spare := [row for row in rows if row.place < SHARES["search"]][MOST["search"] :]:
+            splits[one][TRAINING] = spare[:CALIBRATING]
     objectives = [objective(profile, one, rows) for one, rows in splits.items()]
-    return Kept(objectives, task_files(profile, [*data]), splits)
+    return Kept(objectives, task_files(profile, splits), splits)
 
 
 def _file(profile: str, name: str, which: str) -> str:
@@ -107,11 +116,11 @@ def _task_name(profile: str, name: str) -> str:
     return f"{profile}_{name}".replace("-", "_").replace(".", "_")
 
 
-def _task_file(profile: str, name: str, end: str) -> str:
+def _task_file(profile: str, name: str, splits: Sequence[str], end: str) -> str:
     config = {
         "task": _task_name(profile, name),
         "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {which: _file(profile, name, which) for which in SHARES}},
+        "dataset_kwargs": {"data_files": {which: _file(profile, name, which) for which in splits}},
         "test_split": "test",
         "output_type": "loglikelihood",
         "doc_to_text": "{{prompt}}",

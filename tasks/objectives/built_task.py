@@ -8,14 +8,14 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from models.errors import BadInput, one_line
 from tasks.objectives.code_metrics import ALLOW, CONSENT, code_eval_from, confine, sandbox_of
-from tasks.objectives.items import SPLITS, chosen, digest, last_distinct
+from tasks.objectives.items import CALIBRATION, SPLITS, chosen, digest, last_distinct, rows_of, unused
 from tasks.objectives.scorers import UNHELD, evaluation
 from tasks.objectives.task_files import TaskFile, hold_templates, located
 from tasks.project.workspace import Workspace
@@ -32,9 +32,6 @@ SOURCES = ("training_split", "validation_split", "fewshot_split")
 
 READERS = ("arrow", "csv", "json", "parquet", "text", "webdataset", "xml")
 """Names of data sets that are none: what reads files of a kind."""
-
-ROWS = 250
-"""Of a data set that are read at once: 1 GiB where each is as long as it may be."""
 
 PROGRAMS = 8
 """Items whose generated programs are judged at once; the sandbox has its own bound on what runs."""
@@ -126,15 +123,26 @@ class Wanted:
     measured: Measured
     """Other data and number of shots, as the profile asks for them."""
     split: str
-    """``search``, ``selection`` or ``test``."""
+    """``search``, ``selection`` or ``test``; or ``calibration``, rows that are items of none of them."""
     count: int
-    """Items."""
+    """Items; of ``calibration`` those at most."""
     label: str
     """How errors name it."""
+    used: frozenset[str] = frozenset()
+    """Digests of the rows that ``calibration`` must not have: those of all items."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """The rows of a task's data that are for training."""
+
+    split: str
+    alone: dict[str, Any] | None = None
+    """What ``datasets`` loads them by, where files are named: those of other splits may have other columns."""
 
 
 def build(workspace: Workspace, wanted: Wanted, chat: Callable[..., str] | None) -> BuiltTask:
-    """A task with the requests of the first items of a split, of one at least.
+    """A task with the requests of the first items of a split, of one at least; of ``calibration`` perhaps of none.
 
     Prompts are put into ``chat``, lm-eval's ``apply_chat_template`` for the models' tokenizer, where it is given.
 
@@ -161,7 +169,7 @@ def build(workspace: Workspace, wanted: Wanted, chat: Callable[..., str] | None)
         with code_eval_from(sandbox) if unsafe else contextlib.nullcontext():
             config = file.config() | ({"unsafe_code": True} if unsafe else {})
         shots = config.get("num_fewshot") if measured.shots is None else measured.shots
-        by_file = fit_data(config, wanted, workspace, bool(shots))
+        by_file, training = fit_data(config, wanted, workspace, bool(shots))
         # a manager without folders, because the whole configuration is given
         task = TaskManager(include_defaults=False).load([config])["tasks"][file.name]
         if unsafe:
@@ -171,12 +179,13 @@ def build(workspace: Workspace, wanted: Wanted, chat: Callable[..., str] | None)
         if measured.shots is not None or task.config.num_fewshot is None:
             task.set_config(key="num_fewshot", value=measured.shots or 0)
         task.set_fewshot_seed(seed=FEWSHOT_SEED)
-        available = take_items(task, wanted.split, workspace, by_file)
-        if available < count:
+        available = take_items(task, wanted, workspace, by_file, training)
+        if available < count and wanted.split != CALIBRATION:
             raise BadInput(f"{label}: items.{wanted.split}: {count}, but {file.name} has {available}; ask for no more")
         with contextlib.redirect_stderr(io.StringIO()):  # lm-eval's own bar
             as_command = {"apply_chat_template": True, "fewshot_as_multiturn": True, "chat_template": chat}
-            task.build_all_requests(limit=count, **(as_command if chat else {}))
+            if available:
+                task.build_all_requests(limit=count, **(as_command if chat else {}))
     except BadInput:
         raise
     except (ConnectionError, DatasetNotFoundError) as error:
@@ -190,7 +199,7 @@ def build(workspace: Workspace, wanted: Wanted, chat: Callable[..., str] | None)
         mend = file.path.name if file.path else file.name
         raise BadInput(f"{where}: its items can't be built ({reason}); mend {mend}") from None
     grouped: dict[int, list[Any]] = {}
-    for instance in task.instances:
+    for instance in task.instances if available else ():
         grouped.setdefault(instance.doc_id, []).append(instance)
     requests = tuple(tuple(sorted(grouped[item], key=lambda one: one.idx)) for item in sorted(grouped))
     docs = tuple(dict(one[0].doc) for one in requests)
@@ -199,18 +208,20 @@ def build(workspace: Workspace, wanted: Wanted, chat: Callable[..., str] | None)
     return BuiltTask(task, file.name, docs, requests, ids, available, text, label)
 
 
-def fit_data(config: dict[str, Any], wanted: Wanted, workspace: Workspace, shots: bool) -> bool:
+def fit_data(config: dict[str, Any], wanted: Wanted, workspace: Workspace, shots: bool) -> tuple[bool, Training | None]:
     """Let a task's configuration read the files of one split, or all of its items where no files are named for ours.
 
     The configuration is changed in place; ``shots``: prompts have examples, which may come from the search split.
+    For ``calibration`` it reads those of the search split.
 
     Returns:
-        Whether the data has files for our splits.
+        Whether the data has files for our splits; and for ``calibration`` its rows for training, if it names some.
 
     Raises:
         BadInput: files are named for some of our splits and not for others, or are missing or empty.
     """
-    data, split, label = wanted.measured.data, wanted.split, f"{wanted.label}: {wanted.file.name}"
+    data, label = wanted.measured.data, f"{wanted.label}: {wanted.file.name}"
+    split = base_split(wanted.split)
     if data is not None:
         if "class" in config:
             raise BadInput(f"{label}: data: the task is written in Python and brings its own; leave `data` out")
@@ -218,6 +229,7 @@ def fit_data(config: dict[str, Any], wanted: Wanted, workspace: Workspace, shots
         config["dataset_path"] = str(workspace.root / path) if (workspace.root / path).is_dir() else path
         config["dataset_kwargs"] = {"data_files": data.files} if data.files else {}
         config |= {"dataset_name": data.name, "custom_dataset": None}
+    training = config.get("training_split")
     if not shots:
         leave_examples_out(config)
     given = dict(config.get("dataset_kwargs") or {})
@@ -229,7 +241,8 @@ def fit_data(config: dict[str, Any], wanted: Wanted, workspace: Workspace, shots
             raise BadInput(f"{label}: dataset_kwargs.data_files: missing; name the files that the task reads")
         if not config.get("custom_dataset") and "class" not in config:
             config["dataset_kwargs"] = {**given, "cache_dir": str(workspace.state / "datasets")}
-        return False
+        return False, Training(training) if training else None
+    training = next((one for one in (CALIBRATION, training, "train") if one in files and one not in SPLITS), None)
     named = [one for one in SPLITS if one in files]
     by_file = len(named) > 1 or named in (["search"], ["selection"])
     if by_file and split not in files:
@@ -250,8 +263,16 @@ def fit_data(config: dict[str, Any], wanted: Wanted, workspace: Workspace, shots
         if not {config.get("test_split"), config.get("validation_split")} & set(files):
             raise BadInput(f"{label}: data_files: names {', '.join(files)}, and the task reads none; add `test: PATH`")
     found = located(files, [one for one in names if one in files], workspace.root, label)
-    config["dataset_kwargs"] = {**given, "data_files": found, "cache_dir": str(workspace.state / "datasets")}
-    return by_file
+    given |= {"data_files": found, "cache_dir": str(workspace.state / "datasets")}
+    config["dataset_kwargs"] = given
+    if training is None or wanted.split != CALIBRATION:
+        return by_file, None
+    return by_file, Training(training, {**given, "data_files": located(files, [training], workspace.root, label)})
+
+
+def base_split(split: str) -> str:
+    """The split whose rows are looked through: that of ``search`` has more rows than items, perhaps."""
+    return "search" if split == CALIBRATION else split
 
 
 def leave_examples_out(config: dict[str, Any]) -> None:
@@ -262,10 +283,10 @@ def leave_examples_out(config: dict[str, Any]) -> None:
         config["fewshot_config"] = {key: one for key, one in fewshot.items() if key != "split"}
 
 
-def take_items(task: Any, split: str, workspace: Workspace, by_file: bool) -> int:
+def take_items(task: Any, wanted: Wanted, workspace: Workspace, by_file: bool, training: Training | None) -> int:
     """Let a task have the items of one split alone, in our order, and draw its examples from none that is scored.
 
-    Returns the number of items; ``by_file``: the data has files for our splits.
+    Returns the number of items; ``by_file`` and ``training`` are as :func:`fit_data` gives them.
     """
     docs = task.eval_docs
     contents = [digest(doc) for doc in rows_of(docs)]
@@ -281,21 +302,28 @@ def take_items(task: Any, split: str, workspace: Workspace, by_file: bool) -> in
         apart = last_distinct([pooled[index] for index in order], EXAMPLES * shots)
         task.sampler.replace_df([pool[index] for index in order if pooled[index] in apart])
         task.fewshot_cfg.split = "examples"  # of another name than the items' split: none of them is an item
+    split = base_split(wanted.split)
     order = list(range(len(contents))) if by_file else chosen(contents, split, workspace.profile.splits)
-    if not by_file or apart:
+    if wanted.split == CALIBRATION:
+        others = {*contents} - {contents[index] for index in order}
+        free = unused(training_rows(task, training), wanted.used, wanted.count)
+        docs = free + unused(docs, wanted.used | apart | others, wanted.count - len(free))
+    elif not by_file or apart:
         docs = docs.select([index for index in order if contents[index] not in apart])
     task.has_test_docs, task.test_docs = (lambda: True), (lambda: docs)
     return len(docs)
 
 
-def rows_of(docs: Any) -> Iterator[Mapping[str, Any]]:
-    """The rows of a data set, read many at a time: one by one takes several times as long."""
-    if not hasattr(docs, "iter"):  # a list, from a task's own code
-        yield from docs
-        return
-    for batch in docs.iter(ROWS):
-        for values in zip(*batch.values(), strict=True):
-            yield dict(zip(batch, values, strict=True))
+def training_rows(task: Any, training: Training | None) -> Any:
+    """The rows of a task that are for training, as it prepares them; none where those are its items too."""
+    config = task.config
+    if training is not None:
+        if training.split == (config.test_split or config.validation_split):
+            return []
+        if training.alone is not None:
+            task.download(training.alone)
+        config.training_split = training.split
+    return task.training_docs() if task.has_training_docs() else []
 
 
 def shares_its_data(task: Any, by_file: bool) -> bool:

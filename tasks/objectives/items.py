@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import count, islice
 from typing import Any
 
@@ -13,8 +13,14 @@ from tasks.schema.profile import Splits
 
 SPLITS = ("search", "selection", "test")
 
+CALIBRATION = "calibration"
+"""In place of a split: rows that are items of none."""
+
 IDENTIFIER = re.compile(r"(^|_)(id|idx|ind|index)$")
 """Fields that number an item and say nothing of it: two items that differ in nothing else are the same item."""
+
+ROWS = 250
+"""Of a data set that are read at once: 1 GiB where each is as long as it may be."""
 
 DIGITS = 12
 """Hexadecimal digits of a digest that place an item in [0, 1): all fit into a float."""
@@ -48,6 +54,28 @@ def chosen(contents: Sequence[str], split: str, shares: Splits) -> list[int]:
 def last_distinct(contents: Sequence[str], count: int) -> set[str]:
     """The last ``count`` distinct digests."""
     return set(islice(dict.fromkeys(reversed(contents)), count))
+
+
+def rows_of(docs: Any) -> Iterator[Mapping[str, Any]]:
+    """The rows of a data set, read many at a time: one by one takes several times as long."""
+    if not hasattr(docs, "iter"):  # a list, from a task's own code
+        yield from docs
+        return
+    for batch in docs.iter(ROWS):
+        for values in zip(*batch.values(), strict=True):
+            yield dict(zip(batch, values, strict=True))
+
+
+def unused(docs: Any, used: Set[str], count: int) -> list[Any]:
+    """The first ``count`` rows of a data set whose digests are not among ``used``, in the order of their hashes.
+
+    Rows of one content count once.
+    """
+    found: dict[str, int] = {}
+    for index, content in enumerate(map(digest, rows_of(docs))):
+        if content not in used:
+            found.setdefault(content, index)
+    return [docs[found[content]] for content in sorted(found)[:count]]
 
 
 def interleaved(weights: Sequence[float]) -> Iterator[int]:

@@ -31,7 +31,7 @@ from tasks.objectives.reported import Reported
 from tasks.objectives.task_files import check_names, find, task_label
 from tasks.objectives.tokens import open_tokenizer
 from tasks.project.workspace import Workspace
-from tasks.schema.profile import Objective
+from tasks.schema.profile import Objective, ObjectiveTask
 
 SHOWN = 8
 """Tasks of an objective that are described one by one."""
@@ -164,22 +164,14 @@ class Objectives:
             yield kind, own, _share(on_scored, size / sum(sizes) if sum(sizes) else 1 / len(sizes))
 
     def _composed(self, objective: Objective) -> Composed:
-        asked: int = getattr(objective.items, self.split)
-        count = asked if self.stop is None else min(asked, self.stop)
         if objective.images is not None:
+            count = count_of(objective, self.split, self.stop)
             return Composed((image_objective(self.workspace, objective, self.split, count),), (0,) * count)
-        label = task_label(self.workspace, objective.name)
-        files = [(task, file) for task in objective.parts for file in find(self.workspace, task.task, label)]
-        sizes = Counter(id(task) for task, _ in files)  # the tasks of a group share its weight
-        order = tuple(islice(interleaved([task.weight / sizes[id(task)] for task, _ in files]), count))
-        counts = Counter(order)
-        if self.stop is None and len(counts) < len(files):
-            raise BadInput(f"{label}: items.{self.split}: {count}, shared by {len(files)} tasks; ask for more")
+        wanted, order = wanted_of(self.workspace, objective, self.split, self.stop)
         parts = []
-        for number, (task, file) in enumerate(files):
-            place = f"{label}: {file.name}" if len(files) > 1 else label
-            wanted, metric = Wanted(file, task, self.split, counts[number], place), partial(metric_of, scored=task)
-            parts.append(task_part(self.workspace, objective.name, wanted, metric, self.tokenizer()))
+        for task, one in wanted:
+            metric = partial(metric_of, scored=task)
+            parts.append(task_part(self.workspace, objective.name, one, metric, self.tokenizer()))
         return Composed(tuple(parts), order)
 
     def _by_objective(self, found: Found, start: int, stop: int) -> ItemScores:
@@ -194,6 +186,34 @@ class Objectives:
         for name, one in self.composed.items():
             described.append([name, one.order, [part.definition for part in one.parts]])
         return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def count_of(objective: Objective, split: str, stop: int | None = None) -> int:
+    """Items of an objective in a split, ``stop`` at most."""
+    asked: int = getattr(objective.items, split)
+    return asked if stop is None else min(asked, stop)
+
+
+def wanted_of(
+    workspace: Workspace, objective: Objective, split: str, stop: int | None = None
+) -> tuple[list[tuple[ObjectiveTask, Wanted]], tuple[int, ...]]:
+    """What is wanted of each lm-eval task of an objective, and which of them each of its items comes from.
+
+    Raises:
+        BadInput: a task is unknown, or there are fewer items than tasks.
+    """
+    label, count = task_label(workspace, objective.name), count_of(objective, split, stop)
+    files = [(task, file) for task in objective.parts for file in find(workspace, task.task, label)]
+    sizes = Counter(id(task) for task, _ in files)  # the tasks of a group share its weight
+    order = tuple(islice(interleaved([task.weight / sizes[id(task)] for task, _ in files]), count))
+    counts = Counter(order)
+    if stop is None and len(counts) < len(files):
+        raise BadInput(f"{label}: items.{split}: {count}, shared by {len(files)} tasks; ask for more")
+    places = [f"{label}: {file.name}" if len(files) > 1 else label for _, file in files]
+    wanted = [
+        (task, Wanted(file, task, split, counts[number], places[number])) for number, (task, file) in enumerate(files)
+    ]
+    return wanted, order
 
 
 def described(name: str, splits: Mapping[str, Objectives]) -> Iterator[str]:

@@ -23,6 +23,7 @@ from models.errors import BadInput, Failed
 from tasks import zoo
 from tasks.families.made import check_gates, train_in_process
 from tasks.families.tiny.train import Job
+from tasks.objectives.calibration import calibration_of
 from tasks.project.family import load_family
 from tasks.project.progress import Bar, Progress
 from tasks.project.workspace import open_workspace
@@ -121,6 +122,12 @@ def test_every_training_shows_a_moving_bar(made):
         bars = [event for event in events if event.get("description") == f"train {name}"]
         assert bars[0]["completed"] == 0 and bars[-1]["completed"] == bars[-1]["total"]
         assert bars[-1]["note"].startswith("loss ")
+
+
+def test_training_examples_are_there_for_calibration(made):
+    calibration = calibration_of(made, made.zoo / "base", 1200)
+    assert calibration.total >= 1200 and set(calibration.per_task) == set(TASKS)
+    assert min(calibration.per_task.values()) > 350
 
 
 @pytest.mark.slow  # test_real_pipeline.py holds an exported member against the same command and tasks

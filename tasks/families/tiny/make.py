@@ -23,12 +23,17 @@ from tasks.project.workspace import Workspace
 LANES = (("math",), ("translation", "code"))
 """What is trained at the same time: experts of one lane follow each other."""
 
+CALIBRATING = 600
+"""Training examples of a task that are written beside the items: 10,000 tokens and more."""
+
 STEPS_SHARE = {"translation": 0.9, "math": 1.0, "code": 0.6}
 """Optimiser steps of an expert over ``expert_steps``."""
 
 
 def make_family(workspace: Workspace, zoo: Path, items: Path, progress: Progress) -> dict[str, Any]:
     """Write models to ``zoo/{base,EXPERT}`` and items to ``items/tiny_TASK.SPLIT.jsonl``; both folders are empty.
+
+    Some training examples lie beside them, as split ``train``.
 
     Returns:
         What the gates saw; see :func:`trained`, also for what is raised.
@@ -42,6 +47,7 @@ def make_family(workspace: Workspace, zoo: Path, items: Path, progress: Progress
     examples = make_splits(counts, params, seed)
     check_disjoint(examples)
     write_items(examples, items, seed)
+    write_training(examples, items, seed)
     training = {task: [(e.prompt, e.answer) for e in own.training] for task, own in examples.items()}
     scored = {task: [(e.prompt, e.answer) for e in own.items[GATED_SPLIT]] for task, own in examples.items()}
     tokenizer = train_tokenizer([p + a for pairs in training.values() for p, a in pairs], params.vocabulary)
@@ -60,13 +66,25 @@ def write_items(examples: Mapping[str, TaskExamples], folder: Path, seed: int) -
     generator = np.random.default_rng([seed, len(examples)])
     for task, own in examples.items():
         for split, chosen in own.items.items():
-            extra: Sequence[dict[str, str]] = [{} for _ in chosen]
-            if task == "code":
-                extra = run_programs(chosen, generator)
-            lines = [
-                json.dumps(e.record(**fields), ensure_ascii=False) for e, fields in zip(chosen, extra, strict=True)
-            ]
-            (folder / f"tiny_{task}.{split}.jsonl").write_text("\n".join([*lines, ""]), encoding="utf-8")
+            write_rows(folder / f"tiny_{task}.{split}.jsonl", task, chosen, generator)
+
+
+def write_training(examples: Mapping[str, TaskExamples], folder: Path, seed: int) -> None:
+    """The first training examples of each task as ``tiny_TASK.train.jsonl``, with the fields of its items.
+
+    Raises:
+        Failed: an answer of the code task has no value.
+    """
+    generator = np.random.default_rng([seed, len(examples), 1])
+    for task, own in examples.items():
+        write_rows(folder / f"tiny_{task}.train.jsonl", task, own.training[:CALIBRATING], generator)
+
+
+def write_rows(path: Path, task: str, chosen: Sequence[Example], generator: np.random.Generator) -> None:
+    """Examples of a task as JSON lines."""
+    extra: Sequence[dict[str, str]] = run_programs(chosen, generator) if task == "code" else [{} for _ in chosen]
+    lines = [json.dumps(e.record(**fields), ensure_ascii=False) for e, fields in zip(chosen, extra, strict=True)]
+    path.write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 
 def run_programs(chosen: Sequence[Example], generator: np.random.Generator) -> list[dict[str, str]]:

@@ -30,6 +30,9 @@ LANES = (("letters",), ("photos", "digits"))
 STEPS_SHARE = {"digits": 0.4, "letters": 1.0, "photos": 1.4}
 """Optimiser steps of an expert over ``expert_steps``."""
 
+CALIBRATING = 512
+"""Training pictures of a task that are written beside the items: more than 8,000 tokens."""
+
 TRAINED = 0.5
 """Least share of the groups of pictures that are for training."""
 
@@ -42,9 +45,15 @@ class Divided:
     training: np.ndarray
     items: dict[str, np.ndarray]
 
+    def calibrating(self, seed: int) -> np.ndarray:
+        """Some of those for training, in random order."""
+        return np.random.default_rng(seed).permutation(self.training)[:CALIBRATING]
+
 
 def make_family(workspace: Workspace, zoo: Path, items: Path, progress: Progress) -> dict[str, Any]:
     """Write models to ``zoo/{base,EXPERT}`` and items to ``items/TASK.SPLIT.parquet``; both folders are empty.
+
+    Some training pictures lie beside them, as split ``train``.
 
     Returns:
         What the gates saw; see :func:`trained`, also for what is raised.
@@ -56,7 +65,7 @@ def make_family(workspace: Workspace, zoo: Path, items: Path, progress: Progress
     check_profile(workspace, TASKS, counts, "images ")
     divided = divide(counts, workspace.params.seed)
     for task, own in divided.items():
-        for split, chosen in own.items.items():
+        for split, chosen in {**own.items, "train": own.calibrating(workspace.params.seed)}.items():
             pictures = [Image.fromarray(own.pictures.images[index]) for index in chosen]
             labels = own.pictures.labels[chosen].tolist()
             write_images(items / f"{task}.{split}.parquet", pictures, labels, own.pictures.classes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,6 +23,12 @@ from tasks.project.workspace import Workspace
 from tasks.schema.images import Images
 
 PROCESSOR = "preprocessor_config.json"
+
+TRAINING = "train"
+"""In place of a split: images on which models may have been trained."""
+
+CANDIDATES = 4096
+"""Images of a set of any size among which unused ones are looked for."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +70,7 @@ def read_images(workspace: Workspace, images: Images, split: str, count: int, la
     """
     rows, ours = _rows(workspace, images, split, label)
     classes = _classes(rows, images, label)
-    from datasets import Image as Encoded
-
-    rows = rows.cast_column(images.image, Encoded(decode=False))
-    contents = [hashlib.sha256(_bytes(one)).hexdigest() for one in rows[images.image]]
+    rows, contents = _digested(rows, images)
     order = range(len(rows)) if ours else chosen(contents, split, workspace.profile.splits)
     if len(order) < count:
         raise BadInput(f"{label}: items.{split}: {count}, but {images.data} has {len(order)} there; ask for fewer")
@@ -79,6 +82,46 @@ def read_images(workspace: Workspace, images: Images, split: str, count: int, la
         )
     names = tuple(contents[index] for index in order[:count])
     return ImageSet(names, tuple(map(_bytes, taken[images.image])), tuple(labels), classes)
+
+
+def unused_images(workspace: Workspace, images: Images, used: Set[str], count: int, label: str) -> ImageSet:
+    """So many images that are items of no split, or as many as there are, without their labels.
+
+    Those for training come first, then those of the search split's share; each in the order of their hashes, and once.
+
+    Args:
+        workspace: the profile's.
+        images: what the profile says of them.
+        used: digests of the items of all splits.
+        count: of images.
+        label: how errors name the place.
+
+    Raises:
+        BadInput: the set is missing or lacks a column.
+    """
+    found: dict[str, bytes] = {}
+    for split in (TRAINING, SPLITS[0]):
+        rows, ours = _rows(workspace, images, split, label)
+        if rows is None or len(found) >= count:
+            continue
+        _classes(rows, images, label)
+        if split == TRAINING:  # labels lie together in many sets
+            rows = rows.select(range(0, len(rows), max(1, len(rows) // CANDIDATES)))
+        rows, contents = _digested(rows, images)
+        order = range(len(rows)) if ours else chosen(contents, split, workspace.profile.splits)
+        known = {*used, *found}
+        free = sorted({contents[index]: index for index in order if contents[index] not in known}.items())
+        taken = rows.select([index for _, index in free[: count - len(found)]])
+        found |= {content: _bytes(one) for (content, _), one in zip(free, taken[images.image], strict=False)}
+    return ImageSet(tuple(found), tuple(found.values()), (), ())
+
+
+def _digested(rows: Any, images: Images) -> tuple[Any, list[str]]:
+    """The rows with their images as they are stored, and the digest of each image."""
+    from datasets import Image as Encoded
+
+    rows = rows.cast_column(images.image, Encoded(decode=False))
+    return rows, [hashlib.sha256(_bytes(one)).hexdigest() for one in rows[images.image]]
 
 
 def read_classes(workspace: Workspace, images: Images, label: str) -> tuple[str, ...]:
@@ -109,7 +152,7 @@ def _bytes(stored: dict[str, Any]) -> bytes:
 
 
 def _rows(workspace: Workspace, images: Images, split: str, label: str) -> tuple[Any, bool]:
-    """The images among which the split's are, and whether they all are its."""
+    """The images among which the split's are, and whether they all are its; None where a set has none for training."""
     from datasets import Dataset, DownloadConfig, get_dataset_split_names, load_dataset
     from datasets.exceptions import DatasetNotFoundError
 
@@ -131,6 +174,10 @@ def _rows(workspace: Workspace, images: Images, split: str, label: str) -> tuple
         settings = {"download_config": DownloadConfig(max_retries=2)} if known else {}
         names = get_dataset_split_names(where["path"], images.config, revision=where.get("revision"))
         ours = set(SPLITS) <= set(names)
+        if split == TRAINING:
+            ours = TRAINING in names and images.split != TRAINING
+            if not ours:
+                return None, False
         return load_dataset(name=images.config, split=split if ours else images.split, **where, **settings), ours
     except (DatasetNotFoundError, OSError, ValueError) as error:
         reason = one_line(f"{type(error).__name__}: {error}", 200)

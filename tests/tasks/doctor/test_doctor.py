@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import time
 
@@ -9,13 +10,14 @@ import pytest
 import yaml
 from rich.console import Console
 
-from tasks.doctor.doctor import examine
+from models.errors import BadInput
+from tasks.doctor.doctor import calibration_line, examine
 from tasks.doctor.plan import costs_of
 from tasks.project.records import write_text
 from tasks.project.workspace import open_workspace
 from tasks.sandbox import sandbox
 from tests.bubblewrap import require_bubblewrap
-from tests.small_tasks import COUNTS, make_family_project, write_task
+from tests.small_tasks import COUNTS, make_family_project, prompts, write_items, write_task
 
 SERVERS = {"Prefect": ("a run starts a server for itself", True), "MLflow": ("sqlite:///x", True)}
 SMALL = {
@@ -177,6 +179,21 @@ def spoil(root, **changes):
     profile = yaml.safe_load(path.read_text())
     profile["objectives"][0] |= changes
     path.write_text(yaml.safe_dump(profile))
+
+
+@pytest.mark.parametrize("count", [400, 40])
+def test_rows_for_calibration_are_counted_and_too_few_refused(root, count):
+    for seed, name in enumerate(("one", "two")):
+        write_items(root / f"{name}.jsonl", [{"prompt": one, "answer": " w4 w5"} for one in prompts(count, seed)])
+        files = {split: f"runs/p/tasks/{name}.{split}.jsonl" for split in COUNTS} | {"train": f"{name}.jsonl"}
+        write_task(root, name, dataset_kwargs={"data_files": files})
+    arguments = open_workspace("p", root), root / "runs/p/zoo/base"
+    said = r"(\d,)?\d+ tokens of rows in no split \(one (\d,)?\d+, two (\d,)?\d+\)"
+    if count == 400:
+        assert re.fullmatch(said, calibration_line(*arguments))
+        return
+    with pytest.raises(BadInput, match=rf"profiles/p\.yaml: {said}, fewer than 2,000; ask for fewer `items\.search`"):
+        calibration_line(*arguments)
 
 
 def test_each_objective_is_described_with_its_items(root):

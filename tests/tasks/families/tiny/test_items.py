@@ -8,7 +8,7 @@ import pytest
 from models.errors import BadInput, Failed
 from tasks.families.tiny import arithmetic, code, translation
 from tasks.families.tiny.examples import Example, Kind, divide, is_held_out, mix
-from tasks.families.tiny.make import check_disjoint, write_items
+from tasks.families.tiny.make import check_disjoint, write_items, write_training
 from tasks.families.tiny.splits import TASKS, TaskExamples, make_splits
 from tasks.families.tiny.tokenizer import train_tokenizer
 from tasks.families.tiny.train import tokenize
@@ -148,6 +148,17 @@ def test_item_files_hold_stable_ids_and_programs_with_their_values(made, tmp_pat
             for variables, value in zip(*(json.loads(extra[key]) for key in extra), strict=True) if extra else ():
                 assert eval(record["answer"].strip(), dict(variables)) == value
     assert "inputs" in json.loads((tmp_path / "tiny_code.test.jsonl").read_text().splitlines()[0])
+
+
+def test_training_rows_have_the_fields_of_the_items_and_none_of_their_prompts(made, tmp_path):
+    write_items(made, tmp_path, 0)
+    write_training(made, tmp_path, 0)
+    for task in TASKS:
+        files = {split: (tmp_path / f"tiny_{task}.{split}.jsonl").read_text() for split in (*SPLITS, "train")}
+        records = {split: [json.loads(line) for line in text.splitlines()] for split, text in files.items()}
+        assert [record["prompt"] for record in records["train"]] == prompts(made[task].training)
+        assert {tuple(record) for own in records.values() for record in own} == {tuple(records["test"][0])}
+        assert not {r["prompt"] for r in records["train"]} & {r["prompt"] for s in SPLITS for r in records[s]}
 
 
 def test_prompt_and_answer_are_split_as_lm_eval_splits_them(made):

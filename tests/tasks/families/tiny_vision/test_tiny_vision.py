@@ -17,6 +17,7 @@ from tasks import zoo
 from tasks.families.tiny_vision.make import divide, tensors
 from tasks.families.tiny_vision.pictures import SIZE, TASKS
 from tasks.families.tiny_vision.train import Job, accuracies, pixels, rows_of, train
+from tasks.objectives.calibration import calibration_of
 from tasks.objectives.images.items import open_processor, read_images
 from tasks.project.progress import Progress
 from tasks.project.workspace import open_workspace
@@ -106,6 +107,12 @@ def test_the_gates_saw_what_the_engine_scores(made):
     gates = json.loads((made.zoo / "family.json").read_text())["gates"]
     for scored in engine.scored([Candidate.identity(name, 2) for name in ("base", *TASKS)], "selection"):
         assert scored.means() == pytest.approx(gates["scores"][scored.candidate.host])
+
+
+def test_training_pictures_are_there_for_calibration(made):
+    calibration = calibration_of(made, made.zoo / "base", 1700)
+    assert calibration.image_tokens == 17 and set(calibration.per_task) == set(TASKS)
+    assert 1700 <= calibration.total < 1700 + 17 and calibration.pixels.shape[2:] == (SIZE, SIZE)
 
 
 def test_training_sees_images_as_the_processor_gives_them(made):

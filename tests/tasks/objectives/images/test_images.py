@@ -1,6 +1,7 @@
 """Objectives of images: their items, their heads, and whole pipelines of toy families."""
 
 import base64
+import hashlib
 import io
 import json
 
@@ -18,11 +19,13 @@ from models.paths.prefix import path_likelihoods
 from models.paths.vision import ImageItems, image_requests
 from models.sources.checkpoint import open_checkpoint
 from models.sources.heads import read_head
+from models.sources.lora import open_model
 from tasks import dataset, pareto, sample, search, train, zoo
 from tasks.doctor.doctor import examine
 from tasks.front.checkpoint import write_member
 from tasks.front.front import Front
-from tasks.objectives.images.items import open_processor, read_images, write_images
+from tasks.objectives.calibration import calibration_of
+from tasks.objectives.images.items import open_processor, read_images, unused_images, write_images
 from tasks.objectives.objectives import Objectives
 from tasks.project.progress import Progress
 from tasks.project.workspace import open_workspace
@@ -262,3 +265,54 @@ def test_a_registered_member_answers_images_with_a_class_for_each_task(finished,
         served.predict({"image": files}, params={"task": "three"})
     with pytest.raises(Exception, match="neither a file in base64 nor rows of numbers"):
         served.predict({"image": ["no image"]})
+
+
+def test_images_for_calibration_are_items_of_no_split(project):
+    base = project.root / "models" / "base"
+    calibration = calibration_of(project, base, 600)
+    assert set(calibration.per_task) == set(CLASSES) and calibration.image_tokens == 5
+    assert calibration.pixels.dtype == torch.float16 and len(calibration.pixels) == len(calibration.tasks)
+    processor = open_processor(base)
+    for objective in project.profile.objectives:
+        items = read_images(project, objective.images, "test", COUNTS["test"], "p")
+        every = items.pixels(processor, "p").half()
+        assert not any(bool((one == other).all()) for one in every for other in calibration.pixels)
+    assert calibration.digest == calibration_of(project, base, 600).digest
+    few = calibration.first(21)
+    assert few.total == 25 and abs(few.per_task["one"] - few.per_task["two"]) == 5
+    pool = Pool(open_model(str(base), lambda name: base).config)
+    requests = calibration.requests(pool)
+    assert torch.cat([batch.inputs for batch in requests.batches]).shape == calibration.pixels.shape
+    seen = [batch.real(torch.zeros(len(batch.rows), calibration.image_tokens, 1)) for batch in requests.batches]
+    assert sum(int(one.sum()) for one in seen) == calibration.total
+
+
+def test_images_for_training_come_first(project):
+    folder = project.root / "data" / "trained" / "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    items, others = pictures(90, 7), pictures(30, 8)
+    for split, some in (("train", others + items), ("test", items)):
+        write_images(folder / f"{split}-00000-of-00001.parquet", some, [0] * len(some), ["a", "b"])
+    workspace = changed(project, "trained", data="data/trained")
+    images = workspace.profile.objectives[0].images
+    used = {one for split, count in COUNTS.items() for one in read_images(workspace, images, split, count, "p").ids}
+    free = {digest_of(one) for one in others + items} - used
+    assert unused_images(workspace, images, used, 20, "p").ids == tuple(sorted(free)[:20])
+    assert set(unused_images(workspace, images, used, 999, "p").ids) == free and len(used) == sum(COUNTS.values())
+
+
+def digest_of(picture):
+    file = io.BytesIO()
+    picture.save(file, format="PNG")
+    return hashlib.sha256(file.getvalue()).hexdigest()
+
+
+def test_no_image_is_left_for_calibration(project):
+    folder = project.root / "data" / "none" / "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed, (split, count) in enumerate(COUNTS.items()):
+        name = f"{split}-00000-of-00001.parquet"
+        write_images(folder / name, pictures(count, seed), [0] * count, ["w5", "w6_w7", "w8"])
+    workspace = changed(project, "none", data="data/none", classes=list(CLASSES["one"]))
+    with pytest.raises(BadInput, match=r"objectives\.one: no image is left for calibration"):
+        calibration_of(workspace, project.root / "models" / "base")
