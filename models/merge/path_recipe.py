@@ -6,11 +6,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from models.candidate import Candidate, SourceLayer
 from models.errors import BadInput
+from models.merge.blocks import Repair
 from models.merge.recipe import Recipe, Slice, SliceSource
 
 
 def path_recipe(
-    candidate: Candidate, recipes: Mapping[str, Recipe], locate: Callable[[str], str], layers: int
+    candidate: Candidate,
+    recipes: Mapping[str, Recipe],
+    locate: Callable[[str], str],
+    layers: int,
+    repair: Repair | None = None,
 ) -> list[Recipe]:
     """Recipes whose last one makes the candidate's model.
 
@@ -22,6 +27,7 @@ def path_recipe(
         recipes: recipes of merged models by name.
         locate: folder of any other model, as it is to stand in the recipe.
         layers: L of every model.
+        repair: how its seams are repaired, if they are; not by mergekit.
 
     Raises:
         BadInput: the path is empty or has an unknown layer; what ``locate`` raises for an unknown model.
@@ -44,7 +50,7 @@ def path_recipe(
     slices = tuple(
         Slice(sources=(SliceSource(model=names[model], layer_range=(first, stop)),)) for model, first, stop in runs
     )
-    return [*used, Recipe(merge_method="passthrough", base_model=names[candidate.host], slices=slices)]
+    return [*used, Recipe(merge_method="passthrough", base_model=names[candidate.host], slices=slices, repair=repair)]
 
 
 def _needed(models: Iterable[str], recipes: Mapping[str, Recipe]) -> dict[str, None]:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from models.errors import BadInput
 from models.files import YAML_BYTES, parse_yaml, read_text, reading
+from models.merge.blocks import Dtype, Repair, Strict, TokenizerBlock
 from models.merge.chat_template import check_template
 from models.merge.methods import find_method
 from models.merge.registry import METHODS, Method
@@ -20,21 +21,14 @@ from models.merge.settings import Settings, check, normalise, scalars
 from models.merge.spelling import HARMLESS, respell
 
 Parameters = Annotated[dict[str, Any], BeforeValidator(normalise)]
-Dtype = Literal["float32", "bfloat16", "float16", "float64"]
 Level = Literal["exact", "in-distribution", "no"]
-
-
-class Strict(BaseModel):
-    """Every block refuses keys that it does not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ModelInput(Strict):
     """A model that takes part with all its layers."""
 
     model: str
-    parameters: Parameters = {}
+    parameters: Parameters = Field(default={})
     texts: str | None = None
     """JSON lines with a ``text`` of the model's task in each, for methods that learn from them."""
 
@@ -61,43 +55,7 @@ class Slice(Strict):
 
     sources: tuple[SliceSource, ...] = Field(min_length=1)
     base_model: str | None = None
-    parameters: Parameters = {}
-
-
-class TokenRow(Strict):
-    """The row of a token, which may be another one, in a model."""
-
-    kind: Literal["model_token"]
-    model: str
-    token: str | None = None
-    token_id: Annotated[int, Field(ge=0)] | None = None
-
-    @model_validator(mode="after")
-    def _names_one(self) -> TokenRow:
-        if (self.token is None) == (self.token_id is None):
-            raise ValueError("give either `token` or `token_id`")
-        return self
-
-
-class Zero(Strict):
-    """A row of zeros."""
-
-    kind: Literal["zero"]
-
-
-class Token(Strict):
-    """Row of a token in models that lack it, or with ``force`` in all."""
-
-    source: TokenRow | Zero | str
-    force: bool = False
-
-
-class TokenizerBlock(Strict):
-    """What the vocabulary is made of, where ``tokenizer_source`` does not say enough."""
-
-    source: str = "union"
-    tokens: dict[str, Token] = {}
-    pad_to_multiple_of: Annotated[int, Field(ge=1, le=2**16)] | None = None
+    parameters: Parameters = Field(default={})
 
 
 @dataclass(frozen=True)
@@ -118,12 +76,13 @@ class Recipe(Strict):
     base_model: str | None = None
     models: tuple[ModelInput, ...] = ()
     slices: tuple[Slice, ...] = ()
-    parameters: Parameters = {}
+    parameters: Parameters = Field(default={})
     dtype: Dtype | None = None
     out_dtype: Dtype | None = None
     tokenizer_source: str | None = None
     tokenizer: TokenizerBlock | None = None
     chat_template: str | None = None
+    repair: Repair | None = None
 
     @property
     def vocabulary_source(self) -> str | None:
@@ -179,6 +138,8 @@ class Recipe(Strict):
             if model is not None and model not in self.referenced:
                 raise ValueError(f"tokenizer.tokens.{token}: {model}: is none of the models")
         check_template(self.chat_template)
+        if self.repair is not None:
+            _check_repair(self.repair, self)
         if "seed" in self.parameters:
             _check_seed(method, self.parameters["seed"])
         _check_settings(method, "parameters", {k: v for k, v in self.parameters.items() if k != "seed"})
@@ -238,13 +199,17 @@ def recipe_name(recipe: Recipe) -> str:
 
 def mergekit_level(recipes: Sequence[Recipe]) -> Level:
     """Whether mergekit rebuilds the same model, one with other random masks, or none."""
-    if not all(recipe.method.in_mergekit and _says_what_mergekit_knows(recipe) for recipe in recipes):
+    if not all(
+        recipe.repair is None and recipe.method.in_mergekit and _says_what_mergekit_knows(recipe) for recipe in recipes
+    ):
         return "no"
     return "in-distribution" if any(recipe.method.random for recipe in recipes) else "exact"
 
 
 def _says_what_mergekit_knows(recipe: Recipe) -> bool:
     """Whether mergekit has every value in the recipe, or it is the default of what mergekit doesn't ask for."""
+    if recipe.repair is not None:
+        return False
     blocks = [recipe.parameters]
     for group in recipe.groups:
         blocks += [group.parameters, *(source.parameters for source in group.sources)]
@@ -289,6 +254,18 @@ def _first_problem(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return f"{field}unknown key; remove it or mend its spelling"
     return f"{field}{first['msg'].removeprefix('Value error, ')}"
+
+
+def _check_repair(repair: Repair, recipe: Recipe) -> None:
+    """Refuse a repair of what is no path through layers as they are."""
+    depth = sum(len(one.sources[0].layers) for one in recipe.slices)
+    plain = recipe.merge_method == "passthrough" and recipe.base_model is not None and not recipe.parameters
+    if not plain or any(len(one.sources) > 1 or one.parameters or one.sources[0].parameters for one in recipe.slices):
+        raise ValueError(
+            "repair: is for slices of one model each under passthrough, with a base_model and no parameters"
+        )
+    if len(set(repair.layers)) < len(repair.layers) or max(repair.layers) >= depth:
+        raise ValueError(f"repair.layers: must be different layers of the result, 0 to {depth - 1}")
 
 
 def _check_inputs(method: Method, group: Group) -> None:

@@ -121,6 +121,10 @@ class MergedSource:
         if group not in self._digests:
             names = [name for name in self.names() if self.architecture.group(name) == group]
             self._digests[group] = self._unchanged(names) or self._described(names)
+            repair = self.recipe.repair
+            if repair is not None and self.architecture.split(names[0])[0] in repair.layers:
+                told = f"{self._digests[group]}\n{self.recipe.model_dump_json()}"
+                self._digests[group] = hashlib.sha256(told.encode()).hexdigest()
         return self._digests[group]
 
     def _trace(self) -> list[int]:
@@ -249,8 +253,8 @@ def open_recipes(
         sources = {name: named[name] if name in named else resolve(name) for name in recipe.referenced}
         own = {name: spoken[name] if name in named else vocabulary_of(source) for name, source in sources.items()}
         merged = MergedSource(recipe, align(sources, own, spoken[recipe.name or ""]).__getitem__, device)
-        if recipe.method.learns:
-            method = f"merge_method: {recipe.merge_method}"
+        if recipe.method.learns or recipe.repair:
+            method = "repair:" if recipe.repair else f"merge_method: {recipe.merge_method}"
             if learn is None:
                 raise BadInput(f"{method} learns from texts; make the model with `hm3 merge`")
             if not all(one.same(spoken[recipe.name or ""]) for one in own.values()):

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from models.errors import BadInput
-from models.merge.recipe import Recipe, Token, TokenizerBlock, Zero
+from models.merge.blocks import Token, TokenizerBlock, Zero
+from models.merge.recipe import Recipe
 from models.sources.checkpoint import Source
 from models.sources.vocabulary import Rule, Vocabulary, common_vocabulary
 from models.sources.vocabulary_source import vocabulary_of

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from models.errors import BadInput
+from models.merge.blocks import Dtype
 from models.merge.card import model_card
 from models.merge.chat_template import with_template
-from models.merge.recipe import Dtype, Recipe, dump_recipes
+from models.merge.recipe import Recipe, dump_recipes
 from models.merge.source import MergedSource, open_recipes
 from models.merge.vocabularies import merged_vocabularies, with_tokenizer_source
 from models.sources.architecture import architecture_of

@@ -75,24 +75,37 @@ class Fold:
     scale: float | None = None
     """By which the norm behind the MLP is multiplied, in families that have one there."""
 
+    def on_cpu(self) -> Fold:
+        """The same on the CPU."""
+        return Fold(self.weight.cpu(), None if self.bias is None else self.bias.cpu(), self.scale)
+
 
 class RepairedSource:
     """A model one layer of which is repaired. Implements :class:`models.sources.checkpoint.Source`."""
 
-    def __init__(self, source: Source, layer: int, fold: Callable[[], Fold | None], key: str) -> None:
+    def __init__(
+        self,
+        source: Source,
+        layer: int,
+        fold: Callable[[], Fold],
+        key: str,
+        block: Callable[[], nn.Module] | None = None,
+    ) -> None:
         """Nothing is computed yet.
 
         Args:
             source: the model.
             layer: the one that is repaired.
-            fold: what is added to it, if anything; asked for when a tensor of it is.
+            fold: what is added to it; asked for when a tensor that it changes is.
             key: names the fold's content.
+            block: the layer in memory, whose other tensors are shared, if it is there.
         """
         self.config = source.config
         self._source = source
-        self._fold = fold
-        self._layer = layer
+        self.fold = fold
+        self.layer = layer
         self._key = key
+        self._block = block
         self._architecture = architecture_of(source.config)
 
     def names(self) -> list[str]:
@@ -101,16 +114,18 @@ class RepairedSource:
 
     def tensor(self, name: str) -> Tensor:
         """See ``Source``."""
-        tensor, (layer, inner) = self._source.tensor(name), self._architecture.split(name)
-        if layer != self._layer or inner not in parts_of(self._architecture):
-            return tensor
-        fold = self._fold()
-        return tensor if fold is None else folded(self._architecture, inner, tensor, fold)
+        layer, inner = self._architecture.split(name)
+        if layer != self.layer or inner not in parts_of(self._architecture):
+            if layer != self.layer or self._block is None:
+                return self._source.tensor(name)
+            mine = self._architecture.live(name)[len(self._architecture.live(self._architecture.join(layer, ""))) :]
+            return self._block().get_parameter(mine)
+        return folded(self._architecture, inner, self._source.tensor(name), self.fold())
 
     def digest(self, group: str) -> str:
         """See ``Source``; that of the repaired layer follows from the model's own and the key."""
         own = self._source.digest(group)
-        if group != self._architecture.group(self._architecture.join(self._layer, self._architecture.down)):
+        if group != self._architecture.group(self._architecture.join(self.layer, self._architecture.down)):
             return own
         return hashlib.sha256(f"{own}\n{self._key}".encode()).hexdigest()
 

@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.merge.recipe import Dtype, Recipe, read_recipes
+from models.merge.blocks import Dtype
+from models.merge.recipe import Recipe, read_recipes
 from models.merge.source import MergedSource
 from models.merge.write import merge_to_disk
 from models.sources.heads import Heads

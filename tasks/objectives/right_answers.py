@@ -10,14 +10,15 @@ from tasks.objectives.generation import OUTPUT
 from tasks.objectives.likelihood import ROLLING
 from tasks.objectives.tokens import encode, windows
 
+Text = tuple[tuple[int, ...], int]
+"""Token ids of a prompt and the right answer behind it, and how many of them are the answer."""
+
 CHOICES = "multiple_choice"
 """lm-eval's output type."""
 
 
-def right_answers(
-    tokenizer: Any, task: Any, items: Sequence[Sequence[Any]], chat: bool, max_length: int
-) -> list[tuple[int, ...]]:
-    """Token ids of the prompt and right answer of each item that has one; of a text without a prompt, its windows.
+def right_answers(tokenizer: Any, task: Any, items: Sequence[Sequence[Any]], chat: bool, max_length: int) -> list[Text]:
+    """The prompt and right answer of each item that has one; of a text without a prompt, its windows.
 
     Args:
         tokenizer: the models'.
@@ -32,8 +33,8 @@ def right_answers(
     else:
         found = [_right(task, item, chat) for item in items]
         pairs = encode(tokenizer, [one for one in found if one is not None])
-    texts = [(*context, *continuation)[-max_length - 1 :] for context, continuation in pairs if continuation]
-    return [one for one in texts if len(one) > 1]
+    texts = [((*context, *answer)[-max_length - 1 :], len(answer)) for context, answer in pairs if answer]
+    return [(text, min(answer, len(text) - 1)) for text, answer in texts if len(text) > 1]
 
 
 def _right(task: Any, requests: Sequence[Any], chat: bool) -> Any | None:

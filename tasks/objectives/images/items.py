@@ -85,7 +85,7 @@ def read_images(workspace: Workspace, images: Images, split: str, count: int, la
 
 
 def unused_images(workspace: Workspace, images: Images, used: Set[str], count: int, label: str) -> ImageSet:
-    """So many images that are items of no split, or as many as there are, without their labels.
+    """So many images that are items of no split, or as many as there are.
 
     Those for training come first, then those of the search split's share; each in the order of their hashes, and once.
 
@@ -99,12 +99,13 @@ def unused_images(workspace: Workspace, images: Images, used: Set[str], count: i
     Raises:
         BadInput: the set is missing or lacks a column.
     """
-    found: dict[str, bytes] = {}
+    found: dict[str, tuple[bytes, int]] = {}
+    classes: tuple[str, ...] = ()
     for split in (TRAINING, SPLITS[0]):
         rows, ours = _rows(workspace, images, split, label)
         if rows is None or len(found) >= count:
             continue
-        _classes(rows, images, label)
+        classes = _classes(rows, images, label)
         if split == TRAINING:  # labels lie together in many sets
             rows = rows.select(range(0, len(rows), max(1, len(rows) // CANDIDATES)))
         rows, contents = _digested(rows, images)
@@ -112,8 +113,11 @@ def unused_images(workspace: Workspace, images: Images, used: Set[str], count: i
         known = {*used, *found}
         free = sorted({contents[index]: index for index in order if contents[index] not in known}.items())
         taken = rows.select([index for _, index in free[: count - len(found)]])
-        found |= {content: _bytes(one) for (content, _), one in zip(free, taken[images.image], strict=False)}
-    return ImageSet(tuple(found), tuple(found.values()), (), ())
+        new = zip(free, taken[images.image], taken[images.label], strict=False)
+        found |= {content: (_bytes(one), int(number)) for (content, _), one, number in new}
+    return ImageSet(
+        tuple(found), tuple(one for one, _ in found.values()), tuple(one for _, one in found.values()), classes
+    )
 
 
 def _digested(rows: Any, images: Images) -> tuple[Any, list[str]]:

@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models.errors import BadInput
+from models.paths.calibration import Calibration
 from models.paths.pool import Pool
 from models.sources.checkpoint import open_checkpoint
-from tasks.objectives.calibration import Calibration, calibration_of, fairly
+from tasks.objectives.calibration import calibration_of, fairly
 from tasks.objectives.objectives import Objectives
 from tasks.objectives.tokens import open_tokenizer
 from tasks.project.workspace import open_workspace
@@ -239,13 +240,13 @@ def test_a_file_gives_back_what_was_written_and_its_bytes_depend_on_that_alone(r
     again.write(tmp_path / "b.safetensors")
     assert (again.tasks, again.tokens, again.digest) == (calibration.tasks, calibration.tokens, calibration.digest)
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
-    pixels = Calibration(("x", "y"), None, torch.randn(2, 3, 4, 4).half(), 5)
+    pixels = Calibration(("x", "y"), (0, 1), None, torch.randn(2, 3, 4, 4).half(), 5)
     pixels.write(tmp_path / "c.safetensors")
     assert Calibration.read(tmp_path / "c.safetensors").digest == pixels.digest
-    assert pixels.digest != Calibration(("x", "y"), None, pixels.pixels + 1, 5).digest != calibration.digest
+    assert pixels.digest != Calibration(("x", "y"), (0, 1), None, pixels.pixels + 1, 5).digest != calibration.digest
 
 
-TEXTS = Calibration(("x", "y"), ((1, 2, 3), (4, 5)))
+TEXTS = Calibration(("x", "y"), (2, 1), ((1, 2, 3), (4, 5)))
 
 
 @pytest.mark.parametrize(
@@ -289,4 +290,4 @@ def test_a_damaged_file_is_refused(tmp_path):
 def test_tokens_that_the_models_do_not_know_are_refused(root):
     pool = Pool(open_checkpoint(base(root)).config)
     with pytest.raises(BadInput, match="calibration: token 41: the models have 41"):
-        Calibration(("x",), ((3, 41),)).requests(pool)
+        Calibration(("x",), (1,), ((3, 41),)).requests(pool)

@@ -1,0 +1,187 @@
+"""Repaired seams in an engine: which ones are, what was calibrated for them, and where it is kept.
+
+A repaired path is a path like any other: the layer before a seam comes from a model of the pool that is the path's own
+but for what repairs it (``models.paths.repair.RepairedSource``). So scoring, its keys, Ray's workers and prefixes that
+paths share know nothing of repair. What is computed is kept in the state folder, a file a seam, under a digest of all
+that decides it; a run that was cut off goes on with what is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from models.candidate import Candidate
+from models.paths.calibration import Calibration
+from models.paths.folds import Calibrate, read_fold, write_fold
+from models.paths.pool import Pool
+from models.paths.repair import VERSION, RepairedSource, Seam, seams_of
+from models.sources.checkpoint import Source
+from tasks.project.progress import Progress
+
+RUN = 4
+"""Most layers in a row that are repaired for when they are left out; of a member of the front any number."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How folds are calibrated."""
+
+    tokens: int
+    """Of calibration items, at least."""
+    ridge: float
+    """ϱ."""
+
+
+QUICK = Settings(tokens=8_000, ridge=0.01)
+"""For anchors: their folds serve all candidates."""
+
+FINAL = Settings(tokens=24_000, ridge=0.003)
+"""For members of the front, each on its own activations."""
+
+
+class Repairs:
+    """Repairs the seams of candidates."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        source: Callable[[str], Source],
+        calibration: Calibration,
+        folder: Path,
+        layers: Iterable[int],
+        anchors: Sequence[str],
+        settings: Settings = QUICK,
+    ) -> None:
+        """Nothing is calibrated yet.
+
+        Args:
+            pool: has the models.
+            source: the model of a name in the pool.
+            calibration: the items.
+            folder: keeps what is computed.
+            layers: those whose refit gains; seams behind others are left alone.
+            anchors: models that are calibrated: any other takes the folds of the nearest of them. With none, each
+                model is calibrated itself.
+            settings: how.
+        """
+        self.pool = pool
+        self.source = source
+        self.calibration = calibration
+        self.folder = folder
+        self.layers = frozenset(layers)
+        self.anchors = tuple(anchors)
+        self.settings = settings
+        self._fitted = calibration.fitted(settings.tokens)
+        self._rows = self._fitted.digest
+        self._measured: dict[str, Seam] = {}
+        """Name of a repaired model in the pool → the seam on which its fold is calibrated."""
+        self._models: dict[str, str] = {}
+        self._nearest: dict[str, str] = {}
+
+    def finally_(self) -> Repairs:
+        """The same for members of the front: more tokens, each model's own activations, runs of any length."""
+        return Repairs(self.pool, self.source, self.calibration, self.folder, self.layers, (), FINAL)
+
+    def seams(self, candidate: Candidate) -> dict[int, Seam]:
+        """The seams of a path that are repaired, by the position of the layer before each.
+
+        That a layer of another model comes next, a repeat or a step back makes no seam that gains by it.
+        """
+        return {
+            position: seam
+            for position, seam in seams_of(candidate, self.pool.layers).items()
+            if seam.layer in self.layers
+            and seam.next > seam.layer + 1
+            and (not self.anchors or seam.next - seam.layer - 1 <= RUN)
+        }
+
+    def repaired(self, candidate: Candidate) -> Candidate:
+        """The same path with its seams repaired; it itself where none are."""
+        path = list(candidate.path)
+        for position, seam in self.seams(candidate).items():
+            path[position] = self._name(seam), seam.layer
+        return Candidate(candidate.host, tuple(path))
+
+    def prepare(self, candidates: Iterable[Candidate], progress: Progress | None = None) -> None:
+        """Calibrate what repaired candidates need and the state folder lacks.
+
+        Raises:
+            BadInput: activations are not finite, or items are too few.
+        """
+        names = dict.fromkeys(name for one in candidates for name, _ in one.path if name in self._measured)
+        lacking: dict[str, set[Seam]] = {}
+        for seam in (self._measured[name] for name in names):
+            if not self._file(seam).is_file():
+                lacking.setdefault(seam.model, set()).add(seam)
+        for model, seams in lacking.items():
+            wanted = (
+                {seam for seam in self.all_seams(model) if not self._file(seam).is_file()} if self.anchors else seams
+            )
+            self._calibrate(model, wanted, progress or Progress())
+
+    def all_seams(self, model: str) -> list[Seam]:
+        """Every cut of a model that is repaired in a search."""
+        last = self.pool.layers
+        return [
+            Seam(model, layer, model, following)
+            for layer in sorted(self.layers)
+            for following in range(layer + 2, min(layer + 1 + RUN, last) + 1)
+        ]
+
+    def nearest(self, model: str) -> str:
+        """The model that is calibrated in a model's place: by the distance of a few matrices that are refitted."""
+        if not self.anchors or model in self.anchors:
+            return model
+        if model not in self._nearest:
+            mine = self._matrices(model)
+            distances = [float((mine - self._matrices(one)).square().sum()) for one in self.anchors]
+            self._nearest[model] = self.anchors[distances.index(min(distances))]
+        return self._nearest[model]
+
+    def _matrices(self, model: str) -> Tensor:
+        architecture, last = self.pool.architecture, self.pool.layers - 1
+        names = (architecture.join(layer, architecture.down) for layer in {0, last // 2, last})
+        return torch.cat([self.source(model).tensor(name).float().flatten() for name in names])
+
+    def _name(self, seam: Seam) -> str:
+        """The repaired model in the pool for a seam."""
+        of = self.nearest(seam.model)
+        measured = Seam(of, seam.layer, of if self.anchors else seam.towards, seam.next)
+        key = self._key(measured)
+        name = f"{seam.model}~{key[:12]}"
+        if name not in self.pool:
+            block = partial(self.pool.block, seam.model, seam.layer)
+            fold = partial(read_fold, self._file(measured))
+            self.pool.add(name, RepairedSource(self.source(seam.model), seam.layer, fold, key, block))
+        self._measured[name] = measured
+        return name
+
+    def _key(self, seam: Seam) -> str:
+        """Hex sha256 of all that decides a fold."""
+        models = [self._digest(seam.model), self._digest(seam.towards)]
+        settings = [VERSION, self._rows, self.settings.ridge, str(self.pool.dtype), self.pool.device.type]
+        described = json.dumps([*settings, *models, seam.layer, seam.next])
+        return hashlib.sha256(described.encode()).hexdigest()
+
+    def _digest(self, model: str) -> str:
+        if model not in self._models:
+            self._models[model] = self.pool.digest(Candidate.identity(model, self.pool.layers))
+        return self._models[model]
+
+    def _file(self, seam: Seam) -> Path:
+        return self.folder / f"{self._key(seam)}.safetensors"
+
+    def _calibrate(self, model: str, seams: Iterable[Seam], progress: Progress) -> None:
+        job = Calibrate(self._fitted.requests(self.pool), tuple(sorted(seams)), self.settings.ridge)
+        with progress.bar(f"calibrating {model}", 1, "") as bar:
+            (folds,) = self.pool.run(job, [Candidate.identity(model, self.pool.layers)], bar.advance)
+        for seam, fold in folds.items():
+            write_fold(self._file(seam), fold)
