@@ -17,7 +17,7 @@ from tasks.trials.settings import dataset_settings
 def run(workspace: Workspace, progress: Progress) -> None:
     """Write ``offline.parquet``: a row a path, and what it cost in item evaluations."""
     params = workspace.params.dataset
-    engine, anchors = open_pool(workspace)
+    engine, anchors = open_pool(workspace, progress)
     space = path_space(engine, anchors)
     rng = np.random.default_rng([workspace.params.seed, 2])
     reward = Reward(full_scale(workspace, anchors), engine.layers)

@@ -21,6 +21,7 @@ from tasks.project.workspace import Workspace
 from tasks.scoring.engine import Engine
 from tasks.trials.members import Listed, choose_members, score_table, shortlist, standard_error
 from tasks.trials.pool import add_recipes, full_scale, open_pool, rebuilt_by_mergekit
+from tasks.trials.repair import recipe_block, repair_members
 
 DIRECTIONS = 64
 """Preferences of which each member is given the one that it serves."""
@@ -29,13 +30,15 @@ DIRECTIONS = 64
 def run(workspace: Workspace, progress: Progress) -> None:
     """Write ``front.json``, ``members/``, ``metrics.json`` and ``plots/``."""
     params = workspace.params.pareto
-    engine, anchors = open_pool(workspace)
+    engine, anchors = open_pool(workspace, progress)
     scale = full_scale(workspace, anchors)
     archive = read_archive(workspace.run, anchors.objectives)
     add_recipes(engine, archive)
     references = reference_models(engine, anchors)
     listed = [*references, *shortlist(archive, scale, engine, references, params.rescored)]
     members = choose_members(engine, scale, listed, params.members, progress)
+    spent = int(archive["charged"].sum()) + (anchors.repair.item_evaluations if anchors.repair else 0)
+    spent += repair_members(engine, [one.candidate for one in members])
     shown = [*members, *(one for one in references if one not in members)]
     with progress.bar("reporting on test", len(shown), "candidates") as bar:
         engine.scored([one.candidate for one in shown], "test", bar=bar)
@@ -61,7 +64,7 @@ def run(workspace: Workspace, progress: Progress) -> None:
         "references": [row for row, one in zip(rows, shown, strict=True) if one in references],
     }
     write_text(workspace.run / "front.json", json.dumps(front, indent=1) + "\n")
-    summary = metrics(front, scale, int(archive["charged"].sum()))
+    summary = metrics(front, scale, spent)
     write_text(workspace.run / "metrics.json", json.dumps(summary, indent=1) + "\n")
     write_table(workspace.run / "plots" / "front.csv", plot_rows(front))
     progress.message(f"{len(members)} members; hypervolume on test {front['hv']['test']:.3f}")
@@ -88,7 +91,7 @@ def generate(engine: Engine, members: Sequence[Listed], progress: Progress) -> l
     results = []
     with progress.bar("generating answers", len(members), "members") as bar:
         for one in members:
-            results.append(engine.objectives("test").reported.evaluate(engine.pool, one.candidate))
+            results.append(engine.objectives("test").reported.evaluate(engine.pool, engine.repaired(one.candidate)))
             bar.advance()
     return results
 
@@ -96,7 +99,8 @@ def generate(engine: Engine, members: Sequence[Listed], progress: Progress) -> l
 def describe(workspace: Workspace, engine: Engine, member: Listed) -> dict[str, Any]:
     """What a member is made of; its recipe is written to ``members/ID/recipe.yaml``."""
     candidate = member.candidate
-    recipes = path_recipe(candidate, engine.recipes, engine.locate, engine.layers)
+    repair = recipe_block(workspace, engine, candidate)
+    recipes = path_recipe(candidate, engine.recipes, engine.locate, engine.layers, repair)
     file = f"members/{candidate.id}/recipe.yaml"
     write_text(workspace.run / file, dump_recipes(recipes))
     return {

@@ -2,7 +2,7 @@
 
 Base, experts and plain merges are scored first, then recipes that fill the space of merge methods and their parameters,
 then those that what was seen makes promising. Ideal and nadir are fixed here, over base and experts (method.md,
-sections 1 and 4).
+sections 1 and 4). Anchors are calibrated, so that paths whose layers are left out can be repaired.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from tasks.project.records import Anchors, ScoredModel
 from tasks.project.workspace import Workspace
 from tasks.scoring.engine import Engine, Scored
 from tasks.trials.lab import EngineLab
+from tasks.trials.repair import begin_repairs
 from tasks.trials.settings import sample_settings
 from tasks.trials.trial import recipe_space
 
@@ -32,7 +33,7 @@ FEW_ERRORS = 6.0
 
 
 def run(workspace: Workspace, progress: Progress) -> None:
-    """Write ``anchors.json`` and ``anchors/``."""
+    """Write ``anchors.json`` and ``anchors/``, and the items on which repairs are calibrated."""
     params, seed = workspace.params.sample, workspace.params.seed
     engine = Engine(workspace)
     space = recipe_space(engine)
@@ -49,13 +50,16 @@ def run(workspace: Workspace, progress: Progress) -> None:
         wanted = preferences(len(scale.names), params.preferences, np.random.default_rng([seed, 1]))
         sample(trial, space, wanted, sample_settings(params), np.random.default_rng([seed, 6]))
     titles = {recipe_name(recipe): title for title, recipe in plain.items()}
+    chosen = anchors(trial, wanted, params.anchors)
+    repair = begin_repairs(workspace, engine, chosen or list(engine.family.experts), progress)
     result = Anchors(
         objectives=list(scale.names),
         ideal=dict(zip(scale.names, scale.ideal, strict=True)),
         nadir=dict(zip(scale.names, scale.nadir, strict=True)),
-        spent=trial.spent,
-        anchors=anchors(trial, wanted, params.anchors),
+        spent=trial.spent + (repair.item_evaluations if repair else 0),
+        anchors=chosen,
         scored=[_record(trial, lab, entry, scale.names, titles) for entry in trial.archive.entries],
+        repair=repair,
     )
     result.write(workspace.run)
     progress.message(f"{len(trial.recipes)} recipes scored; anchors: {', '.join(result.anchors)}")

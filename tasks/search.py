@@ -25,7 +25,7 @@ from tasks.trials.trial import open_trial, recipe_space
 def run(workspace: Workspace, progress: Progress) -> None:
     """Write ``archive.parquet``, every candidate that was ever scored, and ``search.csv``, a row a round."""
     params = workspace.params.search
-    engine, anchors = open_pool(workspace)
+    engine, anchors = open_pool(workspace, progress)
     agent = load_agent(workspace.run / "agent")
     offline = read_offline(workspace.run, anchors.objectives)
     lab = EngineLab(engine)

@@ -20,7 +20,7 @@ NETWORKS = ("surrogate", "critic", "actor")
 def run(workspace: Workspace, progress: Progress) -> None:
     """Write ``agent/`` and ``train.csv``."""
     params, seed = workspace.params.train, workspace.params.seed
-    engine, anchors = open_pool(workspace)
+    engine, anchors = open_pool(workspace, progress)
     paths = path_space(engine, anchors)
     offline = read_offline(workspace.run, anchors.objectives)
     lab = EngineLab(engine)

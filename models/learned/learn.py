@@ -13,6 +13,7 @@ from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
 from models.errors import BadInput
+from models.learned.repaired import repair
 from models.learned.texts import Texts, batches, digest, read_texts
 from models.merge.source import MergedSource
 from models.paths.pool import Pool
@@ -25,7 +26,7 @@ OnStep = Callable[[int, int], None]
 
 
 def learn(source: MergedSource, tokenizer: Path, find: Callable[[str], Path], on_step: OnStep) -> None:
-    """Let a source learn from the texts that its recipe names.
+    """Let a source learn from the texts that its recipe names, or from its calibration items.
 
     Args:
         source: whose method learns.
@@ -36,6 +37,9 @@ def learn(source: MergedSource, tokenizer: Path, find: Callable[[str], Path], on
     Raises:
         BadInput: texts are missing or hold no tokens, or the models are no language models.
     """
+    if source.recipe.repair is not None:
+        repair(source, find, on_step)
+        return
     group = source.recipe.groups[0]
     if source.architecture.classes:
         raise BadInput(f"merge_method: {source.recipe.merge_method} reads texts, which an encoder of images can't")

@@ -256,7 +256,7 @@ def open_recipes(
         if recipe.method.learns or recipe.repair:
             method = "repair:" if recipe.repair else f"merge_method: {recipe.merge_method}"
             if learn is None:
-                raise BadInput(f"{method} learns from texts; make the model with `hm3 merge`")
+                raise BadInput(f"{method} learns from {'items' if recipe.repair else 'texts'}; use `hm3 merge`")
             if not all(one.same(spoken[recipe.name or ""]) for one in own.values()):
                 raise BadInput(f"{method} takes models of one vocabulary; these have several")
             learn(merged)

@@ -101,7 +101,7 @@ class RepairedSource:
             block: the layer in memory, whose other tensors are shared, if it is there.
         """
         self.config = source.config
-        self._source = source
+        self.source = source
         self.fold = fold
         self.layer = layer
         self._key = key
@@ -110,21 +110,21 @@ class RepairedSource:
 
     def names(self) -> list[str]:
         """See ``Source``."""
-        return self._source.names()
+        return self.source.names()
 
     def tensor(self, name: str) -> Tensor:
         """See ``Source``."""
         layer, inner = self._architecture.split(name)
         if layer != self.layer or inner not in parts_of(self._architecture):
             if layer != self.layer or self._block is None:
-                return self._source.tensor(name)
+                return self.source.tensor(name)
             mine = self._architecture.live(name)[len(self._architecture.live(self._architecture.join(layer, ""))) :]
             return self._block().get_parameter(mine)
-        return folded(self._architecture, inner, self._source.tensor(name), self.fold())
+        return folded(self._architecture, inner, self.source.tensor(name), self.fold())
 
     def digest(self, group: str) -> str:
         """See ``Source``; that of the repaired layer follows from the model's own and the key."""
-        own = self._source.digest(group)
+        own = self.source.digest(group)
         if group != self._architecture.group(self._architecture.join(self.layer, self._architecture.down)):
             return own
         return hashlib.sha256(f"{own}\n{self._key}".encode()).hexdigest()

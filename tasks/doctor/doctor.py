@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -26,7 +25,7 @@ from tasks.doctor.buckets import configured, try_out
 from tasks.doctor.diagnosis import Check, Diagnosis, in_bytes
 from tasks.doctor.plan import PROBE_SECONDS, Plan, costs_of, plan_of, probe
 from tasks.families.sizing import parameter_count
-from tasks.objectives.calibration import LEAST, REMEDY, calibration_of
+from tasks.objectives.calibration import calibration_of, counted
 from tasks.objectives.images.items import open_processor
 from tasks.objectives.items import SPLITS
 from tasks.objectives.objectives import Objectives, described
@@ -261,20 +260,10 @@ def data(workspace: Workspace, found: Found, progress: Progress) -> Iterator[Che
     if len(splits) == len(SPLITS):
         if getattr(workspace.profile.paths, "repair", False) and workspace.profile.layers is not None:
             folder = found.sources["base"].tokenizer
-            yield attempt("calibration", partial(calibration_line, workspace, folder))
+            yield attempt("calibration", lambda: counted(workspace, calibration_of(workspace, folder)))
         for name in splits["search"].names:
             for text in described(name, splits):
                 yield Check("objective", "good", text)
-
-
-def calibration_line(workspace: Workspace, tokenizer_folder: Path) -> str:
-    """How many tokens there are to calibrate repairs with. Raises BadInput if they are too few."""
-    found = calibration_of(workspace, tokenizer_folder)
-    of_tasks = ", ".join(f"{task} {tokens:,}" for task, tokens in found.per_task.items())
-    said = f"{found.total:,} tokens of rows in no split ({of_tasks})"
-    if found.total < LEAST:
-        raise BadInput(f"profiles/{workspace.name}.yaml: {said}, fewer than {LEAST:,}; {REMEDY}")
-    return said
 
 
 def task_code(workspace: Workspace) -> Iterator[Check]:

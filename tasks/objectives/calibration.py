@@ -46,6 +46,19 @@ NONE_FREE = f"no row is left for calibration: name rows for training under `data
 NO_IMAGE = f"no image is left for calibration: take a data set with a split `train`, {REMEDY}"
 
 
+def counted(workspace: Workspace, found: Calibration) -> str:
+    """How many tokens there are, in a line.
+
+    Raises:
+        BadInput: they are too few.
+    """
+    of_tasks = ", ".join(f"{task} {tokens:,}" for task, tokens in found.per_task.items())
+    said = f"{found.total:,} tokens of rows in no split ({of_tasks})"
+    if found.total < LEAST:
+        raise BadInput(f"profiles/{workspace.name}.yaml: calibration: {said}, fewer than {LEAST:,}; {REMEDY}")
+    return said
+
+
 def asked_by(built: BuiltTask) -> list[str]:
     """Digest of each item's question and answer, whatever else its row holds."""
     task = built.task

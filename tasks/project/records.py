@@ -38,6 +38,18 @@ class ScoredModel:
 
 
 @dataclass(frozen=True)
+class Repaired:
+    """How seams are repaired in this run."""
+
+    rows: str
+    """Digest of the calibration items, hexadecimal."""
+    layers: list[int]
+    """Layers whose refit gains where the layer behind them is left out."""
+    item_evaluations: int
+    """What was charged for calibrating the anchors, and for seeing what gains."""
+
+
+@dataclass(frozen=True)
 class Anchors:
     """``anchors.json``: what the parameter level found."""
 
@@ -45,10 +57,11 @@ class Anchors:
     ideal: dict[str, float]
     nadir: dict[str, float]
     spent: int
-    """Item evaluations that were charged."""
+    """Item evaluations that were charged, those for repairs among them."""
     anchors: list[str]
     """Names of the merged models that join the pool."""
     scored: list[ScoredModel] = field(default_factory=list)
+    repair: Repaired | None = None
 
     def write(self, folder: Path) -> None:
         """``anchors.json``, and a recipe file an anchor under ``anchors/``."""

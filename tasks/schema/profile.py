@@ -129,8 +129,13 @@ class Layers(Strict):
 
 
 class Paths(Strict):
-    """Which inference paths are legal (method.md, section 4)."""
+    """Which inference paths are legal, and how they are mended (method.md, section 4)."""
 
+    repair: bool = Field(
+        True,
+        description="Refit the layer before each cut to what comes behind it, on rows that are in no split, "
+        "where depth is an objective.",
+    )
     mask: Literal["default", "none"] = Field("default", description="`none` lifts every bound but the length.")
     start: int = Field(2, ge=0, description="Last layer at which a path may start.")
     end: Count = Field(2, description="A path may stop at one of so many last layers.")
@@ -197,6 +202,11 @@ class Profile(Strict):
         if unknown := sorted(set(self.promotion.floors) - set(names)):
             raise ValueError(f"promotion.floors: {unknown[0]}: no task objective; there are {', '.join(names)}")
         return self
+
+    @property
+    def repairs(self) -> bool:
+        """Whether seams are repaired: where depth counts, unless it is switched off."""
+        return self.layers is not None and self.paths.repair
 
     @property
     def uses_hub(self) -> bool:

@@ -36,6 +36,7 @@ from tasks.project.workspace import Workspace, remote_state
 from tasks.schema.profile import Profile
 from tasks.scoring.journal import Entry, Journal, key_of, missing
 from tasks.scoring.remote_segments import RemoteSegments
+from tasks.scoring.repairs import Repairs
 from tasks.scoring.where import EngineName, engine_name, settle
 
 _log = logging.getLogger(__name__)
@@ -88,11 +89,13 @@ class Engine:
         names = dict.fromkeys((self.family.base, *self.family.experts.values()))
         self._find = finder(workspace)
         opened = {name: open_model(name, self._find) for name in names}
-        self._tokenizer = opened[self.family.base].tokenizer
+        self.tokenizer = opened[self.family.base].tokenizer
         self._sources: dict[str, Source] = share_vocabulary(opened)
         base = self.source(self.family.base)
         profile = workspace.profile
         self.pool = open_pool(base.config, profile, engine_name(workspace.engine))
+        self.repairs: Repairs | None = None
+        """Repairs seams of what is scored, once anchors are known."""
         self.pool.add("base", base)
         for name, folder in self.family.experts.items():
             self.pool.add(name, self.source(folder))
@@ -130,7 +133,7 @@ class Engine:
     def objectives(self, split: str) -> Objectives:
         """Requests of a split, built when first asked for."""
         if split not in self._objectives:
-            self._objectives[split] = Objectives(self.workspace, split, self._tokenizer)
+            self._objectives[split] = Objectives(self.workspace, split, self.tokenizer)
         return self._objectives[split]
 
     def items(self, split: str) -> int:
@@ -166,15 +169,18 @@ class Engine:
         profile = self.workspace.profile
         setting = {"dtype": profile.dtype, "device": torch.device(profile.device).type, "split": split}
         versions = {"versions": self.versions, "scoring": SCORING_VERSION, "definition": objectives.definition}
-        keys = [key_of(content=self.pool.digest(candidate), **setting, **versions) for candidate in candidates]
+        run = [self.repaired(candidate) for candidate in candidates]
+        keys = [key_of(content=self.pool.digest(candidate), **setting, **versions) for candidate in run]
         advance = bar.advance if bar else unwatched
         work: dict[tuple[int, int], dict[str, Candidate]] = {}
-        for candidate, key in zip(candidates, keys, strict=True):
+        for candidate, key in zip(run, keys, strict=True):
             for span in missing(self.journal.find(key), start, stop):
                 work.setdefault(span, {}).setdefault(key, candidate)
         known = len(candidates) - len({key for spans in work.values() for key in spans})
         if known:
             advance(known)
+        if self.repairs is not None:
+            self.repairs.prepare(one for by_key in work.values() for one in by_key.values())
         chunks = [chunk for span, by_key in work.items() for chunk in self._chunks(*span, by_key)]
         for (low, high, by_key), scores in self._chunk_scores(objectives, chunks, advance):
             self.journal.append(
@@ -187,6 +193,10 @@ class Engine:
             self._read(candidate, self.journal.find(key), expected, start, stop)
             for candidate, key in zip(candidates, keys, strict=True)
         ]
+
+    def repaired(self, candidate: Candidate) -> Candidate:
+        """A candidate as it is run: with its seams repaired, where they are."""
+        return candidate if self.repairs is None else self.repairs.repaired(candidate)
 
     def _chunks(self, start: int, stop: int, by_key: Mapping[str, Candidate]) -> Iterator[Chunk]:
         """Chunks of one size; where several are scored at once, small enough for all, and with common prefixes."""

@@ -15,8 +15,9 @@ from rich.text import Text
 
 from models.candidate import Candidate
 from models.errors import Failed
+from models.learned.learn import learn
 from models.merge.recipe import read_recipes
-from models.merge.source import open_recipes
+from models.merge.source import MergedSource, open_recipes
 from models.merge.write import tokenizer_model
 from models.paths.pool import Pool
 from models.sources.checkpoint import Model, Source
@@ -79,7 +80,7 @@ def evaluate(workspace: Workspace, target: str, split: str, here: Path, progress
         Failed: the model gives NaN.
     """
     family = load_family(workspace)
-    source, tokenizer = open_target(workspace, target, here)
+    source, tokenizer = open_target(workspace, target, here, progress)
     profile = workspace.profile
     base = open_model(family.base, finder(workspace))
     source = share_heads({"base": base, NAME: source})[NAME]
@@ -98,7 +99,7 @@ def evaluate(workspace: Workspace, target: str, split: str, here: Path, progress
     return Evaluation(target, split, pool.layers, scores, counts, tasks)
 
 
-def open_target(workspace: Workspace, target: str, here: Path) -> tuple[Source, Path]:
+def open_target(workspace: Workspace, target: str, here: Path, progress: Progress) -> tuple[Source, Path]:
     """The model that a target names, and the folder of its tokenizer.
 
     Raises:
@@ -113,4 +114,10 @@ def open_target(workspace: Workspace, target: str, here: Path) -> tuple[Source, 
     if (here / target).is_dir() or is_model(target):
         return resolve(target), resolve(target).tokenizer
     recipes = read_recipes(here / target)
-    return open_recipes(recipes, resolve), resolve(tokenizer_model(recipes)).tokenizer
+    tokenizer = resolve(tokenizer_model(recipes)).tokenizer
+
+    def repairing(source: MergedSource) -> None:
+        with progress.bar("repairing seams", 100, "%") as bar:
+            learn(source, tokenizer, find, lambda done, _: bar.advance(done - bar.completed))
+
+    return open_recipes(recipes, resolve, learn=repairing if recipes[-1].repair else None), tokenizer

@@ -28,6 +28,7 @@ from models.errors import Failed, one_line
 from models.merge.recipe import Recipe
 from models.merge.source import MergedSource
 from models.paths.pool import Job, Pool, unwatched
+from models.paths.repair import RepairedSource
 from models.sources.checkpoint import Source
 from tasks.schema.profile import Profile
 from tasks.scoring.fleet import Fleet, Need
@@ -87,6 +88,17 @@ class Added:
     """What the recipe calls each model → its name in the pool."""
 
 
+@dataclass(frozen=True)
+class Mended:
+    """A model of the pool with one layer repaired."""
+
+    name: str
+    model: str
+    layer: int
+    fold: list[Any]
+    """Reference of what is added to it, in a list so that it isn't fetched for every call."""
+
+
 class Worker:
     """Keeps a pool and does jobs with it; the class of the actors."""
 
@@ -107,19 +119,26 @@ class Worker:
         """Its process id: it is there."""
         return os.getpid()
 
-    def work(self, job: list[Any], recipes: Sequence[Added], candidates: Sequence[Candidate]) -> list[Any]:
+    def work(self, job: list[Any], recipes: Sequence[Added | Mended], candidates: Sequence[Candidate]) -> list[Any]:
         """What a job makes of candidates.
 
         Args:
             job: its reference, in a list so that it isn't fetched for every call.
-            recipes: that the candidates need, each behind those that it needs itself.
+            recipes: what the candidates need, each behind what it needs itself.
             candidates: what to compute it with.
         """
         for one in recipes:
-            if one.name not in self._sources:
+            if one.name in self._sources:
+                continue
+            if isinstance(one, Mended):
+                block = partial(self._pool.block, one.model, one.layer)
+                fold = partial(ray.get, one.fold[0])
+                made: Source = RepairedSource(self._sources[one.model], one.layer, fold, one.name, block)
+            else:
                 models = {name: self._sources[mine] for name, mine in one.models.items()}
-                self._sources[one.name] = MergedSource(one.recipe, models.__getitem__, self._device)
-                self._pool.add(one.name, self._sources[one.name])
+                made = MergedSource(one.recipe, models.__getitem__, self._device)
+            self._sources[one.name] = made
+            self._pool.add(one.name, made)
         return self._pool.run(self._job(*job), candidates, unwatched)
 
 
@@ -144,7 +163,8 @@ class RayPool(Pool):
         self._profile = profile
         self._say = say
         self._shared: dict[str, Source] = {}
-        self._added: dict[str, Added] = {}
+        self._added: dict[str, Added | Mended] = {}
+        self._repaired: dict[str, RepairedSource] = {}
         self._jobs: OrderedDict[int, tuple[Job, Any]] = OrderedDict()
         self._fleet: Fleet | None = None
         self._opening = threading.Lock()
@@ -156,6 +176,8 @@ class RayPool(Pool):
         if isinstance(source, MergedSource):
             models = {one: self._name(one, made) for one, made in source.inputs.items()}
             self._added[name] = Added(name, source.recipe, models)
+        elif isinstance(source, RepairedSource):
+            self._repaired[name] = source
         else:
             self._shared[name] = source
 
@@ -163,6 +185,7 @@ class RayPool(Pool):
         """See ``Pool``; workers keep what they have, under a name that follows from its content."""
         super().discard(name)
         self._added.pop(name, None)
+        self._repaired.pop(name, None)
 
     @property
     def lanes(self) -> int:
@@ -188,7 +211,7 @@ class RayPool(Pool):
         """See ``Pool``; from any thread."""
         for candidate in candidates:
             self.check(candidate)
-        needed: dict[str, Added] = {}
+        needed: dict[str, Added | Mended] = {}
         for name in dict.fromkeys(name for one in candidates for name in one.models):
             self._need(name, needed)
         fleet = self.fleet
@@ -213,11 +236,16 @@ class RayPool(Pool):
             self._jobs.move_to_end(id(job))
             return self._jobs[id(job)][1]
 
-    def _need(self, name: str, needed: dict[str, Added]) -> None:
+    def _need(self, name: str, needed: dict[str, Added | Mended]) -> None:
+        if name in self._repaired:  # only now: its fold was still to be computed when it was added
+            source = self._repaired.pop(name)
+            of = self._name("", source.source)
+            self._added[name] = Mended(name, of, source.layer, [ray.put(source.fold())])
         if name in self._added and name not in needed:
-            for one in self._added[name].models.values():
-                self._need(one, needed)
-            needed[name] = self._added[name]
+            one = self._added[name]
+            for model in [one.model] if isinstance(one, Mended) else one.models.values():
+                self._need(model, needed)
+            needed[name] = one
 
     def _name(self, reference: str, source: Source) -> str:
         if isinstance(source, MergedSource):

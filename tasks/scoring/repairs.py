@@ -58,6 +58,7 @@ class Repairs:
         folder: Path,
         layers: Iterable[int],
         anchors: Sequence[str],
+        progress: Progress,
         settings: Settings = QUICK,
     ) -> None:
         """Nothing is calibrated yet.
@@ -70,6 +71,7 @@ class Repairs:
             layers: those whose refit gains; seams behind others are left alone.
             anchors: models that are calibrated: any other takes the folds of the nearest of them. With none, each
                 model is calibrated itself.
+            progress: shows calibrations.
             settings: how.
         """
         self.pool = pool
@@ -78,17 +80,21 @@ class Repairs:
         self.folder = folder
         self.layers = frozenset(layers)
         self.anchors = tuple(anchors)
+        self.progress = progress
         self.settings = settings
         self._fitted = calibration.fitted(settings.tokens)
-        self._rows = self._fitted.digest
+        self.rows = self._fitted.digest
+        self.items = len(self._fitted.tasks)
         self._measured: dict[str, Seam] = {}
         """Name of a repaired model in the pool → the seam on which its fold is calibrated."""
         self._models: dict[str, str] = {}
         self._nearest: dict[str, str] = {}
 
-    def finally_(self) -> Repairs:
+    def of_members(self) -> Repairs:
         """The same for members of the front: more tokens, each model's own activations, runs of any length."""
-        return Repairs(self.pool, self.source, self.calibration, self.folder, self.layers, (), FINAL)
+        return Repairs(
+            self.pool, self.source, self.calibration, self.folder, self.layers, (), self.progress, settings=FINAL
+        )
 
     def seams(self, candidate: Candidate) -> dict[int, Seam]:
         """The seams of a path that are repaired, by the position of the layer before each.
@@ -110,31 +116,36 @@ class Repairs:
             path[position] = self._name(seam), seam.layer
         return Candidate(candidate.host, tuple(path))
 
-    def prepare(self, candidates: Iterable[Candidate], progress: Progress | None = None) -> None:
+    def prepare(self, candidates: Iterable[Candidate]) -> None:
         """Calibrate what repaired candidates need and the state folder lacks.
 
         Raises:
             BadInput: activations are not finite, or items are too few.
         """
         names = dict.fromkeys(name for one in candidates for name, _ in one.path if name in self._measured)
-        lacking: dict[str, set[Seam]] = {}
+        lacking: dict[str, list[Seam]] = {}
         for seam in (self._measured[name] for name in names):
             if not self._file(seam).is_file():
-                lacking.setdefault(seam.model, set()).add(seam)
+                lacking.setdefault(seam.model, []).append(seam)
         for model, seams in lacking.items():
-            wanted = (
-                {seam for seam in self.all_seams(model) if not self._file(seam).is_file()} if self.anchors else seams
-            )
-            self._calibrate(model, wanted, progress or Progress())
+            self.calibrate(model, [] if self.anchors else seams)
 
-    def all_seams(self, model: str) -> list[Seam]:
-        """Every cut of a model that is repaired in a search."""
+    def calibrate(self, model: str, seams: Sequence[Seam] = ()) -> None:
+        """Compute some seams of a model, or whatever is lacking of all that a search may repair."""
         last = self.pool.layers
-        return [
+        wanted = seams or [
             Seam(model, layer, model, following)
             for layer in sorted(self.layers)
             for following in range(layer + 2, min(layer + 1 + RUN, last) + 1)
         ]
+        wanted = [seam for seam in wanted if not self._file(seam).is_file()]
+        if not wanted:
+            return
+        job = Calibrate(self._fitted.requests(self.pool), tuple(sorted(wanted)), self.settings.ridge)
+        with self.progress.bar(f"calibrating {model}", 1, "") as bar:
+            (folds,) = self.pool.run(job, [Candidate.identity(model, last)], bar.advance)
+        for seam, fold in folds.items():
+            write_fold(self._file(seam), fold)
 
     def nearest(self, model: str) -> str:
         """The model that is calibrated in a model's place: by the distance of a few matrices that are refitted."""
@@ -167,7 +178,7 @@ class Repairs:
     def _key(self, seam: Seam) -> str:
         """Hex sha256 of all that decides a fold."""
         models = [self._digest(seam.model), self._digest(seam.towards)]
-        settings = [VERSION, self._rows, self.settings.ridge, str(self.pool.dtype), self.pool.device.type]
+        settings = [VERSION, self.rows, self.settings.ridge, str(self.pool.dtype), self.pool.device.type]
         described = json.dumps([*settings, *models, seam.layer, seam.next])
         return hashlib.sha256(described.encode()).hexdigest()
 
@@ -178,10 +189,3 @@ class Repairs:
 
     def _file(self, seam: Seam) -> Path:
         return self.folder / f"{self._key(seam)}.safetensors"
-
-    def _calibrate(self, model: str, seams: Iterable[Seam], progress: Progress) -> None:
-        job = Calibrate(self._fitted.requests(self.pool), tuple(sorted(seams)), self.settings.ridge)
-        with progress.bar(f"calibrating {model}", 1, "") as bar:
-            (folds,) = self.pool.run(job, [Candidate.identity(model, self.pool.layers)], bar.advance)
-        for seam, fold in folds.items():
-            write_fold(self._file(seam), fold)

@@ -12,18 +12,24 @@ from models.merge.recipe import Recipe, mergekit_level, parse_recipes
 from models.search.environment import PathRules, PathSpace
 from models.search.reward import LAYERS
 from models.sources.architecture import keeps_lists
+from tasks.project.progress import Progress
 from tasks.project.records import Anchors
 from tasks.project.workspace import Workspace
 from tasks.schema.profile import Profile
 from tasks.scoring.engine import Engine
+from tasks.trials.repair import open_repairs
 
 
-def open_pool(workspace: Workspace) -> tuple[Engine, Anchors]:
-    """An engine in which the anchors, and every other recipe that was scored, take part under their names."""
+def open_pool(workspace: Workspace, progress: Progress) -> tuple[Engine, Anchors]:
+    """An engine in which the anchors, and every other recipe that was scored, take part under their names.
+
+    It repairs seams as stage `sample` has decided; calibrations that the state folder lacks are shown by ``progress``.
+    """
     engine, anchors = Engine(workspace), Anchors.read(workspace.run)
     for one in anchors.scored:
         if one.recipe is not None:
             engine.add(parse_recipes(one.recipe, f"anchors.json: {one.name}")[-1])
+    open_repairs(workspace, engine, anchors, progress)
     return engine, anchors
 
 
@@ -45,7 +51,7 @@ def path_rules(profile: Profile, layers: int) -> PathRules:
 
     The bound on jumps grows with the model: blocks of layers that can be left out together do, too.
     """
-    given = profile.paths.model_dump()
+    given = profile.paths.model_dump(exclude={"repair"})
     return PathRules(**given | {"forward": profile.paths.forward or max(4, layers // 4)})
 
 

@@ -36,6 +36,7 @@ from tasks.scoring.engine import Engine
 from tasks.trials.lab import SPLIT as SEARCHED
 from tasks.trials.lab import EngineLab
 from tasks.trials.pool import add_recipes, open_pool, path_space, rebuilt_by_mergekit
+from tasks.trials.repair import recipe_block, repair_members
 from tasks.trials.settings import search_settings
 from tasks.trials.trial import recipe_space
 
@@ -90,7 +91,7 @@ def search_for(workspace: Workspace, front: Front, wish: Wish, count: int, progr
     """
     archive = read_archive(workspace.run, front.tasks)
     agent = load_agent(workspace.run / "agent")
-    engine, anchors = open_pool(workspace)
+    engine, anchors = open_pool(workspace, progress)
     add_recipes(engine, archive)
     lab = EngineLab(engine)
     trial = reopened(front, lab, archive, wish)
@@ -121,7 +122,11 @@ def search_for(workspace: Workspace, front: Front, wish: Wish, count: int, progr
     listed = on_selection(engine, trial, front, new[:SHORTLIST], wish, progress)
     chosen = choose_among(front, [*front.members, *listed], wish)
     if chosen in listed:
-        recipes = path_recipe(chosen.candidate, engine.recipes, engine.locate, engine.layers)
+        repair_members(engine, [chosen.candidate])
+        if engine.repaired(chosen.candidate) != chosen.candidate:
+            (chosen,) = on_selection(engine, trial, front, [chosen.candidate], wish, progress)
+        repair = recipe_block(workspace, engine, chosen.candidate)
+        recipes = path_recipe(chosen.candidate, engine.recipes, engine.locate, engine.layers, repair)
         level = rebuilt_by_mergekit(engine, chosen.candidate, recipes)
         chosen = keep(workspace, replace(chosen, mergekit=level), dump_recipes(recipes))
     fits = [one for one in front.members if wish.holds(one)]
@@ -182,7 +187,7 @@ def on_selection(
     result = []
     for one in (some for some in scored if some.failed is None):
         depth = {"layers": one.candidate.depth / engine.layers} if "layers" in front.objectives else {}
-        searched = dict(zip(front.tasks, trial.archive[one.candidate].scores or (), strict=True))
+        searched = engine.scored([one.candidate], SEARCHED)[0].means()
         result.append(
             Member(
                 id=one.candidate.id,

@@ -122,7 +122,7 @@ def make_family(bench: Bench, layers: int) -> Family:
     workspace = make_project(bench, layers, params)
     for stage in (sample, dataset, train):
         stage.run(workspace, bench.progress)
-    engine, anchors = open_pool(workspace)
+    engine, anchors = open_pool(workspace, bench.progress)
     space, agent = path_space(engine, anchors), load_agent(workspace.run / "agent")
     objectives = engine.objectives("search")
     requests = Requests.from_pairs(

@@ -1,0 +1,60 @@
+"""A path whose seams are repaired, from the recipe that says how: the same numbers as in the search, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from models.candidate import Candidate
+from models.errors import BadInput
+from models.merge.source import MergedSource
+from models.paths.calibration import Calibration
+from models.paths.folds import Calibrate
+from models.paths.pool import Pool
+from models.paths.repair import folded, parts_of, seams_of
+
+
+def repair(source: MergedSource, find: Callable[[str], Path], on_step: Callable[[int, int], None]) -> None:
+    """Have the refitted layers of a source ready.
+
+    Args:
+        source: its recipe has a block ``repair``.
+        find: path of a file that the recipe names.
+        on_step: is told in hundredths how far it is.
+
+    Raises:
+        BadInput: the calibration items are missing or others, or no layers are left out behind a refitted one.
+    """
+    settings, host = source.recipe.repair, source.recipe.base_model
+    assert settings is not None and host is not None  # noqa: S101 (the recipe was checked)
+    rows = find(settings.rows)
+    items = Calibration.read(rows).fitted(settings.tokens)
+    if items.digest != settings.sha256:
+        raise BadInput(f"repair.rows: {settings.rows}: not the items that the recipe was made with; fetch those")
+    pool = Pool(next(iter(source.inputs.values())).config, source.device, getattr(torch, settings.dtype))
+    for name, model in source.inputs.items():
+        pool.add(name, model)
+    slices = [one.sources[0] for one in source.recipe.slices]
+    candidate = Candidate(host, tuple((one.model, layer) for one in slices for layer in one.layers))
+    pool.check(candidate)
+    seams = seams_of(candidate, pool.layers)
+    if unknown := [layer for layer in settings.layers if layer not in seams]:
+        raise BadInput(f"repair.layers: {unknown[0]}: nothing is left out behind it")
+    wanted = {position: seams[position] for position in settings.layers}
+    job = Calibrate(items.requests(pool), tuple(wanted.values()), settings.ridge)
+    done = 0.0
+
+    def tell(more: float) -> None:
+        nonlocal done
+        done += more
+        on_step(round(100 * done), 100)
+
+    (folds,) = job.run(pool, [candidate], tell)
+    architecture, there = source.architecture, set(source.names())
+    for position, seam in wanted.items():
+        for inner in parts_of(architecture):
+            name = architecture.join(position, inner)
+            if name in there:
+                source.merged[name] = folded(architecture, inner, source.tensor(name), folds[seam])
