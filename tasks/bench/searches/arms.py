@@ -31,6 +31,10 @@ BATCH = 16
 """Recipes that random search scores at once."""
 
 
+UNREPAIRED = ("greedy-deletion", "block-influence", "nsga2-paths")
+"""Baselines that run without repair too."""
+
+
 @dataclass(frozen=True)
 class Arm:
     """A method that is compared."""
@@ -42,6 +46,14 @@ class Arm:
     run: Run
     group: Group
     """Ablations are a family of tests of their own."""
+    repairs: bool = True
+    """Whether seams of its candidates are repaired, where depth counts and the profile doesn't switch it off."""
+
+    def without_repair(self) -> Arm:
+        """The same with every path as its layers are."""
+        told = f"as {self.name}, seams left as they are"
+        group: Group = "ablation" if self.group == "hm3" else self.group
+        return Arm(f"{self.name}-no-repair", f"{self.title}, no repair", told, self.run, group, repairs=False)
 
 
 def random_recipes(trial: Trial, space: RecipeSpace, rules: PathRules, rng: np.random.Generator) -> None:
@@ -132,7 +144,8 @@ def hm3_arms(settings: HM3Settings) -> Iterator[Arm]:
         "halving": ("no successive halving", replace(settings, search=replace(searching, rungs=()))),
     }
     told = "as stage by stage, with the parameters of the profile"
-    yield Arm("hm3", "HM3", told, searcher(settings), "hm3")
+    whole = Arm("hm3", "HM3", told, searcher(settings), "hm3")
+    yield from (whole, whole.without_repair())
     for name, (title, changed) in without.items():
         yield Arm(f"hm3-no-{name}", f"HM3, {title}", f"as hm3, {title}", searcher(changed), "ablation")
     yield Arm("hm3-linear", "HM3, linear reward", "as hm3, -Σ λ c as reward", searcher(settings, True), "ablation")
@@ -140,3 +153,4 @@ def hm3_arms(settings: HM3Settings) -> Iterator[Arm]:
 
 ARMS: dict[str, Arm] = {one.name: one for one in (*hm3_arms(HM3Settings()), *_OWN)}
 ARMS |= {one.name: Arm(one.name, one.title, one.settings, one.run, "baseline") for one in BASELINES.values()}
+ARMS |= {one.name: one for one in (ARMS[name].without_repair() for name in UNREPAIRED)}

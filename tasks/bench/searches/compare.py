@@ -210,6 +210,7 @@ def one_run(ground: Ground, arm: Arm, case: Case, folder: Path, bar: Bar) -> tup
     kept, before = folder / case.folder, bar.completed
     title = f"{arm.name}, family {case.family}, seed {case.seed - FIRST_SEED + 1}"
     bar.advance(0, title)
+    ground.engine.repairs = ground.repairs[0] if arm.repairs and case.depth else None
     if kept.is_dir():
         finished = Finished.read(kept)
         names = finished.join(ground)

@@ -18,7 +18,9 @@ from models.agent.hm3 import HM3Settings
 from models.candidate import Candidate
 from models.errors import BadInput, Failed
 from models.front import Scale
+from models.merge.recipe import recipe_name
 from models.merge.space import RecipeSpace
+from models.paths.repair import VERSION
 from models.search.environment import PathRules
 from tasks import zoo
 from tasks.bench.engine.families import OPEN_GATES
@@ -27,7 +29,9 @@ from tasks.project.progress import Progress
 from tasks.project.records import write_text
 from tasks.project.workspace import Workspace, open_workspace, read_yaml
 from tasks.scoring.engine import Engine
+from tasks.scoring.repairs import Repairs
 from tasks.trials.pool import path_rules
+from tasks.trials.repair import begin_repairs
 
 FIRST_FAMILY = 7001
 """Seed of the first made family: none that anybody tunes on, though what comes of it is looked at."""
@@ -95,6 +99,17 @@ class Ground:
             (*self.tasks.names, "layers"), (*self.tasks.ideal, layers.ideal), (*self.tasks.nadir, layers.nadir)
         )
 
+    @cached_property
+    def repairs(self) -> tuple[Repairs | None, int]:
+        """What repairs seams for every arm, and what that is charged: calibrated on the plain merges.
+
+        So no arm has folds of a better model than another. None where the profile repairs nothing.
+        """
+        merges = [self.engine.add(one).host for one in self.space.plain_merges().values()]
+        made = begin_repairs(self.workspace, self.engine, merges, Progress())
+        found, self.engine.repairs = self.engine.repairs, None
+        return found, made.item_evaluations if made else 0
+
     @property
     def space(self) -> RecipeSpace:
         """All recipes of the family; random masks have one seed, so that arms share scores."""
@@ -119,6 +134,8 @@ class Ground:
             [profile.dtype, rules, profile.layers.model_dump() if profile.layers else None],
             [params.seed, params.sample.methods, params.pareto.model_dump()],
         ]
+        if profile.repairs:
+            described.append(["repair", VERSION])
         if (settings := hm3_settings(params)) != HM3Settings():
             described.append(asdict(settings))
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:8]
@@ -182,7 +199,8 @@ def project(user: Workspace, folder: Path, seed: int, small: bool) -> Workspace:
 
 
 def without(ground: Ground, names: Sequence[str]) -> None:
-    """Let the pool forget recipes that no arm needs any more."""
-    for name in names:
+    """Let the pool forget recipes that no arm needs any more; repairs are calibrated on the plain merges."""
+    merges = {recipe_name(one) for one in ground.space.plain_merges().values()}
+    for name in (one for one in names if one not in merges):
         ground.engine.pool.discard(name)
         ground.engine.recipes.pop(name, None)

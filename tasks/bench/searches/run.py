@@ -167,7 +167,8 @@ def run_arm(ground: Ground, arm: Arm, case: Case, on_spent: Callable[[int], None
     objectives = engine.objectives("search")
     archive = Archive(source_entries(ground), [objectives.count(name) for name in objectives.names])
     meter = Meter(EngineLab(engine), ground)
-    trial = Trial(meter, Reward(scale, engine.layers), archive, case.budget, on_spent=on_spent)
+    charged = ground.repairs[1] if engine.repairs else 0
+    trial = Trial(meter, Reward(scale, engine.layers), archive, case.budget, charged, on_spent=on_spent)
     rows = arm.run(trial, ground.space, ground.rules, np.random.default_rng([case.family, case.seed]))
     meter.close()
     return Finished(
