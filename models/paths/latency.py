@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ BATCH = 32
 PROMPT = 64
 """Tokens of the text that is continued; fewer where the model takes, or an attention window spans, no more."""
 ROUNDS = 3
-"""Paths, and batches of either size, take turns so often: a machine that is busy for a moment slows all of them."""
+"""Paths, and batches of either size, take turns so often; the quickest turn counts: others only make it slower."""
 STEPS = 16
 """Steps of a round that are timed at most."""
 SECONDS = 0.3
@@ -54,7 +55,8 @@ def running_costs(
     """Build the models on some paths and run them in the pool's dtype and on its device.
 
     A causal language model reads a random prompt, then decodes greedily with a KV cache; only decoding is timed. An
-    encoder takes random images. Times are medians over steps, after a warm-up, and on a GPU end when it is done.
+    encoder takes random images. A time is the median over the steps of the quickest round, after a warm-up; on a GPU it
+    ends when that is done.
     ``on_done`` is told how many more paths are done, in parts of them.
 
     Raises:
@@ -129,7 +131,7 @@ def milliseconds(
     device: torch.device,
     on_done: Callable[[float], None] = lambda _: None,
 ) -> tuple[list[float], list[float]]:
-    """Median time of a step over its batch, at batch 1 and at ``BATCH``, of each of the runs.
+    """Time of a step over its batch, at batch 1 and at ``BATCH``, of each of the runs.
 
     Args:
         runs: each gives its step for a batch of so many, anew in each round.
@@ -137,20 +139,17 @@ def milliseconds(
         device: is waited for.
         on_done: is told how many more runs are done, in parts of them.
     """
-    times: dict[int, list[list[float]]] = {batch: [[] for _ in runs] for batch in (1, BATCH)}
+    times: dict[int, list[float]] = {batch: [math.inf] * len(runs) for batch in (1, BATCH)}
     for _ in range(ROUNDS):
         for run, begin in enumerate(runs):
-            for batch, own in times.items():
-                step, took = begin(batch), 0.0
+            for batch, quickest in times.items():
+                step, taken = begin(batch), list[float]()
                 seconds(step, device)
-                for _ in range(most):
-                    own[run].append(seconds(step, device))
-                    took += own[run][-1]
-                    if took > SECONDS:
-                        break
+                while len(taken) < most and sum(taken) < SECONDS:
+                    taken.append(seconds(step, device))
+                quickest[run] = min(quickest[run], 1000 * median(taken) / batch)
             on_done(1 / ROUNDS)
-    ms_1, ms_32 = ([1000 * median(one) / batch for one in own] for batch, own in times.items())
-    return ms_1, ms_32
+    return times[1], times[BATCH]
 
 
 def seconds(step: Callable[[], object], device: torch.device) -> float:

@@ -100,7 +100,7 @@ def test_a_step_decodes_one_token_of_every_text(pool):
     assert seen.count((1, PROMPT)) == 1 + 2 * ROUNDS
 
 
-def test_a_time_is_the_median_over_the_steps_of_a_batch():
+def test_a_time_is_that_of_a_step_over_its_batch_and_runs_take_turns():
     begun, done = [], []
 
     def run(name, pause):
