@@ -11,7 +11,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
@@ -31,6 +31,7 @@ from flows.form import Dataset, Pareto, Sample, Search, Train, Zoo, merged, proj
 from flows.processes.settle import claimed, enter
 from flows.screen.artifacts import show_front
 from flows.screen.watch import Relay, Screen, duration
+from flows.servers.gpu import slot
 from flows.versions import reproduce
 from flows.versions.experiments import experiment
 from flows.versions.reproduce import Stage
@@ -163,8 +164,8 @@ def walk(
         Failed: a stage failed or took too long.
     """
     from tasks.front.front import Front
+    from tasks.front.running_costs import known_costs
     from tasks.front.table import summary
-    from tasks.report.report import write_report
     from tasks.tracking.tracker import Tracker
 
     began = time.monotonic()
@@ -195,7 +196,7 @@ def walk(
                 keep(stage, screen, tracker)
         screen.of_all(len(plan.stages), len(plan.stages), "stages")
         screen.spin("report")
-        kept = [as_task("report", lambda: write_report(workspace)), workspace.run / "front.json"]
+        kept = [as_task("report", lambda: report_of(workspace, screen)), workspace.run / "front.json"]
         if experiment_name is None:
             register(workspace, screen, tracker)
         if push:
@@ -214,7 +215,7 @@ def walk(
     screen.clear()
     seconds = time.monotonic() - began
     present(workspace, front, screen, kept[0], tracker.url, seconds, experiment_name)
-    return summary(front) | {"seconds": round(seconds, 1), "experiment": experiment_name}
+    return summary(front, costs=known_costs(workspace)) | {"seconds": round(seconds, 1), "experiment": experiment_name}
 
 
 def keep(stage: Stage, screen: Screen, tracker: Tracker) -> None:
@@ -245,6 +246,17 @@ def renew(workspace: Workspace, stage: Stage, screen: Screen, tracker: Tracker, 
         remember_time(workspace, stage.title, seconds)
     tracker.end_stage(stage.title, "ran" if done == "ran" else "cached", seconds)
     return done != "unchanged"
+
+
+def report_of(workspace: Workspace, screen: Screen) -> Path:
+    """Write the report; what the members take to run is measured while no other run computes on the GPU."""
+    from tasks.front.front import Front
+    from tasks.front.running_costs import depths, known_costs
+    from tasks.report.report import write_report
+
+    known = depths(Front.read(workspace.run)) <= known_costs(workspace).of.keys()
+    with nullcontext() if known else slot(workspace.profile.device):
+        return write_report(workspace, Relay(screen, "report"))
 
 
 def register(workspace: Workspace, screen: Screen, tracker: Tracker) -> None:
@@ -283,10 +295,11 @@ def present(
     experiment_name: str | None,
 ) -> None:
     """The front, what it took, and where to look next."""
+    from tasks.front.running_costs import known_costs
     from tasks.front.table import front_table
 
     split = front.splits[-1]
-    screen.console.print("", front_table(front, split), "")
+    screen.console.print("", front_table(front, split, costs=known_costs(workspace)), "")
     spent = json.loads((workspace.run / "metrics.json").read_text(encoding="utf-8"))["item_evaluations"]
     against = front.hypervolume(front.references, split)
     screen.line(

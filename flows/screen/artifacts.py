@@ -71,12 +71,13 @@ class Gauge:
 
 def show_front(workspace: Workspace, front: Front, report: Path, tracked: str | None, *, images: bool) -> None:
     """Artifacts of a finished run; ``tracked``: its page in MLflow, if any; ``images``: there is something to draw."""
+    from tasks.front.running_costs import known_costs
     from tasks.front.table import markdown
     from tasks.report.figures import of_front, of_stage
 
     name = workspace.name
     create_markdown_artifact(
-        markdown(front, front.splits[-1]),
+        markdown(front, front.splits[-1], known_costs(workspace)),
         key=key_of("front", name),
         description=f"Members of the front of {code(name)}, next to base, experts and plain merges",
     )

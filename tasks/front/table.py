@@ -13,6 +13,9 @@ from rich.text import Text
 
 from models.text import markdown as escaped
 from tasks.front.front import Front, Member, Reference
+from tasks.front.running_costs import RunningCosts
+
+UNKNOWN = RunningCosts()
 
 
 @dataclass(frozen=True)
@@ -23,29 +26,36 @@ class Row:
     kind: str
     """``member``, ``base``, ``expert`` or ``baseline``."""
     layers: str
+    costs: tuple[str, ...]
+    """What it takes to run, a value a column."""
     scores: tuple[str, ...]
     """One value an objective, in the front's order."""
     serves: str
     aliases: str
 
 
-def table_rows(front: Front, split: str, aliases: Mapping[str, Sequence[str]] | None = None) -> list[Row]:
+def table_rows(
+    front: Front, split: str, aliases: Mapping[str, Sequence[str]] | None = None, costs: RunningCosts = UNKNOWN
+) -> list[Row]:
     """Members from the deepest to the shallowest, then what they are held against.
 
     Args:
         front: what is shown.
         split: whose scores.
         aliases: member id → its aliases; those that follow from the front itself if left out.
+        costs: what models take to run, where it is known.
     """
     aliases = by_member(front) if aliases is None else aliases
     rows = []
     for one in sorted(front.members, key=lambda one: (-one.layers, one.id)):
         name = one.id if one.name == one.id else f"{one.id} ({one.name})"
         own = " ".join(aliases.get(one.id, ()))
-        rows.append(Row(name, "member", str(one.layers), shown(front, one, split), preference(one), own))
+        taken = costs.cells(one.candidate.depth)
+        rows.append(Row(name, "member", str(one.layers), taken, shown(front, one, split), preference(one), own))
     for against in front.references:
         depth = depth_of(front, against, split)
-        rows.append(Row(against.name, against.kind, depth, shown(front, against, split), "", ""))
+        taken = costs.cells(front.layers if depth else 0)
+        rows.append(Row(against.name, against.kind, depth, taken, shown(front, against, split), "", ""))
     return rows
 
 
@@ -76,16 +86,18 @@ def preference(member: Member, most: int = 2) -> str:
     return " ".join(f"{name} {weight:.2f}" for name, weight in weights[:most] if weight >= 0.01)
 
 
-def front_table(front: Front, split: str, aliases: Mapping[str, Sequence[str]] | None = None) -> Table:
+def front_table(
+    front: Front, split: str, aliases: Mapping[str, Sequence[str]] | None = None, costs: RunningCosts = UNKNOWN
+) -> Table:
     """The table of one split for a terminal; the best score of each objective among the members stands out."""
     table = Table(title=Text(title(front, split)), title_justify="left", title_style="bold", box=None, pad_edge=False)
     table.add_column("model", no_wrap=True)
     table.add_column("kind")
-    for heading in ("layers", *front.tasks):
+    for heading in ("layers", *costs.headings, *front.tasks):
         table.add_column(heading, justify="right")
     table.add_column("serves")
     table.add_column("aliases", style="cyan")
-    rows = table_rows(front, split, aliases)
+    rows = table_rows(front, split, aliases, costs)
     best = [max(one.scores[index] for one in rows if one.kind == "member") for index in range(len(front.tasks))]
     for row in rows:
         member = row.kind == "member"
@@ -93,15 +105,18 @@ def front_table(front: Front, split: str, aliases: Mapping[str, Sequence[str]] |
             Text(value, "bold") if member and value == top else value
             for value, top in zip(row.scores, best, strict=True)
         ]
-        words = [Text(one) for one in (row.name, row.kind, row.layers, row.serves, row.aliases)]
-        table.add_row(*words[:3], *scores, *words[3:], style="" if member else "dim")
+        before, after = (row.name, row.kind, row.layers, *row.costs), (row.serves, row.aliases)
+        table.add_row(*map(Text, before), *scores, *map(Text, after), style="" if member else "dim")
     return table
 
 
-def markdown(front: Front, split: str) -> str:
+def markdown(front: Front, split: str, costs: RunningCosts = UNKNOWN) -> str:
     """The same table in Markdown."""
-    heads = ("model", "kind", "layers", *front.tasks, "serves", "aliases")
-    rows = [(one.name, one.kind, one.layers, *one.scores, one.serves, one.aliases) for one in table_rows(front, split)]
+    heads = ("model", "kind", "layers", *costs.headings, *front.tasks, "serves", "aliases")
+    rows = [
+        (one.name, one.kind, one.layers, *one.costs, *one.scores, one.serves, one.aliases)
+        for one in table_rows(front, split, costs=costs)
+    ]
     lines = [f"| {' | '.join(map(escaped, cells))} |" for cells in (heads, ["---"] * len(heads), *rows)]
     return "\n".join([f"**{escaped(title(front, split))}**", "", *lines])
 
@@ -112,15 +127,22 @@ def title(front: Front, split: str) -> str:
     return f"front of {front.profile}: scores on {split}, hypervolume {front.hv[split]:.3f} ({alone})"
 
 
-def summary(front: Front, aliases: Mapping[str, Sequence[str]] | None = None) -> dict[str, Any]:
-    """The members in the form that ``--json`` prints."""
+def summary(
+    front: Front, aliases: Mapping[str, Sequence[str]] | None = None, costs: RunningCosts = UNKNOWN
+) -> dict[str, Any]:
+    """The members in the form that ``--json`` prints; ``cost`` is null where it is not known."""
     aliases = by_member(front) if aliases is None else aliases
+    whole = costs.to_json(front.layers if "layers" in front.objectives else 0)
     return {
         "profile": front.profile,
         "hv": front.hv,
         "hv_references": {split: front.hypervolume(front.references, split) for split in front.splits},
-        "members": [member_data(front, one, aliases) for one in front.members],
-        "references": [{"name": one.name, "kind": one.kind, "scores": one.scores} for one in front.references],
+        "members": [
+            member_data(front, one, aliases) | {"cost": costs.to_json(one.candidate.depth)} for one in front.members
+        ],
+        "references": [
+            {"name": one.name, "kind": one.kind, "scores": one.scores, "cost": whole} for one in front.references
+        ],
     }
 
 

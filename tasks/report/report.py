@@ -17,7 +17,9 @@ from models.files import reading, require_regular
 from models.text import plain
 from tasks.front.composition import Composition, recipe_text
 from tasks.front.front import Front, Member, Reference
+from tasks.front.running_costs import RunningCosts, running_costs
 from tasks.front.table import by_member
+from tasks.project.progress import Progress
 from tasks.project.records import read_json, write_text
 from tasks.project.workspace import Workspace
 from tasks.report import figures
@@ -48,6 +50,8 @@ class Row:
     name: str
     kind: str
     layers: int
+    costs: tuple[str, ...]
+    """What it takes to run, a value a column."""
     scores: tuple[Score, ...]
     reported: tuple[str, ...]
     serves: tuple[tuple[str, int], ...] = ()
@@ -80,8 +84,8 @@ class Section:
     missing: str = ""
 
 
-def write_report(workspace: Workspace) -> Path:
-    """Write ``runs/PROFILE/report.html``; returns its path.
+def write_report(workspace: Workspace, progress: Progress | None = None) -> Path:
+    """Write ``runs/PROFILE/report.html``; returns its path. What models take to run is measured if it isn't known yet.
 
     Raises:
         BadInput: there is no front, or a recipe of a member is missing.
@@ -89,6 +93,7 @@ def write_report(workspace: Workspace) -> Path:
     front = Front.read(workspace.run)
     shown = figures.drawn(front)
     composition = Composition.read(workspace, front, shown.members)
+    costs = running_costs(workspace, front, progress)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parents[1] / "templates"),
         autoescape=True,
@@ -102,7 +107,8 @@ def write_report(workspace: Workspace) -> Path:
         profile=workspace.profile,
         split=front.splits[-1],
         bars=hypervolumes(front),
-        rows=rows(workspace, front, shown.members, composition),
+        rows=rows(workspace, front, shown.members, composition, costs),
+        costs=costs,
         shown=len(shown.members),
         reported=reported_names(front),
         merges={name: words for one in shown.members for name, words in composition.merges(one).items()},
@@ -139,7 +145,9 @@ def reported_names(front: Front) -> list[str]:
     return list(dict.fromkeys(name for one in front.members for name in one.reported))
 
 
-def rows(workspace: Workspace, front: Front, members: Sequence[Member], composition: Composition) -> list[Row]:
+def rows(
+    workspace: Workspace, front: Front, members: Sequence[Member], composition: Composition, costs: RunningCosts
+) -> list[Row]:
     """Some members of the front, then base, experts and plain merges, held against the whole front."""
     models: list[Member | Reference] = [*front.members, *front.references]
     split = front.splits[-1]
@@ -161,6 +169,7 @@ def rows(workspace: Workspace, front: Front, members: Sequence[Member], composit
             name=one.id,
             kind="member" if one.kind not in KINDS else f"member: {KINDS[one.kind]} {one.name}",
             layers=one.layers,
+            costs=costs.cells(one.candidate.depth),
             scores=tuple(score(one, name) for name in front.tasks),
             reported=tuple(f"{one.reported[name]:.3g}" if name in one.reported else "" for name in further),
             serves=tuple(pair for pair in sorted(weights, key=lambda pair: -pair[1]) if pair[1] > 0),
@@ -173,7 +182,8 @@ def rows(workspace: Workspace, front: Front, members: Sequence[Member], composit
 
     def reference(one: Reference) -> Row:
         scores = tuple(score(one, name) for name in front.tasks)
-        return Row(None, one.name, KINDS[one.kind], front.layers, scores, ("",) * len(further))
+        taken = costs.cells(front.layers)
+        return Row(None, one.name, KINDS[one.kind], front.layers, taken, scores, ("",) * len(further))
 
     return [*(row(*pair) for pair in enumerate(members, start=1)), *(reference(one) for one in front.references)]
 

@@ -189,6 +189,29 @@ def test_the_front_as_json(here, project):
     assert sorted(aliases) == ["balanced", "best-code", "best-layers", "best-math", "best-translation"]
 
 
+def test_the_front_says_what_its_members_take_to_run(here, project):
+    shown = json.loads(good(here(project, "front", "--json")))
+    text = good(here(project, "front", "--split", "test"))
+    costs = {one["layers"]: one["cost"] for one in shown["members"]}
+    assert shown["costs_from"].startswith("what models take to run was measured on this machine: ")
+    assert shown["costs_from"] in text
+    for word in ("parameters", "ms/token ×1", "×32", "KV B/token"):
+        assert word in text
+    sizes = [costs[layers]["parameters"] for layers in sorted(costs)]
+    assert sizes == sorted(set(sizes))
+    assert all(one["ms_1"] > 0 and one["ms_32"] > 0 and one["unit"] == "token" for one in costs.values())
+    assert {one["cost"]["layers"] for one in shown["references"]} == {4}
+
+
+def test_a_front_without_its_models_is_shown_all_the_same(here, project, tmp_path):
+    shutil.copytree(project, tmp_path / "pulled", ignore=shutil.ignore_patterns("zoo", ".hm3"))
+    text = good(here(tmp_path / "pulled", "front"))
+    assert "what members take to run is not known: runs/tiny/zoo/family.json: no such file" in text
+    assert "ms/token" not in text
+    shown = json.loads(good(here(tmp_path / "pulled", "front", "--json")))
+    assert {str(one["cost"]) for one in (*shown["members"], *shown["references"])} == {"None"}
+
+
 def test_the_member_for_a_preference(here, project):
     by_math, by_code = (
         json.loads(good(here(project, "choose", "--prefer", one, "--json"))) for one in ("math=1", "code=1")

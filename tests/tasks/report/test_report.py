@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -14,6 +15,7 @@ from models.merge.recipe import parse_recipes
 from tasks.bench.engine.large import make_project
 from tasks.front.composition import Composition
 from tasks.front.front import Front
+from tasks.front.running_costs import known_costs
 from tasks.project.workspace import open_workspace
 from tasks.report import figures
 from tasks.report.report import hypervolumes, write_report
@@ -119,6 +121,28 @@ def test_hypervolumes_are_those_of_the_front_file_and_of_brute_force(report):
     covered = (costs[None, :, :] <= samples[:, None, :]).all(axis=2).any(axis=1).mean()
     assert own.reported == pytest.approx(covered * np.prod((1.1 - low) / 1.1), abs=0.003)
     assert f"{own.reported:.3f}" in page.text
+
+
+def test_what_members_take_to_run_stands_beside_their_layers(report):
+    workspace, front, _, page = report
+    costs = known_costs(workspace)
+    assert set(costs.of) == {one.layers for one in front.members}
+    parameters, one, many, cache = costs.headings
+    assert f"layers {parameters} {cache} {one} {many}" in page.text
+    for model in (*front.members, *front.references):
+        layers = getattr(model, "layers", front.layers)
+        parameters, one, many, cache = costs.cells(layers)
+        assert f" {layers} {parameters} {cache} {one} {many} {model.scores['test']['translation']:.3f} " in page.text
+    assert costs.note[1:] in page.text
+
+
+def test_without_models_the_report_has_no_such_columns(project):
+    for name in ("base", "math"):
+        shutil.rmtree(project.zoo / name)
+    page = Page(write_report(project).read_text())
+    assert "ms/token" not in page.text
+    assert "What members take to run is not known" in page.text
+    assert str(project.root) not in page.text
 
 
 def test_two_writings_differ_in_the_footer_alone(report):
