@@ -32,6 +32,9 @@ from models.paths.prefix import Requests, Scorable
 from models.sources.architecture import Architecture, architecture_of, module_of
 from models.sources.checkpoint import Source
 
+DAMP = 0.01
+"""A norm that silences a channel is not undone there, where the channel would outweigh all others."""
+
 VERSION = 1
 """Goes into every digest. To be raised when the same calibration no longer gives the same numbers."""
 
@@ -171,8 +174,8 @@ class Streams:
     """What enters layer 0 … L−1, and what leaves the last: L + 1 times ``(N, D)``."""
     inner: Mapping[int, Tensor]
     """By layer what enters the second matrix of its MLP, ``(N, F)``."""
-    outer: Mapping[int, tuple[Tensor, Tensor]]
-    """By layer what leaves that matrix, and what leaves the norm behind it, ``(N, D)`` each; where there is a norm."""
+    outer: Mapping[int, Tensor]
+    """By layer what leaves that matrix, ``(N, D)``, where there is a norm behind it."""
     weight: Tensor
     """0 for a text's first token, which holds what attention has no use for, and 1 for all others, ``(N,)``."""
 
@@ -247,17 +250,15 @@ def watched(pool: Pool, model: str, batch: Scorable, layers: Collection[int]) ->
         block = pool.block(model, layer)
         if layer in layers:
             block = shallow_clone(block)  # a hook on the pool's own would hear other threads' batches
-            seen: dict[str, Tensor] = {}
+            seen: list[Tensor] = []
             down, norm = modules_of(pool.architecture)
-            listen(block.get_submodule(down), seen, "inner", "outer")
-            if norm:
-                listen(block.get_submodule(norm), seen, "outer", "normed")
+            listen(block.get_submodule(down), seen)
         hidden = calls[layer].replay(block, hidden)
         stream.append(hidden[real].float())
         if layer in layers:
-            inner[layer] = seen["inner"].reshape(*real.shape, -1)[real].float()
+            inner[layer] = seen[0].reshape(*real.shape, -1)[real].float()
             if norm:
-                outer[layer] = seen["outer"][real].float(), seen["normed"][real].float()
+                outer[layer] = seen[1][real].float()
         if not (stream[-1].isfinite().all() and inner.get(layer, stream[-1]).isfinite().all()):
             raise BadInput(f"{model}: layer {layer}: its activations are not finite on the calibration items")
     return Streams(tuple(stream), inner, outer, weight[real])
@@ -271,11 +272,11 @@ def modules_of(architecture: Architecture) -> tuple[str, str]:
     return down, norm
 
 
-def listen(module: nn.Module, seen: dict[str, Tensor], before: str, behind: str) -> None:
+def listen(module: nn.Module, seen: list[Tensor]) -> None:
     """Note what enters and what leaves a module."""
 
     def note(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        seen[before], seen[behind] = inputs[0], output
+        seen.extend((inputs[0], output))
 
     module.register_forward_hook(note)
 
@@ -294,10 +295,11 @@ def _add(pool: Pool, one: Sums, streams: Mapping[str, Streams]) -> None:
     wanted = [streams[seam.towards].stream[seam.next] - after for seam in one.seams]
     scales = [weight.sum()]
     if layer in mine.outer:
-        outer, normed = mine.outer[layer]
+        outer = mine.outer[layer]
         gain = 1 + block.get_parameter(f"{norm}.weight").float()
+        undone = gain / (gain.square() + DAMP * gain.square().mean())
         for number, target in enumerate(wanted):
-            turned = (normed + target) / gain
+            turned = outer / rms(outer) + target * undone
             size = rms(turned)
             wanted[number] = turned / size * rms(outer) - outer
             scales.append((weight * size.squeeze(1)).sum())
@@ -325,8 +327,8 @@ def _solved(one: Sums, ridge: float) -> dict[Seam, Fold]:
 
 
 def rms(rows: Tensor) -> Tensor:
-    """Root of the mean square of each row, ``(N, 1)``."""
-    return rows.square().mean(dim=1, keepdim=True).sqrt()
+    """Root of the mean square of each row as norms have it, ``(N, 1)``."""
+    return (rows.square().mean(dim=1, keepdim=True) + 1e-6).sqrt()
 
 
 @contextmanager
