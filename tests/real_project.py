@@ -54,6 +54,10 @@ def make_clone(root, params, **profiles):
     return root
 
 
+TRAINING = 160
+"""Rows of each task on which repairs are calibrated."""
+
+
 def make_pipeline(root, make_family):
     """A project after `dvc repro` of the profile ``tiny``, with what it made committed.
 
@@ -76,10 +80,11 @@ def make_pipeline(root, make_family):
     (root / "runs/tiny/zoo/family.json").write_text(json.dumps(family))
     (root / "profiles" / "mine").mkdir()
     for seed, name in enumerate(NAMES):
-        files = {split: f"runs/tiny/tasks/{name}.{split}.jsonl" for split in COUNTS}
-        for number, (split, count) in enumerate(COUNTS.items()):
+        rows = COUNTS | {"train": TRAINING}
+        files = {split: f"runs/tiny/tasks/{name}.{split}.jsonl" for split in rows}
+        for number, (split, count) in enumerate(rows.items()):
             write_items(root / files[split], answered(root / zoo[name], prompts(count, 10 * seed + number)))
-        task = {"task": f"small_{name}", **TASK, "dataset_kwargs": {"data_files": files}}
+        task = {"task": f"small_{name}", **TASK, "dataset_kwargs": {"data_files": files}, "training_split": "train"}
         for profile in ("tiny", "mine"):
             (root / "profiles" / profile / f"small_{name}.yaml").write_text(json.dumps(task))
     with pytest.MonkeyPatch.context() as patch:

@@ -84,6 +84,7 @@ def write_profile(root, base, experts, **images):
         for name in CLASSES
     ]
     profile = {"base": base, "experts": experts, "objectives": objectives, "layers": {"ideal": 0.4}, "threads": 1}
+    profile["paths"] = {"repair": False}  # it has no images to spare
     (root / "profiles" / "p.yaml").write_text(yaml.safe_dump(profile))
     return open_workspace("p", root)
 

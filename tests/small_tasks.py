@@ -65,7 +65,8 @@ def write_task(root, name, **changes):
 def write_profile(root, objectives, **changes):
     """Parameters and a profile with these objectives."""
     (root / "profiles").mkdir(parents=True, exist_ok=True)
-    profile = {"made": "tiny", "experts": {"a": None, "b": None}, "objectives": objectives, **changes}
+    plain = {"made": "tiny", "experts": {"a": None, "b": None}, "paths": {"repair": False}}  # it has no rows to spare
+    profile = {**plain, "objectives": objectives, **changes}
     (root / "params.yaml").write_text(yaml.safe_dump({"profiles": ["p"]}))
     (root / "profiles" / "p.yaml").write_text(yaml.safe_dump(profile))
 

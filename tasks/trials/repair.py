@@ -23,7 +23,7 @@ from tasks.project.workspace import Workspace
 from tasks.scoring.engine import Engine
 from tasks.scoring.repairs import Repairs
 
-FILE = "calibration.safetensors"
+FILE = "anchors/calibration.safetensors"
 """Under ``runs/PROFILE``."""
 
 RUNGS = (8, 32)
@@ -49,6 +49,7 @@ def begin_repairs(workspace: Workspace, engine: Engine, models: Sequence[str], p
     with progress.bar("calibration items"):
         calibration = calibration_of(workspace, engine.tokenizer)
     said = counted(workspace, calibration)
+    (workspace.run / FILE).parent.mkdir(parents=True, exist_ok=True)
     calibration.write(workspace.run / FILE)
     tried = repairs_of(workspace, engine, calibration, range(engine.layers - 1), models, progress)
     for model in models:
