@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from models.candidate import Candidate
@@ -15,7 +15,6 @@ from models.files import reading
 from models.paths.pool import Pool
 from models.paths.prefix import Requests
 from models.paths.repair import Fold, Seam, calibrate
-from models.sources.tensors import open_tensors
 
 FLOAT = 4
 """Bytes of a number in the sums."""
@@ -90,7 +89,6 @@ def read_fold(path: Path) -> Fold:
         BadInput: it is damaged.
     """
     with reading(str(path), "remove it"):
-        opened = open_tensors(path.parent, path.name)
-        held: dict[str, Tensor] = {name: opened.get_tensor(name) for name in list(opened.keys())}
+        held: dict[str, Tensor] = load(path.read_bytes())
         scale = float(held["scale"]) if "scale" in held else None
         return Fold(held["weight"].float(), held.get("bias"), scale)
