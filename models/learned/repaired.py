@@ -40,10 +40,10 @@ def repair(source: MergedSource, find: Callable[[str], Path], on_step: Callable[
     candidate = Candidate(host, tuple((one.model, layer) for one in slices for layer in one.layers))
     pool.check(candidate)
     seams = seams_of(candidate, pool.layers)
-    if unknown := [layer for layer in settings.layers if layer not in seams]:
+    if unknown := [layer for layer in settings.layers if layer not in seams or not seams[layer].leaves_out]:
         raise BadInput(f"repair.layers: {unknown[0]}: nothing is left out behind it")
-    wanted = {position: seams[position] for position in settings.layers}
-    job = Calibrate(items.requests(pool), tuple(wanted.values()), settings.ridge)
+    wanted = {position: seams[position].within() for position in settings.layers}
+    job = Calibrate(items.requests(pool), tuple(sorted(set(wanted.values()))), settings.ridge)
     done = 0.0
 
     def tell(more: float) -> None:

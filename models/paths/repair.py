@@ -52,9 +52,17 @@ class Seam:
     """The layer that comes next; L where the path ends."""
 
     @property
-    def is_cut(self) -> bool:
-        """Whether it leaves out layers of one model and does nothing else."""
-        return self.model == self.towards and self.next > self.layer + 1
+    def leaves_out(self) -> int:
+        """How many layers are left out; none in a repeat, a step back or a mere change of the model."""
+        return max(0, self.next - self.layer - 1)
+
+    def within(self) -> Seam:
+        """The same as if the path went on in its model: what is repaired where another model's layer comes next.
+
+        Refitted to the other model's stream the layer would make that model's mistakes: on the family `tiny` it costs
+        .15 to .2 of the accuracy of the task in which the other is worse.
+        """
+        return Seam(self.model, self.layer, self.model, self.next)
 
 
 def seams_of(candidate: Candidate, layers: int) -> dict[int, Seam]:

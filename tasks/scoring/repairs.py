@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -104,9 +104,7 @@ class Repairs:
         return {
             position: seam
             for position, seam in seams_of(candidate, self.pool.layers).items()
-            if seam.layer in self.layers
-            and seam.next > seam.layer + 1
-            and (not self.anchors or seam.next - seam.layer - 1 <= RUN)
+            if seam.layer in self.layers and 0 < seam.leaves_out <= (RUN if self.anchors else seam.next)
         }
 
     def repaired(self, candidate: Candidate) -> Candidate:
@@ -164,8 +162,7 @@ class Repairs:
 
     def _name(self, seam: Seam) -> str:
         """The repaired model in the pool for a seam."""
-        of = self.nearest(seam.model)
-        measured = Seam(of, seam.layer, of if self.anchors else seam.towards, seam.next)
+        measured = replace(seam, model=self.nearest(seam.model)).within()
         key = self._key(measured)
         name = f"{seam.model}~{key[:12]}"
         if name not in self.pool:
@@ -177,9 +174,8 @@ class Repairs:
 
     def _key(self, seam: Seam) -> str:
         """Hex sha256 of all that decides a fold."""
-        models = [self._digest(seam.model), self._digest(seam.towards)]
         settings = [VERSION, self.rows, self.settings.ridge, str(self.pool.dtype), self.pool.device.type]
-        described = json.dumps([*settings, *models, seam.layer, seam.next])
+        described = json.dumps([*settings, self._digest(seam.model), seam.layer, seam.next])
         return hashlib.sha256(described.encode()).hexdigest()
 
     def _digest(self, model: str) -> str:

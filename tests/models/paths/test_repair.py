@@ -258,8 +258,8 @@ def test_a_path_without_cuts_has_no_seams():
     assert seams_of(without(0, 1), LAYERS) == {}  # before its first layer there is nothing to refit
     assert seams_of(without(2), LAYERS) == {1: Seam("a", 1, "a", 3)}
     assert seams_of(without(3), LAYERS) == {2: Seam("a", 2, "a", LAYERS)}
-    assert all(seam.is_cut for seam in CUTS)
-    assert not any(seam.is_cut for seam in OTHERS)
+    assert all(seam.leaves_out and seam == seam.within() for seam in CUTS)
+    assert not any(seam.leaves_out and seam == seam.within() for seam in OTHERS)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -11,8 +11,9 @@ import yaml
 from rich.console import Console
 
 from models.errors import BadInput
-from tasks.doctor.doctor import calibration_line, examine
+from tasks.doctor.doctor import examine
 from tasks.doctor.plan import costs_of
+from tasks.objectives.calibration import calibration_of, counted
 from tasks.project.records import write_text
 from tasks.project.workspace import open_workspace
 from tasks.sandbox import sandbox
@@ -190,10 +191,10 @@ def test_rows_for_calibration_are_counted_and_too_few_refused(root, count):
     arguments = open_workspace("p", root), root / "runs/p/zoo/base"
     said = r"(\d,)?\d+ tokens of rows in no split \(one (\d,)?\d+, two (\d,)?\d+\)"
     if count == 400:
-        assert re.fullmatch(said, calibration_line(*arguments))
+        assert re.fullmatch(said, counted(arguments[0], calibration_of(*arguments)))
         return
     with pytest.raises(BadInput, match=rf"profiles/p\.yaml: {said}, fewer than 2,000; ask for fewer `items\.search`"):
-        calibration_line(*arguments)
+        counted(arguments[0], calibration_of(*arguments))
 
 
 def test_each_objective_is_described_with_its_items(root):
