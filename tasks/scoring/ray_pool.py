@@ -212,8 +212,9 @@ class RayPool(Pool):
         for candidate in candidates:
             self.check(candidate)
         needed: dict[str, Added | Mended] = {}
-        for name in dict.fromkeys(name for one in candidates for name in one.models):
-            self._need(name, needed)
+        with self._opening:  # a fold goes into the object store once
+            for name in dict.fromkeys(name for one in candidates for name in one.models):
+                self._need(name, needed)
         fleet = self.fleet
         units = float(sum(one.depth for one in candidates))
         found: list[Any] = fleet.call(id(job), units, [self._reference(job)], list(needed.values()), list(candidates))
