@@ -239,9 +239,10 @@ class RayPool(Pool):
 
     def _need(self, name: str, needed: dict[str, Added | Mended]) -> None:
         if name in self._repaired:  # only now: its fold was still to be computed when it was added
-            source = self._repaired.pop(name)
+            source = self._repaired[name]
             of = self._name("", source.source)
             self._added[name] = Mended(name, of, source.layer, [ray.put(source.fold())])
+            del self._repaired[name]
         if name in self._added and name not in needed:
             one = self._added[name]
             for model in [one.model] if isinstance(one, Mended) else one.models.values():
