@@ -12,8 +12,8 @@ from tasks.trials.repair import repairs_of
 from tests.small_tasks import COUNTS, answered, make_family_project, prompts, write_items, write_profile, write_task
 
 LAYERS = 7
-ROWS = 120
-"""Of each task, with 11 tokens each on average."""
+ROWS = 64
+"""Of each task, with 17 tokens each on average."""
 METRIC = {"metric": "perplexity", "aggregation": "perplexity", "higher_is_better": False}
 BOTH = ("one", "two")
 
@@ -22,7 +22,8 @@ def make_repair_project(root, make_family, layers=LAYERS, rows=ROWS, params=None
     """The project of small_tasks with rows for training, which the tasks' models answer as they do the items."""
     make_family_project(root, lambda folder, **options: make_family(folder, layers=layers, **options))
     for seed, (name, model) in enumerate(zip(BOTH, "ab", strict=True)):
-        write_items(root / "data" / f"{name}.jsonl", answered(root / "runs/p/zoo" / model, prompts(rows, 100 + seed)))
+        texts = [" ".join(pair) for pair in zip(prompts(rows, 100 + seed), prompts(rows, 200 + seed), strict=True)]
+        write_items(root / "data" / f"{name}.jsonl", answered(root / "runs/p/zoo" / model, texts))
         files = {split: f"runs/p/tasks/{name}.{split}.jsonl" for split in COUNTS} | {"train": f"data/{name}.jsonl"}
         write_task(root, name, training_split="train", dataset_kwargs={"data_files": files}, metric_list=[METRIC])
     objectives = [{"name": name, "task": name, "items": COUNTS, "metric": "perplexity"} for name in BOTH]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from models.candidate import Candidate
 from models.errors import BadInput
@@ -14,6 +15,32 @@ from models.paths.calibration import Calibration
 from models.paths.folds import Calibrate
 from models.paths.pool import Pool
 from models.paths.repair import folded, parts_of, seams_of
+from models.sources.checkpoint import Source
+
+
+class Unprojected:
+    """A vision tower with zeros for the projection that it lacks, on which what enters its layers doesn't depend.
+
+    Implements :class:`models.sources.checkpoint.Source`.
+    """
+
+    def __init__(self, source: Source, pool: Pool) -> None:
+        self.config = source.config
+        self.source = source
+        self._head = str(pool.architecture.head)
+        self._shape = pool.skeleton.get_parameter(pool.architecture.live(self._head)).shape
+
+    def names(self) -> list[str]:
+        """See ``Source``."""
+        return sorted([*self.source.names(), self._head])
+
+    def tensor(self, name: str) -> Tensor:
+        """See ``Source``."""
+        return torch.zeros(self._shape) if name == self._head else self.source.tensor(name)
+
+    def digest(self, group: str) -> str:
+        """See ``Source``."""
+        return self.source.digest(group)
 
 
 def repair(source: MergedSource, find: Callable[[str], Path], on_step: Callable[[int, int], None]) -> None:
@@ -35,7 +62,8 @@ def repair(source: MergedSource, find: Callable[[str], Path], on_step: Callable[
         raise BadInput(f"repair.rows: {settings.rows}: not the items that the recipe was made with; fetch those")
     pool = Pool(next(iter(source.inputs.values())).config, source.device, getattr(torch, settings.dtype))
     for name, model in source.inputs.items():
-        pool.add(name, model)
+        lacks_head = pool.architecture.classes == "texts" and pool.architecture.head not in model.names()
+        pool.add(name, Unprojected(model, pool) if lacks_head else model)
     slices = [one.sources[0] for one in source.recipe.slices]
     candidate = Candidate(host, tuple((one.model, layer) for one in slices for layer in one.layers))
     pool.check(candidate)

@@ -60,7 +60,7 @@ class Repair(Strict):
     """Digest of the items that are used."""
     tokens: Annotated[int, Field(ge=1)]
     """The first items that hold so many tokens are used."""
-    ridge: Annotated[float, Field(gt=0)]
+    ridge: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     dtype: Dtype = "float32"
     """In which the models read the items."""
     layers: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)

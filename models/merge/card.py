@@ -14,7 +14,7 @@ from models.text import code, markdown
 REBUILD = {
     "exact": "mergekit (`mergekit-multi`) makes the same model from it.",
     "in-distribution": "mergekit makes a model from it that differs by its random masks alone.",
-    "no": "mergekit lacks a method that it uses.",
+    "no": "mergekit lacks a method that it uses, or repairs no seams.",
 }
 
 
@@ -48,6 +48,8 @@ def model_card(
         f"`recipe.yaml` holds the whole recipe: `hm3 merge recipe.yaml OUT`. {REBUILD[mergekit_level(recipes)]}",
         "",
     ]
+    if (repair := recipes[-1].repair) is not None:
+        lines += [f"The seams of its path are repaired on the items in {code(repair.rows)}, which it takes, too.", ""]
     return "\n".join(lines)
 
 

@@ -260,7 +260,9 @@ def _check_repair(repair: Repair, recipe: Recipe) -> None:
     """Refuse a repair of what is no path through layers as they are."""
     depth = sum(len(one.sources[0].layers) for one in recipe.slices)
     plain = recipe.merge_method == "passthrough" and recipe.base_model is not None and not recipe.parameters
-    if not plain or any(len(one.sources) > 1 or one.parameters or one.sources[0].parameters for one in recipe.slices):
+    if not (plain and recipe.slices) or any(
+        len(one.sources) > 1 or one.parameters or one.sources[0].parameters for one in recipe.slices
+    ):
         raise ValueError(
             "repair: is for slices of one model each under passthrough, with a base_model and no parameters"
         )

@@ -43,7 +43,7 @@ class Calibrate:
                 self.requests,
                 group,
                 self.ridge,
-                lambda done: on_done(done / len(groups) / len(self.requests.batches)),
+                lambda done: on_done(done * len(candidates) / len(groups) / len(self.requests.batches)),
             )
             found |= {seam: fold.on_cpu() for seam, fold in folds.items()}
         return [found for _ in candidates[:1]]

@@ -212,8 +212,9 @@ class RayPool(Pool):
         for candidate in candidates:
             self.check(candidate)
         needed: dict[str, Added | Mended] = {}
-        for name in dict.fromkeys(name for one in candidates for name in one.models):
-            self._need(name, needed)
+        with self._opening:  # a fold goes into the object store once
+            for name in dict.fromkeys(name for one in candidates for name in one.models):
+                self._need(name, needed)
         fleet = self.fleet
         units = float(sum(one.depth for one in candidates))
         found: list[Any] = fleet.call(id(job), units, [self._reference(job)], list(needed.values()), list(candidates))
@@ -238,9 +239,10 @@ class RayPool(Pool):
 
     def _need(self, name: str, needed: dict[str, Added | Mended]) -> None:
         if name in self._repaired:  # only now: its fold was still to be computed when it was added
-            source = self._repaired.pop(name)
+            source = self._repaired[name]
             of = self._name("", source.source)
             self._added[name] = Mended(name, of, source.layer, [ray.put(source.fold())])
+            del self._repaired[name]
         if name in self._added and name not in needed:
             one = self._added[name]
             for model in [one.model] if isinstance(one, Mended) else one.models.values():

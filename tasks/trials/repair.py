@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy import stats
 
 from models.candidate import Candidate
 from models.errors import BadInput
@@ -107,7 +106,7 @@ def gaining(engine: Engine, repairs: Repairs, model: str, bar: Bar) -> tuple[lis
         last, still = rung >= len(held_out.tasks), []
         for layer, naive, mended in zip(open_layers, losses[::2], losses[1::2], strict=True):
             gains[layer] += (naive - mended).tolist()
-            size = float(stats.ttest_1samp(gains[layer], 0).statistic)
+            size = _errors_above_zero(gains[layer])
             if last or rung == RUNGS[-1]:
                 layers += [layer] if size > GAIN else []
             elif size > CLEAR:
@@ -117,6 +116,12 @@ def gaining(engine: Engine, repairs: Repairs, model: str, bar: Bar) -> tuple[lis
         bar.advance(len(open_layers) - len(still))
         open_layers = still if not last else []
     return sorted(layers), evaluations
+
+
+def _errors_above_zero(values: Sequence[float]) -> float:
+    """Mean of values in its standard errors; 0 where they don't vary, as where a repair changes nothing."""
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return float(np.mean(values)) / spread * len(values) ** 0.5 if spread else 0.0
 
 
 def repair_members(engine: Engine, members: Sequence[Candidate]) -> int:

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from models.candidate import Candidate
 from models.errors import BadInput
+from models.merge.blocks import Repair
 from models.merge.path_recipe import path_recipe
-from models.merge.recipe import Recipe, dump_recipes, parse_recipes
+from models.merge.recipe import Recipe, dump_recipes, mergekit_level, parse_recipes
 from models.merge.source import open_recipes
 from models.sources.checkpoint import open_checkpoint
 
@@ -73,6 +74,16 @@ def test_merges_of_merges_come_behind_what_they_need():
 def test_a_whole_merged_model_is_its_recipe():
     assert path_recipe(Candidate.identity("r-1", LAYERS), {"r-1": MERGED}, locate, LAYERS) == [MERGED]
     assert len(recipes("r-1", ("r-1", 0), ("r-1", 1))) == 2
+
+
+def test_a_repair_stands_in_the_recipe_of_the_path_alone():
+    repair = Repair(rows="rows.safetensors", sha256="0" * 64, tokens=24_000, ridge=0.003, layers=(0, 1))
+    path = Candidate("b", (("r-1", 0), ("a", 2)))
+    documents = path_recipe(path, {"r-1": MERGED}, locate, LAYERS, repair)
+    assert [one.repair for one in documents] == [None, repair]
+    assert documents[-1].model_copy(update={"repair": None}) == recipes("b", *path.path)[-1]
+    assert parse_recipes(dump_recipes(documents), "x") == documents
+    assert mergekit_level(documents) == "no"
 
 
 @pytest.mark.parametrize(

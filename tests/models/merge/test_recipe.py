@@ -31,10 +31,18 @@ slices:
   - sources: [{model: zoo/math, layer_range: [0, 0]}]
   - sources: [{model: r-1, layer_range: [0, 3]}]
 """
+REPAIRED = f"""
+merge_method: passthrough
+base_model: zoo/math
+slices:
+  - sources: [{{model: zoo/math, layer_range: [0, 2]}}]
+  - sources: [{{model: zoo/math, layer_range: [4, 6]}}]
+repair: {{rows: rows.safetensors, sha256: {"ab" * 32}, tokens: 24000, ridge: 0.003, dtype: bfloat16, layers: [1, 3]}}
+"""
 
 
 def test_a_dumped_recipe_reads_back_as_it_was():
-    for text in (TIES, PATH):
+    for text in (TIES, PATH, REPAIRED):
         recipes = parse_recipes(text, "recipe.yaml")
         assert parse_recipes(dump_recipes(recipes), "recipe.yaml") == recipes
 
@@ -87,6 +95,19 @@ def test_a_value_that_mergekit_lacks_makes_a_recipe_ours_alone(more, level):
     recipes = parse_recipes(DELLA % more, "recipe.yaml")
     assert mergekit_level(recipes) == level
     assert parse_recipes(dump_recipes(recipes), "recipe.yaml") == recipes
+
+
+def test_a_repair_makes_a_recipe_ours_alone_and_has_its_place_in_the_name():
+    (recipe,), block = parse_recipes(REPAIRED, "recipe.yaml"), REPAIRED[REPAIRED.index("repair:") :]
+    assert recipe.repair.layers == (1, 3)
+    assert mergekit_level([recipe]) == "no"
+    plain = parse_recipes(one(REPAIRED, (block, "")), "x")
+    assert mergekit_level(plain) == "exact"
+    assert mergekit_level([recipe.model_copy(update={"name": "r-1"}), *plain]) == "no"
+    assert (
+        len({recipe_name(recipe), recipe_name(*plain), recipe_name(*parse_recipes(one(REPAIRED, ("24", "25")), "x"))})
+        == 3
+    )
 
 
 def test_a_method_that_mergekit_lacks_makes_a_recipe_ours_alone():
@@ -294,6 +315,57 @@ BAD = {
         one(TIES, ("dtype: float32", "tokenizer_source: other")),
         "recipe.yaml: tokenizer_source: must be `union`, `base` for the base_model, or one of the models",
     ),
+    "repair of a layer that is not there": (
+        one(REPAIRED, ("[1, 3]", "[1, 4]")),
+        "recipe.yaml: repair.layers: must be different layers of the result, 0 to 3",
+    ),
+    "repair of a layer twice": (one(REPAIRED, ("[1, 3]", "[1, 1]")), "repair.layers: must be different layers of the"),
+    "repair of no layer": (one(REPAIRED, ("[1, 3]", "[]")), "recipe.yaml: repair.layers: Tuple should have at least 1"),
+    "repair of a layer below zero": (
+        one(REPAIRED, ("[1, 3]", "[-1]")),
+        "recipe.yaml: repair.layers.0: Input should be",
+    ),
+    "repair of a merge": (
+        one(REPAIRED, ("merge_method: passthrough", "merge_method: linear\nparameters: {weight: 1}")),
+        "recipe.yaml: repair: is for slices of one model each under passthrough, with a base_model and no parameters",
+    ),
+    "repair of a whole model": (
+        f"merge_method: passthrough\nbase_model: a\nmodels: [{{model: a}}]\n{REPAIRED[REPAIRED.index('repair:') :]}",
+        "recipe.yaml: repair: is for slices of one model each",
+    ),
+    "repair without a base": (one(REPAIRED, ("base_model: zoo/math", "")), "recipe.yaml: repair: is for slices of one"),
+    "repair of what is scaled": (
+        one(REPAIRED, ("repair:", "parameters: {scale: 2}\nrepair:")),
+        "recipe.yaml: repair: is for slices of one model each",
+    ),
+    "repair of a slice that is scaled": (
+        one(REPAIRED, ("[4, 6]", "[4, 6], parameters: {scale: 2}")),
+        "recipe.yaml: repair: is for slices of one model each",
+    ),
+    "repair of slices of two models": (
+        one(REPAIRED, ("[4, 6]}", "[4, 6]}, {model: zoo/code, layer_range: [4, 6]}")),
+        "recipe.yaml: ",
+    ),
+    "unknown key of a repair": (
+        one(REPAIRED, ("ridge:", "seed: 1, ridge:")),
+        "recipe.yaml: repair.seed: unknown key; remove it",
+    ),
+    "repair without rows": (
+        one(REPAIRED, ("rows: rows.safetensors, ", "")),
+        "recipe.yaml: repair.rows: Field required",
+    ),
+    "digest that is none": (
+        one(REPAIRED, ("ab" * 32, "ab" * 31 + "gh")),
+        "recipe.yaml: repair.sha256: String should match",
+    ),
+    "ridge of nothing": (one(REPAIRED, ("0.003", "0")), "recipe.yaml: repair.ridge: Input should be greater than 0"),
+    "endless ridge": (one(REPAIRED, ("0.003", ".inf")), "recipe.yaml: repair.ridge: Input should be a finite number"),
+    "ridge that is no number": (one(REPAIRED, ("0.003", ".nan")), "recipe.yaml: repair.ridge: Input should be"),
+    "repair on no tokens": (
+        one(REPAIRED, ("24000", "0")),
+        "recipe.yaml: repair.tokens: Input should be greater than or",
+    ),
+    "repair in an unknown dtype": (one(REPAIRED, ("bfloat16", "int8")), "recipe.yaml: repair.dtype: Input should be"),
     "first document without a name": (one(PATH, ("name: r-1", "")), "recipe.yaml: document 1: name: missing"),
     "name used twice": (
         one(PATH, ("merge_method: pass", "name: r-1\nmerge_method: pass")),

@@ -5,21 +5,28 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import numpy as np
 import psutil
 import pytest
 import torch
 
 from models.candidate import Candidate
 from models.errors import BadInput, Lost
+from models.paths.calibration import Calibration
+from models.paths.prefix import PathLikelihoods
+from tasks.project.progress import Progress
 from tasks.project.workspace import open_workspace
 from tasks.scoring.engine import Engine
 from tasks.scoring.journal import Journal
+from tasks.scoring.repairs import Repairs
 from tasks.scoring.where import settle
 from tasks.trials.lab import EngineLab
 from tests.ray_jobs import PATH, PATIENCE, Deadly, Nap, clear, ignore, in_background, taken, wait_until, workers
 from tests.small_tasks import COUNTS, make_family_project, write_profile, write_task
 from tests.tasks.test_stages_with_tasks import GENERATE
 from tests.tasks.trials.test_lab import FEW, space
+
+WEIGHTS = {name: {"weight": 0.5} for name in "ab"}, {"a": {"weight": 0.9}, "b": {"weight": 0.2}}
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +85,38 @@ def test_scores_equal_those_of_one_process_bit_for_bit(engine, alone):
     assert engine.scored(candidates(engine), "search") == wanted
     assert engine.journal.keys() == alone.journal.keys()
     assert len(engine.journal) == len(engine.journal.keys())
+
+
+def test_repaired_cuts_and_members_have_the_scores_of_one_process_bit_for_bit(engine, alone, tmp_path):
+    texts = tuple(tuple(np.random.default_rng(seed).integers(3, 41, 4 + seed % 13).tolist()) for seed in range(60))
+    items, found = Calibration(("one",) * 60, (2,) * 60, texts), []
+    try:
+        for one in (alone, engine):
+            mixed, plain = (one.add(space(EngineLab(one)).make("task_arithmetic", weights)).host for weights in WEIGHTS)
+            steps = [("a", 0), ("a", 1)], [("b", 0), ("b", 2)], [(mixed, 0), (mixed, 2)], [(mixed, 0), (plain, 2)]
+            cuts = [Candidate(path[0][0], tuple(path)) for path in steps]
+            folder = tmp_path / one.workspace.engine
+            one.repairs = Repairs(one.pool, one.source, items, folder, range(2), ("a", mixed), Progress())
+            searched = one.scored(cuts, "search"), likelihoods(one, items, cuts)
+            one.repairs = one.repairs.of_members()
+            late = one.add(space(EngineLab(one)).make("task_arithmetic", {name: {"weight": 0.7} for name in "ab"})).host
+            cuts.append(Candidate(mixed, ((mixed, 0), (late, 2))))  # calibration itself takes two models
+            found.append([*searched, one.scored(cuts, "search"), likelihoods(one, items, cuts), contents(folder)])
+    finally:
+        alone.repairs = engine.repairs = None
+    assert found[0] == found[1]
+    assert likelihoods(alone, items, cuts) != found[0][1] != found[0][3]
+    assert set(engine.journal.keys()) <= set(alone.journal.keys())
+
+
+def likelihoods(engine, items, cuts):
+    """Of each item's answer, by each cut as it is run."""
+    job = PathLikelihoods(items.requests(engine.pool))
+    return [found.tolist() for found, _ in engine.pool.run(job, list(map(engine.repaired, cuts)), ignore)]
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_a_model_in_the_object_store_is_the_same_source(engine, alone):
