@@ -140,9 +140,8 @@ class Repairs:
         if not wanted:
             return
         job = Calibrate(self._fitted.requests(self.pool), tuple(sorted(wanted)), self.settings.ridge)
-        read = sorted({model, *(seam.towards for seam in wanted)})
-        with self.progress.bar(f"calibrating {model}", len(read), "") as bar:
-            (folds,) = self.pool.run(job, [Candidate.identity(one, last) for one in read], bar.advance)
+        with self.progress.bar(f"calibrating {model}", 1, "") as bar:
+            (folds,) = self.pool.run(job, [Candidate.identity(model, last)], bar.advance)
         for seam, fold in folds.items():
             write_fold(self._file(seam), fold)
 

@@ -56,8 +56,10 @@ def begin_repairs(workspace: Workspace, engine: Engine, models: Sequence[str], p
     with progress.bar("trying repairs", engine.layers - 1, "layers") as bar:
         layers, evaluations = gaining(engine, tried, models[0], bar)
     engine.repairs = repairs_of(workspace, engine, calibration, layers, models, progress)
-    progress.message(f"repair: {said}; it gains behind {len(layers)} of {engine.layers - 1} layers")
-    return Repaired(calibration.digest, layers, tried.items * len(models) + evaluations)
+    evaluations += tried.items * len(models)
+    gain = f"it gains behind {len(layers)} of {engine.layers - 1} layers"
+    progress.message(f"repair: {said}; {gain}; {evaluations:,} item evaluations")
+    return Repaired(calibration.digest, layers, evaluations)
 
 
 def open_repairs(workspace: Workspace, engine: Engine, anchors: Anchors, progress: Progress) -> None:
