@@ -101,10 +101,11 @@ class Repairs:
 
         That a layer of another model comes next, a repeat or a step back makes no seam that gains by it.
         """
+        longest = RUN if self.anchors else self.pool.layers
         return {
             position: seam
             for position, seam in seams_of(candidate, self.pool.layers).items()
-            if seam.layer in self.layers and 0 < seam.leaves_out <= (RUN if self.anchors else seam.next)
+            if seam.layer in self.layers and 0 < seam.leaves_out <= longest
         }
 
     def repaired(self, candidate: Candidate) -> Candidate:
@@ -157,7 +158,7 @@ class Repairs:
 
     def _matrices(self, model: str) -> Tensor:
         architecture, last = self.pool.architecture, self.pool.layers - 1
-        names = (architecture.join(layer, architecture.down) for layer in {0, last // 2, last})
+        names = (architecture.join(layer, architecture.down) for layer in sorted({0, last // 2, last}))
         return torch.cat([self.source(model).tensor(name).float().flatten() for name in names])
 
     def _name(self, seam: Seam) -> str:
