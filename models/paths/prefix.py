@@ -9,8 +9,9 @@ scoring each candidate alone, bit for bit.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial, reduce
 from typing import Protocol
@@ -51,6 +52,9 @@ class Scorable(Protocol):
 
     def real(self, hidden: Tensor) -> Tensor:
         """Which hidden states ``(B, T, D)`` are those of tokens and not of padding, ``(B, T)`` bool."""
+
+    def answering(self, hidden: Tensor) -> Tensor:
+        """Which of them an answer is read from, ``(B, T)`` bool."""
 
     def likelihoods(self, ends: Ends, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Log-likelihood of each answer ``(B,)`` in float64, and how far it is the likeliest ``(B,)``, on the CPU.
@@ -100,6 +104,12 @@ class Batch:
         """What lies up to the last scored position, ``(B, T)`` bool: a continuation ends its request."""
         last = torch.zeros_like(self.rows).scatter_reduce(0, self.row, self.column, "amax")
         return torch.arange(hidden.shape[1], device=last.device) <= last.unsqueeze(1)
+
+    def answering(self, hidden: Tensor) -> Tensor:
+        """What the continuation is predicted from, ``(B, T)`` bool."""
+        found = torch.zeros(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
+        found[self.row, self.column] = True
+        return found
 
     def likelihoods(self, ends: Ends, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Log-likelihood of each row's continuation, and the share of its tokens that greedy decoding gives."""
@@ -236,13 +246,20 @@ class PathLikelihoods:
 
 def _one_thread_each(run: Callable[[Scorable], None], batches: Sequence[Scorable]) -> None:
     """Score the batches in as many threads as torch has, with torch itself in one thread in each of them."""
-    threads = torch.get_num_threads()
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as executor:
+    with single_threads(torch.get_num_threads()) as workers:
+        for _ in workers.map(run, batches):
+            pass
+
+
+@contextmanager
+def single_threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads in each of which torch has one."""
+    before = torch.get_num_threads()
+    with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as workers:
         try:
-            for _ in executor.map(run, batches):
-                pass
+            yield workers
         finally:
-            torch.set_num_threads(threads)
+            torch.set_num_threads(before)
 
 
 @dataclass

@@ -4,7 +4,7 @@ A path that leaves out layers i+1 … j−1 hands the stream X_{i+1} to layer j,
 inputs (N, F) of the second matrix of layer i's MLP and X_l the streams (N, D) that enter layer l, both of the *uncut*
 model on N tokens of calibration items (method.md, section 4):
 
-    w_t = 1 / mean(X_{i+2,t}²), 0 for each text's first token
+    w_t = 1 / mean(X_{i+2,t}²), five times that where an answer is read from, 0 for each text's first token
     G = AᵀWA,  S_{i,j} = (G + ϱ mean(diag G))⁻¹ AᵀW(X_j − X_{i+1})
 
 is added to the matrix, transposed. Ridge regression is linear in its target, so that repairs of runs are sums of those
@@ -15,9 +15,7 @@ before it to be refitted. Where the next layer is another model's, X_j is that m
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -28,12 +26,16 @@ from torch import Tensor, nn
 from models.candidate import Candidate
 from models.errors import BadInput
 from models.paths.pool import Pool, shallow_clone, unwatched
-from models.paths.prefix import Requests, Scorable
+from models.paths.prefix import Requests, Scorable, single_threads
 from models.sources.architecture import Architecture, architecture_of, module_of
 from models.sources.checkpoint import Source
 
 DAMP = 0.01
 """A norm that silences a channel is not undone there, where the channel would outweigh all others."""
+
+ANSWER = 5.0
+"""Weight of a token that an answer is read from, over that of any other. With four layers of SmolLM2 left out the worst
+task loses 11 to 12 % with it, and 13 % without."""
 
 VERSION = 1
 """Goes into every digest. To be raised when the same calibration no longer gives the same numbers."""
@@ -185,7 +187,8 @@ class Streams:
     outer: Mapping[int, Tensor]
     """By layer what leaves that matrix, ``(N, D)``, where there is a norm behind it."""
     weight: Tensor
-    """0 for a text's first token, which holds what attention has no use for, and 1 for all others, ``(N,)``."""
+    """0 for a text's first token, to which attention goes that has nothing to look at, and more where an answer is read
+    from, ``(N,)``."""
 
 
 def calibrate(
@@ -250,7 +253,7 @@ def watched(pool: Pool, model: str, batch: Scorable, layers: Collection[int]) ->
     """
     hidden, calls = pool.ends(model).embed(batch.inputs)
     real = batch.real(hidden)
-    weight = torch.ones_like(real, dtype=torch.float32)
+    weight = 1 + (ANSWER - 1) * batch.answering(hidden).float()
     if not pool.architecture.classes:
         weight[:, 0] = 0
     stream, inner, outer = [hidden[real].float()], {}, {}
@@ -337,14 +340,3 @@ def _solved(one: Sums, ridge: float) -> dict[Seam, Fold]:
 def rms(rows: Tensor) -> Tensor:
     """Root of the mean square of each row as norms have it, ``(N, 1)``."""
     return (rows.square().mean(dim=1, keepdim=True) + 1e-6).sqrt()
-
-
-@contextmanager
-def single_threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads in each of which torch has one."""
-    before = torch.get_num_threads()
-    with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as workers:
-        try:
-            yield workers
-        finally:
-            torch.set_num_threads(before)

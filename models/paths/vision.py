@@ -55,6 +55,12 @@ class ImageBatch:
         """Every token, ``(B, T)`` bool: images need no padding."""
         return torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
 
+    def answering(self, hidden: Tensor) -> Tensor:
+        """The first token, which stands for the image, ``(B, T)`` bool."""
+        found = torch.zeros(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
+        found[:, 0] = True
+        return found
+
     def likelihoods(self, ends: Ends, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Log-likelihood of the right class, and 1 where it is the likeliest, else 0; ``(B,)`` each."""
         found = features(ends, hidden, self.texts)

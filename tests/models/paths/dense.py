@@ -4,6 +4,7 @@ import numpy as np
 import torch
 import transformers
 
+from models.paths.repair import ANSWER
 from tests.small_families import DECODER, DECODERS, LAYERS, VISION
 
 KINDS = {
@@ -47,6 +48,7 @@ class Dense:
         for streams, inner in self.seen[seam.model]:
             rows.append(np.hstack([inner[seam.layer], np.ones((len(inner[0]), int(self.has_bias)))]))
             weights.append(1 / (streams[min(seam.layer + 2, LAYERS)] ** 2).mean(axis=1, keepdims=True))
+            weights[-1][-1 if self.has_first else 0] *= ANSWER
             if self.has_first:
                 weights[-1][0] = 0
         return np.concatenate(rows), np.concatenate(weights)
