@@ -27,7 +27,7 @@ SMALLEST = {
 NAMES = ("translation", "math", "code")
 PARAMS = SMALLEST | {
     "profiles": ["tiny", "mine"],
-    "search": SMALLEST["search"] | {"budget": 1200},  # three objectives
+    "search": SMALLEST["search"] | {"budget": 1800},  # three objectives, and repairs
     "pareto": {"members": 4, "rescored": 6},
 }
 NOT_SET = ("MLFLOW_", "PREFECT_API", "HM3_STATE", "AWS_")
