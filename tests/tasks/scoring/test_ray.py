@@ -100,7 +100,7 @@ def test_repaired_cuts_and_members_have_the_scores_of_one_process_bit_for_bit(en
             searched = one.scored(cuts, "search"), likelihoods(one, items, cuts)
             one.repairs = one.repairs.of_members()
             late = one.add(space(EngineLab(one)).make("task_arithmetic", {name: {"weight": 0.7} for name in "ab"})).host
-            cuts.append(Candidate(mixed, ((mixed, 0), (late, 2))))  # calibration itself takes two models
+            cuts.append(Candidate(mixed, ((mixed, 0), (late, 2))))  # which no worker knows yet
             found.append([*searched, one.scored(cuts, "search"), likelihoods(one, items, cuts), contents(folder)])
     finally:
         alone.repairs = engine.repairs = None

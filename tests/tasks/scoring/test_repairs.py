@@ -24,7 +24,7 @@ from tests.small_repairs import LAYERS, make_repair_project, mixed, repairing, w
 
 CUTS = [without("a", 2), without("a", 3), without("a", 2, 3), without("a", 2, 5), without("b", 6), without("a", 1)]
 MIXED = Candidate("b", (("a", 0), ("a", 1), ("b", 3), ("b", 4), ("a", 6)))
-"""Two seams towards another model's layer, and a host that is another's."""
+"""Two seams before another model's layer, and a host that is another's."""
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_an_anchor_has_folds_of_its_own_and_others_those_of_the_nearest(engine):
         assert torch.equal(down(engine.pool, refitted(engine, cut)[1], 1), wanted)
 
 
-def test_members_are_solved_on_their_own_activations_towards_the_layer_that_follows(engine):
+def test_members_are_solved_on_their_own_activations_within_their_own_model(engine):
     mine = engine.add(mixed(a=0.6, b=0.4)).host
     engine.scored([MIXED, without(mine, 2)], "search", 0, 1)
     seams_of_anchor = sum(min(RUN, LAYERS - 1 - layer) for layer in range(LAYERS - 1))
@@ -155,9 +155,8 @@ def test_members_are_solved_on_their_own_activations_towards_the_layer_that_foll
     engine.repairs = engine.repairs.of_members()
     engine.scored([MIXED, without(mine, 2)], "search", 0, 1)
     assert len(files(engine)) == 2 * seams_of_anchor + 3
-    for cut, seam in ((MIXED, ("a", 1, "b", 3)), (MIXED, ("b", 4, "a", 6)), (without(mine, 2), (mine, 1, mine, 3))):
-        model, layer, *_ = seam
-        wanted = down(engine.pool, model, layer) + fold_of(engine, Seam(*seam), FINAL)
+    for cut, model, layer in ((MIXED, "a", 1), (MIXED, "b", 4), (without(mine, 2), mine, 1)):
+        wanted = down(engine.pool, model, layer) + fold_of(engine, Seam(model, layer, model, layer + 2), FINAL)
         assert torch.equal(down(engine.pool, refitted(engine, cut)[layer], layer), wanted)
 
 

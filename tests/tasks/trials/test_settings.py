@@ -24,7 +24,7 @@ BLOCKS = {
     DatasetParams: (dataset_settings, DatasetSettings, set()),
     TrainParams: (train_settings, AgentSettings, set()),
     SearchParams: (search_settings, SearchSettings, {"budget", "preferences"}),
-    Paths: (rules, PathRules, set()),
+    Paths: (rules, PathRules, {"repair"}),
 }
 """Blocks of the schema: what makes settings of them, their class, and which fields are no hyperparameters of these."""
 
