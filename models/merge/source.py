@@ -257,7 +257,8 @@ def open_recipes(
             method = "repair:" if recipe.repair else f"merge_method: {recipe.merge_method}"
             if learn is None:
                 raise BadInput(f"{method} learns from {'items' if recipe.repair else 'texts'}; use `hm3 merge`")
-            if not all(one.same(spoken[recipe.name or ""]) for one in own.values()):
+            common = spoken[recipe.name or ""]  # items of a repair are token ids already
+            if not all(one.within(common) if recipe.repair else one.same(common) for one in own.values()):
                 raise BadInput(f"{method} takes models of one vocabulary; these have several")
             learn(merged)
         named[recipe.name or ""] = merged

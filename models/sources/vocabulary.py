@@ -58,6 +58,14 @@ class Vocabulary:
             return False
         return self.rows == other.rows and (None in (self.tokens, other.tokens) or self.tokens == other.tokens)
 
+    def within(self, other: Vocabulary) -> bool:
+        """Whether what its tokens read is the same by the other, which may have more."""
+        if self.same(other):
+            return True
+        if other.rules or self.tokens is None or other.tokens is None:
+            return False
+        return self.tokens.items() <= other.tokens.items()
+
 
 def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
     """The vocabulary of a model, from the folder of its tokenizer and the rows of its embedding.

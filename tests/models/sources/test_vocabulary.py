@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from models.merge.recipe import parse_recipes
 from models.merge.source import open_recipes
 from models.merge.write import merge_to_disk
 from models.sources.checkpoint import open_checkpoint
+from models.sources.vocabulary import Rule, Vocabulary
 from models.sources.vocabulary_source import share_vocabulary, vocabulary_of
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -364,3 +366,13 @@ def test_a_live_merge_shows_what_is_written(root):
     assert vocabulary_of(written).tokens["<tool>"] == 41
     for name in live.names():
         assert torch.equal(live.tensor(name), written.tensor(name))
+
+
+def test_a_vocabulary_is_within_one_that_has_more_tokens_behind_its_own():
+    few, more = Vocabulary(3, {"a": 0, "b": 1, "c": 2}), Vocabulary(4, {"a": 0, "b": 1, "c": 2, "d": 3})
+    assert few.within(more) and few.within(few)
+    assert not more.within(few)
+    assert not few.within(Vocabulary(4, {"b": 0, "a": 1, "c": 2, "d": 3}))
+    assert not few.within(replace(more, rules={0: Rule("m", 1, True)}))
+    assert not few.within(Vocabulary(4)) and not Vocabulary(3).within(more)
+    assert Vocabulary(4).within(more)  # as far as is known

@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from models.candidate import Candidate
 from models.errors import BadInput
@@ -136,3 +137,32 @@ def test_other_rows_and_missing_ones_are_refused(changed):
 def test_a_layer_behind_which_nothing_is_left_out_is_refused(changed):
     _, refused = changed
     refused(r"^repair\.layers: 0: nothing is left out behind it$", layers=[0, 1])
+
+
+def test_members_of_models_of_which_one_has_more_tokens_are_rebuilt_too(make_family, tmp_path):
+    workspace = make_repair_project(tmp_path / "project", make_family)
+    folder = workspace.zoo / "b"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["more", "most"])
+    model.resize_token_embeddings(43, mean_resizing=False)
+    for one in (model, tokenizer):
+        one.save_pretrained(folder)
+    engine = Engine(workspace)
+    merged = engine.add(mixed(a=0.6, b=0.4)).host
+    begin_repairs(workspace, engine, [merged], Progress())
+    engine.repairs.layers = frozenset(range(LAYERS - 1))
+    members = [
+        Candidate(host, tuple(path))
+        for host, path in (
+            ("a", [("a", 0), ("a", 1), ("b", 3), ("b", 6)]),
+            (merged, [(merged, 0), (merged, 1), ("a", 3), ("a", 6)]),
+            ("b", [("b", 0), ("b", 2)]),
+        )
+    ]
+    repair_members(engine, members)
+    for member, scored in zip(members, engine.scored(members, "test"), strict=True):
+        recipes = path_recipe(member, engine.recipes, engine.locate, LAYERS, recipe_block(workspace, engine, member))
+        write_text(tmp_path / "recipe.yaml", dump_recipes(recipes))
+        merge_recipe(tmp_path / "recipe.yaml", tmp_path / member.id, [workspace.root], "cpu", None, Progress())
+        found = evaluate(workspace, str(tmp_path / member.id), "test", workspace.root, Progress()).scores
+        assert {name: found[name] for name in ("one", "two")} == scored.means()
