@@ -20,7 +20,7 @@ from torch import Tensor
 
 from models.candidate import Candidate
 from models.paths.calibration import Calibration
-from models.paths.folds import Calibrate, read_fold, write_fold
+from models.paths.folds import Calibrate, layers_together, read_fold, sum_bytes, write_fold
 from models.paths.pool import Pool
 from models.paths.repair import VERSION, RepairedSource, Seam, seams_of
 from models.sources.checkpoint import Source
@@ -84,7 +84,6 @@ class Repairs:
         self.settings = settings
         self._fitted = calibration.fitted(settings.tokens)
         self.rows = self._fitted.digest
-        self.items = len(self._fitted.tasks)
         self._measured: dict[str, Seam] = {}
         """Name of a repaired model in the pool → the seam on which its fold is calibrated."""
         self._models: dict[str, str] = {}
@@ -131,20 +130,28 @@ class Repairs:
 
     def calibrate(self, model: str, seams: Sequence[Seam] = ()) -> None:
         """Compute some seams of a model, or whatever is lacking of all that a search may repair."""
-        last = self.pool.layers
-        wanted = seams or [
-            Seam(model, layer, model, following)
-            for layer in sorted(self.layers)
-            for following in range(layer + 2, min(layer + 1 + RUN, last) + 1)
-        ]
-        wanted = [seam for seam in wanted if not self._file(seam).is_file()]
+        wanted = [seam for seam in seams or self._all(model) if not self._file(seam).is_file()]
         if not wanted:
             return
         job = Calibrate(self._fitted.requests(self.pool), tuple(sorted(wanted)), self.settings.ridge)
         with self.progress.bar(f"calibrating {model}", 1, "") as bar:
-            (folds,) = self.pool.run(job, [Candidate.identity(model, last)], bar.advance)
+            (folds,) = self.pool.run(job, [Candidate.identity(model, self.pool.layers)], bar.advance)
         for seam, fold in folds.items():
             write_fold(self._file(seam), fold)
+
+    @property
+    def cost(self) -> int:
+        """Item evaluations that the calibration of a model takes: all items, as often as they have to pass."""
+        groups = layers_together(self._all(""), sum_bytes(self.pool), self.pool.max_bytes)
+        return len(groups) * len(self._fitted.tasks)
+
+    def _all(self, model: str) -> list[Seam]:
+        """All seams of a model that a search may repair."""
+        return [
+            Seam(model, layer, model, following)
+            for layer in sorted(self.layers)
+            for following in range(layer + 2, min(layer + 1 + RUN, self.pool.layers) + 1)
+        ]
 
     def nearest(self, model: str) -> str:
         """The model that is calibrated in a model's place: by the distance of a few matrices that are refitted."""

@@ -56,7 +56,7 @@ def begin_repairs(workspace: Workspace, engine: Engine, models: Sequence[str], p
     with progress.bar("trying repairs", engine.layers - 1, "layers") as bar:
         layers, evaluations = gaining(engine, tried, models[0], bar)
     engine.repairs = repairs_of(workspace, engine, calibration, layers, models, progress)
-    evaluations += tried.items * len(models)
+    evaluations += tried.cost * len(models)
     gain = f"it gains behind {len(layers)} of {engine.layers - 1} layers"
     progress.message(f"repair: {said}; {gain}; {evaluations:,} item evaluations")
     return Repaired(calibration.digest, layers, evaluations)
@@ -133,7 +133,7 @@ def repair_members(engine: Engine, members: Sequence[Candidate]) -> int:
     engine.repairs = engine.repairs.of_members()
     engine.repairs.prepare(map(engine.repaired, members))
     models = {seam.model for one in members for seam in engine.repairs.seams(one).values()}
-    return engine.repairs.items * len(models)
+    return engine.repairs.cost * len(models)
 
 
 def recipe_block(workspace: Workspace, engine: Engine, candidate: Candidate) -> Repair | None:

@@ -193,7 +193,9 @@ def test_rows_for_calibration_are_counted_and_too_few_refused(root, count):
     if count == 400:
         assert re.fullmatch(said, counted(arguments[0], calibration_of(*arguments)))
         return
-    with pytest.raises(BadInput, match=rf"profiles/p\.yaml: calibration: {said}, fewer than 2,000; ask for fewer `items\.search`"):
+    with pytest.raises(
+        BadInput, match=rf"profiles/p\.yaml: calibration: {said}, fewer than 2,000; ask for fewer `items\.search`"
+    ):
         counted(arguments[0], calibration_of(*arguments))
 
 

@@ -42,7 +42,7 @@ def made(request, make_family, tmp_path_factory):
     engine.repairs.layers = frozenset(range(LAYERS - 1))
     steps = [(merged, 0), (merged, 1), ("b", 4), ("a", 3), ("a", 5), ("a", 5), (merged, 6)]
     member = Candidate("b", tuple(steps))
-    assert repair_members(engine, [member]) == 2 * engine.repairs.items  # seams behind the merge's layer, and a's
+    assert repair_members(engine, [member]) == 2 * engine.repairs.cost  # seams behind the merge's layer, and a's
     block = recipe_block(workspace, engine, member)
     assert block.layers == (1, 3)
     recipes = path_recipe(member, engine.recipes, engine.locate, LAYERS, block)

@@ -216,8 +216,8 @@ def test_members_are_charged_once_for_each_model_that_is_refitted(workspace, ite
         without(mine, 4),
         Candidate("a", (("a", 0), ("b", 3), ("a", 6))),
     ]
-    assert repair_members(engine, members) == 3 * engine.repairs.items
-    assert engine.repairs.items == len(items.fitted(FINAL.tokens).tasks)
+    assert repair_members(engine, members) == 3 * engine.repairs.cost
+    assert engine.repairs.cost == len(items.fitted(FINAL.tokens).tasks)
     blocks = [recipe_block(workspace, engine, one) for one in members]
     assert [one and one.layers for one in blocks] == [None, None, None, (1,), (2,), (3,), (1,)]
     assert {(one.rows, one.sha256, one.tokens) for one in blocks if one} == {
@@ -238,10 +238,10 @@ def test_encoders_of_images_are_repaired_on_spare_images_and_rebuilt(make, tmp_p
     assert items.total >= LEAST and record.rows == items.digest
     assert items.pixels is not None and set(items.tasks) == {"one", "two"}
     few = items.held_out().part(0, RUNGS[0]).tasks
-    assert record.item_evaluations >= 2 * engine.repairs.items + 2 * len(few) * (engine.layers - 1)
+    assert record.item_evaluations >= 2 * engine.repairs.cost + 2 * len(few) * (engine.layers - 1)
     cut = Candidate("one", (("one", 0), ("one", 1), ("two", 3)))
     engine.repairs.layers = frozenset([1])
-    assert repair_members(engine, [cut]) == engine.repairs.items
+    assert repair_members(engine, [cut]) == engine.repairs.cost
     (scored,) = engine.scored([cut], "test")
     recipe = describe(workspace, engine, Listed(cut, "path", "x"))["recipe"]
     scores = {split: scored.means() | {"layers": 0.75} for split in small_images.COUNTS}
