@@ -12,9 +12,10 @@ from models.candidate import Candidate
 from models.errors import BadInput
 from models.merge.source import MergedSource
 from models.paths.calibration import Calibration
+from models.paths.folded import folded, parts_of
 from models.paths.folds import Calibrate
 from models.paths.pool import Pool
-from models.paths.repair import folded, parts_of, seams_of
+from models.paths.repair import seams_of
 from models.sources.checkpoint import Source
 
 

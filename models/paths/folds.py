@@ -12,9 +12,10 @@ from torch import Tensor
 
 from models.candidate import Candidate
 from models.files import reading
+from models.paths.folded import Fold
 from models.paths.pool import Pool
 from models.paths.prefix import Requests
-from models.paths.repair import Fold, Seam, calibrate
+from models.paths.repair import Seam, calibrate
 
 FLOAT = 4
 """Bytes of a number in the sums."""

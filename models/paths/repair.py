@@ -14,7 +14,6 @@ before it to be refitted. Where the next layer is another model's, X_j is that m
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,10 +24,10 @@ from torch import Tensor, nn
 
 from models.candidate import Candidate
 from models.errors import BadInput
+from models.paths.folded import Fold
 from models.paths.pool import Pool, shallow_clone, unwatched
 from models.paths.prefix import Requests, Scorable, single_threads
-from models.sources.architecture import Architecture, architecture_of, module_of
-from models.sources.checkpoint import Source
+from models.sources.architecture import Architecture, module_of
 
 DAMP = 0.01
 """A norm that silences a channel is not undone there, where the channel would outweigh all others."""
@@ -77,99 +76,16 @@ def seams_of(candidate: Candidate, layers: int) -> dict[int, Seam]:
     }
 
 
-@dataclass(frozen=True)
-class Fold:
-    """What is added to a layer to repair a seam behind it."""
-
-    weight: Tensor
-    """To the second matrix of its MLP, ``(D, F)`` float32."""
-    bias: Tensor | None = None
-    """To that matrix's bias, ``(D,)``."""
-    scale: float | None = None
-    """By which the norm behind the MLP is multiplied, in families that have one there."""
-
-    def on_cpu(self) -> Fold:
-        """The same on the CPU."""
-        return Fold(self.weight.cpu(), None if self.bias is None else self.bias.cpu(), self.scale)
-
-
-class RepairedSource:
-    """A model one layer of which is repaired. Implements :class:`models.sources.checkpoint.Source`."""
-
-    def __init__(
-        self,
-        source: Source,
-        layer: int,
-        fold: Callable[[], Fold],
-        key: str,
-        block: Callable[[], nn.Module] | None = None,
-    ) -> None:
-        """Nothing is computed yet.
-
-        Args:
-            source: the model.
-            layer: the one that is repaired.
-            fold: what is added to it; asked for when a tensor that it changes is.
-            key: names the fold's content.
-            block: the layer in memory, whose other tensors are shared, if it is there.
-        """
-        self.config = source.config
-        self.source = source
-        self.fold = fold
-        self.layer = layer
-        self._key = key
-        self._block = block
-        self._architecture = architecture_of(source.config)
-
-    def names(self) -> list[str]:
-        """See ``Source``."""
-        return self.source.names()
-
-    def tensor(self, name: str) -> Tensor:
-        """See ``Source``."""
-        layer, inner = self._architecture.split(name)
-        if layer != self.layer or inner not in parts_of(self._architecture):
-            if layer != self.layer or self._block is None:
-                return self.source.tensor(name)
-            mine = self._architecture.live(name)[len(self._architecture.live(self._architecture.join(layer, ""))) :]
-            return self._block().get_parameter(mine)
-        return folded(self._architecture, inner, self.source.tensor(name), self.fold())
-
-    def digest(self, group: str) -> str:
-        """See ``Source``; that of the repaired layer follows from the model's own and the key."""
-        own = self.source.digest(group)
-        if group != self._architecture.group(self._architecture.join(self.layer, self._architecture.down)):
-            return own
-        return hashlib.sha256(f"{own}\n{self._key}".encode()).hexdigest()
-
-
-def parts_of(architecture: Architecture) -> tuple[str, ...]:
-    """The tensors of a layer that a repair may change, by their names inside the block; few families have them all."""
-    return architecture.down, f"{module_of(architecture.down)}.bias", architecture.behind
-
-
-def folded(architecture: Architecture, inner: str, tensor: Tensor, fold: Fold) -> Tensor:
-    """A tensor of a layer with what repairs the seam behind it; ``inner``: one of :func:`parts_of`."""
-    weight, bias, _ = parts_of(architecture)
-    if inner == weight:
-        added = fold.weight.T if architecture.inputs_first else fold.weight
-        return (tensor.float() + added.to(tensor.device)).to(tensor.dtype)
-    if inner == bias:
-        return tensor if fold.bias is None else (tensor.float() + fold.bias.to(tensor.device)).to(tensor.dtype)
-    # a norm that multiplies by 1 + its weight
-    return tensor if fold.scale is None else ((1 + tensor.float()) * fold.scale - 1).to(tensor.dtype)
-
-
 @dataclass
 class Sums:
     """Sums over tokens for the seams behind one layer."""
 
-    seams: list[Seam] = field(default_factory=list)
+    seams: list[Seam]
+    has_bias: bool
+    """Whether the last row and column of AᵀWA is a bias's."""
     totals: list[Tensor] = field(default_factory=list)
     """AᵀWA, ``(F, F)``, with a row and a column for a bias; of each seam AᵀW times its target, ``(F, D)``; and the sum
     of the weights, with each seam's weighted scales where there are any."""
-    width: int = 0
-    """F, without the bias."""
 
     def add(self, more: list[Tensor]) -> None:
         """Add a batch's sums."""
@@ -215,7 +131,7 @@ def calibrate(
     """
     sums: dict[tuple[str, int], Sums] = {}
     for seam in sorted(seams):
-        sums.setdefault((seam.model, seam.layer), Sums()).seams.append(seam)
+        sums.setdefault((seam.model, seam.layer), Sums([], has_bias(pool))).seams.append(seam)
     models: dict[str, set[int]] = {}
     for model, layer in sums:
         models.setdefault(model, set()).add(layer)
@@ -234,7 +150,7 @@ def calibrate(
 
     def solve(one: Sums) -> dict[Seam, Fold]:
         with torch.inference_mode():
-            return _solved(one, ridge)
+            return solved(one, ridge)
 
     with single_threads(threads) as workers:
         for first in range(0, len(requests.batches), threads):
@@ -253,9 +169,7 @@ def watched(pool: Pool, model: str, batch: Scorable, layers: Collection[int]) ->
     """
     hidden, calls = pool.ends(model).embed(batch.inputs)
     real = batch.real(hidden)
-    weight = 1 + (ANSWER - 1) * batch.answering(hidden).float()
-    if not pool.architecture.classes:
-        weight[:, 0] = 0
+    weight = weights_of(pool.architecture, batch, hidden)
     stream, inner, outer = [hidden[real].float()], {}, {}
     for layer in range(pool.layers):
         block = pool.block(model, layer)
@@ -273,6 +187,14 @@ def watched(pool: Pool, model: str, batch: Scorable, layers: Collection[int]) ->
         if not (stream[-1].isfinite().all() and inner.get(layer, stream[-1]).isfinite().all()):
             raise BadInput(f"{model}: layer {layer}: its activations are not finite on the calibration items")
     return Streams(tuple(stream), inner, outer, weight[real])
+
+
+def weights_of(architecture: Architecture, batch: Scorable, hidden: Tensor) -> Tensor:
+    """How much each token of a batch counts beside its scale, ``(B, T)``; see :class:`Streams`."""
+    weight = 1 + (ANSWER - 1) * batch.answering(hidden).float()
+    if not architecture.classes:
+        weight[:, 0] = 0
+    return weight
 
 
 def modules_of(architecture: Architecture) -> tuple[str, str]:
@@ -296,17 +218,41 @@ def _add(pool: Pool, one: Sums, streams: Mapping[str, Streams]) -> None:
     """Add a batch to the sums of one layer."""
     first = one.seams[0]
     mine, layer = streams[first.model], first.layer
-    after = mine.stream[layer + 1]
     weight = mine.weight / mine.stream[min(layer + 2, pool.layers)].square().mean(dim=1)
-    inner, block = mine.inner[layer], pool.block(first.model, layer)
-    down, norm = modules_of(pool.architecture)
-    one.width = inner.shape[1]
+    wanted = [streams[seam.towards].stream[seam.next] - mine.stream[layer + 1] for seam in one.seams]
+    block = pool.block(first.model, layer)
+    one.add(products(block, modules_of(pool.architecture), mine.inner[layer], mine.outer.get(layer), wanted, weight))
+
+
+def has_bias(pool: Pool) -> bool:
+    """Whether the matrices that are refitted have biases beside them."""
+    name = module_of(pool.architecture.live(pool.architecture.join(0, pool.architecture.down)))
+    return pool.skeleton.get_submodule(name)._parameters.get("bias") is not None
+
+
+def products(
+    block: nn.Module,
+    names: tuple[str, str],
+    inner: Tensor,
+    outer: Tensor | None,
+    wanted: list[Tensor],
+    weight: Tensor,
+) -> list[Tensor]:
+    """What a batch adds to :class:`Sums`.
+
+    Args:
+        block: the layer.
+        names: see :func:`modules_of`.
+        inner: what enters its second matrix, ``(N, F)``.
+        outer: what leaves it, ``(N, D)``, where a norm is behind.
+        wanted: what each seam wants added to the stream behind the layer, ``(N, D)`` each.
+        weight: of each token, ``(N,)``.
+    """
+    down, norm = names
     if block.get_submodule(down)._parameters.get("bias") is not None:
         inner = torch.cat([inner, torch.ones_like(inner[:, :1])], dim=1)
-    wanted = [streams[seam.towards].stream[seam.next] - after for seam in one.seams]
     scales = [weight.sum()]
-    if layer in mine.outer:
-        outer = mine.outer[layer]
+    if outer is not None:
         gain = 1 + block.get_parameter(f"{norm}.weight").float()
         undone = gain / (gain.square() + DAMP * gain.square().mean())
         for number, target in enumerate(wanted):
@@ -317,13 +263,13 @@ def _add(pool: Pool, one: Sums, streams: Mapping[str, Streams]) -> None:
     root = weight.sqrt().unsqueeze(1)
     inner = inner * root
     # a product each, so that a seam's sums are the same whichever others are asked for with it
-    one.add([inner.T @ inner, *(inner.T @ (target * root) for target in wanted), torch.stack(scales)])
+    return [inner.T @ inner, *(inner.T @ (target * root) for target in wanted), torch.stack(scales)]
 
 
-def _solved(one: Sums, ridge: float) -> dict[Seam, Fold]:
+def solved(one: Sums, ridge: float) -> dict[Seam, Fold]:
     """The folds of one layer, from its sums."""
     gram, *cross, scales = (total.double() for total in one.totals)
-    free, first = one.width, one.seams[0]
+    free, first = len(gram) - one.has_bias, one.seams[0]
     gram.diagonal()[:free] += ridge * gram.diagonal()[:free].mean()
     factor, failed = torch.linalg.cholesky_ex(gram)
     if int(failed):

@@ -27,8 +27,8 @@ from models.candidate import Candidate
 from models.errors import Failed, one_line
 from models.merge.recipe import Recipe
 from models.merge.source import MergedSource
+from models.paths.folded import RepairedSource
 from models.paths.pool import Job, Pool, unwatched
-from models.paths.repair import RepairedSource
 from models.sources.checkpoint import Source
 from tasks.schema.profile import Profile
 from tasks.scoring.fleet import Fleet, Need

@@ -20,9 +20,10 @@ from torch import Tensor
 
 from models.candidate import Candidate
 from models.paths.calibration import Calibration
+from models.paths.folded import RepairedSource
 from models.paths.folds import Calibrate, layers_together, read_fold, sum_bytes, write_fold
 from models.paths.pool import Pool
-from models.paths.repair import VERSION, RepairedSource, Seam, seams_of
+from models.paths.repair import VERSION, Seam, seams_of
 from models.sources.checkpoint import Source
 from tasks.project.progress import Progress
 

@@ -7,9 +7,10 @@ import torch
 from safetensors.torch import save_file
 
 from models.candidate import Candidate
+from models.paths.folded import RepairedSource
 from models.paths.pool import Pool
 from models.paths.prefix import Requests
-from models.paths.repair import RepairedSource, seams_of
+from models.paths.repair import seams_of
 from models.paths.vision import ImageItems, image_requests
 from models.sources.architecture import with_layers
 from models.sources.heads import Head

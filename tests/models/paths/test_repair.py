@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from models.candidate import Candidate
 from models.errors import BadInput
+from models.paths.folded import Fold, RepairedSource, parts_of
 from models.paths.path import path_model
-from models.paths.repair import Fold, RepairedSource, Seam, calibrate, parts_of, seams_of
+from models.paths.repair import Seam, calibrate, seams_of
 from models.sources.checkpoint import open_checkpoint
 from tests.models.paths.dense import KINDS, Dense
 from tests.models.paths.repairs import (

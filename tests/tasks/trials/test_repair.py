@@ -14,9 +14,9 @@ from scipy import stats
 from models.candidate import Candidate
 from models.errors import BadInput
 from models.paths.calibration import Calibration
+from models.paths.folded import Fold
 from models.paths.folds import read_fold, write_fold
 from models.paths.path import path_model
-from models.paths.repair import Fold
 from tasks import zoo
 from tasks.front.checkpoint import write_member
 from tasks.front.front import Front
