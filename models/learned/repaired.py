@@ -16,6 +16,7 @@ from models.paths.folded import folded, parts_of
 from models.paths.folds import Calibrate
 from models.paths.pool import Pool
 from models.paths.repair import seams_of
+from models.paths.sweep import Sweep, can_sweep
 from models.sources.checkpoint import Source
 
 
@@ -69,10 +70,6 @@ def repair(source: MergedSource, find: Callable[[str], Path], on_step: Callable[
     candidate = Candidate(host, tuple((one.model, layer) for one in slices for layer in one.layers))
     pool.check(candidate)
     seams = seams_of(candidate, pool.layers)
-    if unknown := [layer for layer in settings.layers if layer not in seams or not seams[layer].leaves_out]:
-        raise BadInput(f"repair.layers: {unknown[0]}: nothing is left out behind it")
-    wanted = {position: seams[position].within() for position in settings.layers}
-    job = Calibrate(items.requests(pool), tuple(sorted(set(wanted.values()))), settings.ridge)
     done = 0.0
 
     def tell(more: float) -> None:
@@ -80,10 +77,20 @@ def repair(source: MergedSource, find: Callable[[str], Path], on_step: Callable[
         done += more
         on_step(round(100 * done), 100)
 
-    (folds,) = job.run(pool, [candidate], tell)
+    if settings.in_turn:
+        if not can_sweep(candidate) or set(settings.layers) != set(range(min(settings.layers), candidate.depth)):
+            raise BadInput("repair.in_turn: takes a path forward through one model, and all layers from one on")
+        (found,) = Sweep(items.requests(pool), settings.ridge, min(settings.layers)).run(pool, [candidate], tell)
+    else:
+        if unknown := [layer for layer in settings.layers if layer not in seams or not seams[layer].leaves_out]:
+            raise BadInput(f"repair.layers: {unknown[0]}: nothing is left out behind it")
+        wanted = {position: seams[position].within() for position in settings.layers}
+        job = Calibrate(items.requests(pool), tuple(sorted(set(wanted.values()))), settings.ridge)
+        (folds,) = job.run(pool, [candidate], tell)
+        found = {position: folds[seam] for position, seam in wanted.items()}
     architecture, there = source.architecture, set(source.names())
-    for position, seam in wanted.items():
+    for position, fold in found.items():
         for inner in parts_of(architecture):
             name = architecture.join(position, inner)
             if name in there:
-                source.merged[name] = folded(architecture, inner, source.tensor(name), folds[seam])
+                source.merged[name] = folded(architecture, inner, source.tensor(name), fold)

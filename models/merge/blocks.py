@@ -65,3 +65,5 @@ class Repair(Strict):
     """In which the models read the items."""
     layers: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
     """Layers of the result that are refitted."""
+    in_turn: bool = False
+    """Whether each is refitted behind those before it, of the cut model; else all of the uncut one."""

@@ -96,7 +96,8 @@ def sweep(
                 one = Sums([seam], has_bias(pool))
                 for start in range(0, len(walks), threads):
                     for sums in each(workers, partial(_sums, pool=pool, seam=seam), walks[start : start + threads]):
-                        one.add(sums)
+                        with torch.inference_mode():
+                            one.add(sums)
                 found[position] = each(workers, partial(solved, ridge=ridge), [one])[0][seam]
                 block = with_fold(pool, block, found[position])
             each(workers, partial(_step, block=block, layer=layer), walks)

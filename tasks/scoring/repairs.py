@@ -24,6 +24,7 @@ from models.paths.folded import RepairedSource
 from models.paths.folds import Calibrate, layers_together, read_fold, sum_bytes, write_fold
 from models.paths.pool import Pool
 from models.paths.repair import VERSION, Seam, seams_of
+from models.paths.sweep import Sweep, can_sweep
 from models.sources.checkpoint import Source
 from tasks.project.progress import Progress
 
@@ -87,6 +88,8 @@ class Repairs:
         self.rows = self._fitted.digest
         self._measured: dict[str, Seam] = {}
         """Name of a repaired model in the pool → the seam on which its fold is calibrated."""
+        self._swept: dict[str, Candidate] = {}
+        """Name of a repaired model in the pool → the path that is refitted as a whole."""
         self._models: dict[str, str] = {}
         self._nearest: dict[str, str] = {}
 
@@ -108,11 +111,27 @@ class Repairs:
             if seam.layer in self.layers and 0 < seam.leaves_out <= longest
         }
 
+    def refitted(self, candidate: Candidate) -> tuple[int, ...]:
+        """Positions of the layers of a path that are refitted: of a member that leads forward through one model all
+        from the first seam on, else those before seams."""
+        positions = tuple(self.seams(candidate))
+        if positions and self.in_turn(candidate):
+            return tuple(range(min(positions), candidate.depth))
+        return positions
+
+    def in_turn(self, candidate: Candidate) -> bool:
+        """Whether a path is refitted as a whole, each layer behind those before it."""
+        return not self.anchors and can_sweep(candidate)
+
     def repaired(self, candidate: Candidate) -> Candidate:
         """The same path with its seams repaired; it itself where none are."""
-        path = list(candidate.path)
-        for position, seam in self.seams(candidate).items():
-            path[position] = self._name(seam), seam.layer
+        path, positions = list(candidate.path), self.refitted(candidate)
+        if positions and self.in_turn(candidate):
+            for position in positions:
+                path[position] = self._swept_name(candidate, position), path[position][1]
+        else:
+            for position, seam in self.seams(candidate).items():
+                path[position] = self._name(seam), seam.layer
         return Candidate(candidate.host, tuple(path))
 
     def prepare(self, candidates: Iterable[Candidate]) -> None:
@@ -121,13 +140,23 @@ class Repairs:
         Raises:
             BadInput: activations are not finite, or items are too few.
         """
-        names = dict.fromkeys(name for one in candidates for name, _ in one.path if name in self._measured)
+        names = dict.fromkeys(name for one in candidates for name, _ in one.path)
+        for path in dict.fromkeys(self._swept[name] for name in names if name in self._swept):
+            if not all(self._fold_of(path, position).is_file() for position in self.refitted(path)):
+                self._sweep(path)
         lacking: dict[str, list[Seam]] = {}
-        for seam in (self._measured[name] for name in names):
+        for seam in (self._measured[name] for name in names if name in self._measured):
             if not self._file(seam).is_file():
                 lacking.setdefault(seam.model, []).append(seam)
         for model, seams in lacking.items():
             self.calibrate(model, [] if self.anchors else seams)
+
+    def _sweep(self, path: Candidate) -> None:
+        job = Sweep(self._fitted.requests(self.pool), self.settings.ridge, min(self.seams(path)))
+        with self.progress.bar(f"refitting {path.id}", 1, "") as bar:
+            (folds,) = self.pool.run(job, [path], bar.advance)
+        for position, fold in folds.items():
+            write_fold(self._fold_of(path, position), fold)
 
     def calibrate(self, model: str, seams: Sequence[Seam] = ()) -> None:
         """Compute some seams of a model, or whatever is lacking of all that a search may repair."""
@@ -145,6 +174,13 @@ class Repairs:
         """Item evaluations that the calibration of a model takes: all items, as often as they have to pass."""
         groups = layers_together(self._all(""), sum_bytes(self.pool), self.pool.max_bytes)
         return len(groups) * len(self._fitted.tasks)
+
+    def cost_of(self, members: Sequence[Candidate]) -> int:
+        """Item evaluations that repairing members takes: a path that is refitted as a whole passes beside the uncut
+        model, so each item twice."""
+        swept = {one for one in members if self.in_turn(one) and self.seams(one)}
+        models = {seam.model for one in members if one not in swept for seam in self.seams(one).values()}
+        return len(self._fitted.tasks) * (2 * len(swept) + len(models))
 
     def _all(self, model: str) -> list[Seam]:
         """All seams of a model that a search may repair."""
@@ -172,20 +208,32 @@ class Repairs:
     def _name(self, seam: Seam) -> str:
         """The repaired model in the pool for a seam."""
         measured = replace(seam, model=self.nearest(seam.model)).within()
-        key = self._key(measured)
-        name = f"{seam.model}~{key[:12]}"
-        if name not in self.pool:
-            block = partial(self.pool.block, seam.model, seam.layer)
-            fold = partial(read_fold, self._file(measured))
-            self.pool.add(name, RepairedSource(self.source(seam.model), seam.layer, fold, key, block))
+        name = self._add(seam.model, seam.layer, self._key(self._digest(measured.model), measured.layer, measured.next))
         self._measured[name] = measured
         return name
 
-    def _key(self, seam: Seam) -> str:
-        """Hex sha256 of all that decides a fold."""
+    def _swept_name(self, candidate: Candidate, position: int) -> str:
+        """The repaired model in the pool for a layer of a path that is refitted as a whole."""
+        name = self._add(*candidate.path[position], self._key(self._path_digest(candidate), position, -1))
+        self._swept[name] = candidate
+        return name
+
+    def _add(self, model: str, layer: int, key: str) -> str:
+        name = f"{model}~{key[:12]}"
+        if name not in self.pool:
+            block, fold = partial(self.pool.block, model, layer), partial(read_fold, self._place(key))
+            self.pool.add(name, RepairedSource(self.source(model), layer, fold, key, block))
+        return name
+
+    def _key(self, models: str, place: int, following: int) -> str:
+        """Hex sha256 of all that decides a fold: the models' digest, the layer and what follows, and the settings."""
         settings = [VERSION, self.rows, self.settings.ridge, str(self.pool.dtype), self.pool.device.type]
-        described = json.dumps([*settings, self._digest(seam.model), seam.layer, seam.next])
-        return hashlib.sha256(described.encode()).hexdigest()
+        return hashlib.sha256(json.dumps([*settings, models, place, following]).encode()).hexdigest()
+
+    def _path_digest(self, candidate: Candidate) -> str:
+        """Of the uncut model, the path and the first layer that is refitted."""
+        layers = [layer for _, layer in candidate.path]
+        return f"{self._digest(candidate.host)} {layers} {min(self.seams(candidate))}"
 
     def _digest(self, model: str) -> str:
         if model not in self._models:
@@ -193,4 +241,10 @@ class Repairs:
         return self._models[model]
 
     def _file(self, seam: Seam) -> Path:
-        return self.folder / f"{self._key(seam)}.safetensors"
+        return self._place(self._key(self._digest(seam.model), seam.layer, seam.next))
+
+    def _fold_of(self, candidate: Candidate, position: int) -> Path:
+        return self._place(self._key(self._path_digest(candidate), position, -1))
+
+    def _place(self, key: str) -> Path:
+        return self.folder / f"{key}.safetensors"

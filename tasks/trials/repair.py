@@ -132,8 +132,7 @@ def repair_members(engine: Engine, members: Sequence[Candidate]) -> int:
         return 0
     engine.repairs = engine.repairs.of_members()
     engine.repairs.prepare(map(engine.repaired, members))
-    models = {seam.model for one in members for seam in engine.repairs.seams(one).values()}
-    return engine.repairs.cost * len(models)
+    return engine.repairs.cost_of(members)
 
 
 def recipe_block(workspace: Workspace, engine: Engine, candidate: Candidate) -> Repair | None:
@@ -142,7 +141,7 @@ def recipe_block(workspace: Workspace, engine: Engine, candidate: Candidate) -> 
     The engine repairs as members are repaired.
     """
     repairs = engine.repairs
-    positions = tuple(repairs.seams(candidate)) if repairs else ()
+    positions = repairs.refitted(candidate) if repairs else ()
     if repairs is None or not positions:
         return None
     return Repair(
@@ -152,6 +151,7 @@ def recipe_block(workspace: Workspace, engine: Engine, candidate: Candidate) -> 
         ridge=repairs.settings.ridge,
         dtype=workspace.profile.dtype,
         layers=positions,
+        in_turn=repairs.in_turn(candidate),
     )
 
 
