@@ -78,9 +78,11 @@ def repair(source: MergedSource, find: Callable[[str], Path], on_step: Callable[
         on_step(round(100 * done), 100)
 
     if settings.in_turn:
-        if not can_sweep(candidate) or set(settings.layers) != set(range(min(settings.layers), candidate.depth)):
+        if not can_sweep(pool.architecture, candidate) or set(settings.layers) != set(
+            range(min(settings.layers), candidate.depth)
+        ):
             raise BadInput("repair.in_turn: takes a path forward through one model, and all layers from one on")
-        (found,) = Sweep(items.requests(pool), settings.ridge, min(settings.layers)).run(pool, [candidate], tell)
+        (found,) = Sweep(items.requests(pool), settings.ridge, first).run(pool, [candidate], tell)
     else:
         if unknown := [layer for layer in settings.layers if layer not in seams or not seams[layer].leaves_out]:
             raise BadInput(f"repair.layers: {unknown[0]}: nothing is left out behind it")

@@ -23,15 +23,19 @@ from models.paths.folded import Fold, folded, parts_of
 from models.paths.pool import Pool, shallow_clone
 from models.paths.prefix import Requests, Scorable, single_threads
 from models.paths.repair import Seam, Sums, has_bias, listen, modules_of, products, solved, weights_of
+from models.sources.architecture import Architecture
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 
 
-def can_sweep(candidate: Candidate) -> bool:
-    """Whether a path leads forward through one model, so that it has an uncut one to run beside."""
+def can_sweep(architecture: Architecture, candidate: Candidate) -> bool:
+    """Whether a path leads forward through one model, so that it has an uncut one to run beside.
+
+    Not in families with a norm behind the MLP, where it has shown no gain over seams alone.
+    """
     layers = [layer for _, layer in candidate.path]
-    return len(candidate.models) == 1 and layers == sorted(set(layers))
+    return len(candidate.models) == 1 and layers == sorted(set(layers)) and not architecture.behind
 
 
 @dataclass(frozen=True)
@@ -122,16 +126,15 @@ def _step(walk: Walk, block: nn.Module, layer: int) -> None:
 def _sums(walk: Walk, pool: Pool, seam: Seam) -> list[Tensor]:
     """What a batch adds to the sums of a layer of the cut model, whose stream is to be the uncut one's."""
     block, seen = shallow_clone(pool.block(seam.model, seam.layer)), list[Tensor]()
-    down, norm = modules_of(pool.architecture)
-    listen(block.get_submodule(down), seen)
+    names = modules_of(pool.architecture)
+    listen(block.get_submodule(names[0]), seen)
     walk.advance(pool, seam.model, seam.next)
     after = walk.calls[seam.layer].replay(block, walk.cut)[walk.real].float()
     inner, target = seen[0].reshape(*walk.real.shape, -1)[walk.real].float(), walk.uncut[walk.real].float()
     if not (after.isfinite().all() and inner.isfinite().all()):
         raise BadInput(f"{seam.model}: layer {seam.layer}: its activations are not finite on the calibration items")
-    outer = seen[1][walk.real].float() if norm else None
     weight = walk.weight / target.square().mean(dim=1)
-    return products(block, (down, norm), inner, outer, [target - after], weight)
+    return products(block, names, inner, None, [target - after], weight)
 
 
 def with_fold(pool: Pool, block: nn.Module, fold: Fold) -> nn.Module:

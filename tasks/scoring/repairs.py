@@ -121,7 +121,7 @@ class Repairs:
 
     def in_turn(self, candidate: Candidate) -> bool:
         """Whether a path is refitted as a whole, each layer behind those before it."""
-        return not self.anchors and can_sweep(candidate)
+        return not self.anchors and can_sweep(self.pool.architecture, candidate)
 
     def repaired(self, candidate: Candidate) -> Candidate:
         """The same path with its seams repaired; it itself where none are."""

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from models.candidate import Candidate
 from models.errors import BadInput
 from models.paths.repair import Seam, calibrate
+from models.paths.sweep import Sweep
 from models.sources.checkpoint import open_checkpoint
 from tasks.objectives.calibration import calibration_of
 from tasks.project.progress import Progress
@@ -154,10 +155,18 @@ def test_members_are_solved_on_their_own_activations_within_their_own_model(engi
     assert len(files(engine)) == 2 * seams_of_anchor
     engine.repairs = engine.repairs.of_members()
     engine.scored([MIXED, without(mine, 2)], "search", 0, 1)
-    assert len(files(engine)) == 2 * seams_of_anchor + 3
-    for cut, model, layer in ((MIXED, "a", 1), (MIXED, "b", 4), (without(mine, 2), mine, 1)):
+    assert len(files(engine)) == 2 * seams_of_anchor + 2 + (LAYERS - 2)
+    for model, layer in (("a", 1), ("b", 4)):
         wanted = down(engine.pool, model, layer) + fold_of(engine, Seam(model, layer, model, layer + 2), FINAL)
-        assert torch.equal(down(engine.pool, refitted(engine, cut)[layer], layer), wanted)
+        assert torch.equal(down(engine.pool, refitted(engine, MIXED)[layer], layer), wanted)
+    cut, requests = without(mine, 2), engine.repairs.calibration.fitted(FINAL.tokens).requests(engine.pool)
+    (folds,) = Sweep(requests, FINAL.ridge, 1).run(engine.pool, [cut], lambda _: None)
+    assert refitted(engine, cut).keys() == {cut.path[position][1] for position in folds} == {1, 3, 4, 5, 6}
+    for position, fold in folds.items():
+        layer = cut.path[position][1]
+        assert torch.equal(
+            down(engine.pool, refitted(engine, cut)[layer], layer), down(engine.pool, mine, layer) + fold.weight
+        )
 
 
 def test_long_runs_are_left_alone_in_a_search_and_repaired_in_members(engine):
@@ -165,7 +174,7 @@ def test_long_runs_are_left_alone_in_a_search_and_repaired_in_members(engine):
     assert refitted(engine, within).keys() == {0}
     assert engine.repaired(long) == long
     engine.repairs = engine.repairs.of_members()
-    assert refitted(engine, long).keys() == {0}
+    assert refitted(engine, long).keys() == {0, *(layer for _, layer in long.path)}
     assert engine.scored([long], "search")[0].failed is None
 
 
@@ -174,7 +183,7 @@ def test_seams_behind_layers_whose_repair_does_not_gain_are_left_alone(workspace
     cuts = without("a", 2, 5), without("a", 1, 4), without("a", 6)
     assert [set(refitted(engine, cut)) for cut in cuts] == [{1}, set(), {5}]
     engine.repairs = engine.repairs.of_members()
-    assert [set(refitted(engine, cut)) for cut in cuts] == [{1}, set(), {5}]
+    assert [set(refitted(engine, cut)) for cut in cuts] == [{1, 3, 4, 6}, set(), {5}]
 
 
 def test_a_repaired_cut_is_the_checkpoint_with_the_folded_matrix(engine, workspace, tmp_path):

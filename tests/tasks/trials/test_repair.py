@@ -201,7 +201,7 @@ def test_nothing_is_written_where_nothing_is_to_be_repaired(workspace, change):
     assert recipe_block(workspace, engine, without("a", 2)) is None
 
 
-def test_members_are_charged_once_for_each_model_that_is_refitted(workspace, items):
+def test_members_are_charged_for_each_path_or_model_that_is_refitted(workspace, items):
     engine = repairing(workspace, [1, 2, 3], calibration=items)
     mine = engine.add(mixed(a=0.5, b=0.5)).host
     whole = [Candidate.identity("a", LAYERS), without("b", 1), without("b", 6)]
@@ -216,10 +216,12 @@ def test_members_are_charged_once_for_each_model_that_is_refitted(workspace, ite
         without(mine, 4),
         Candidate("a", (("a", 0), ("b", 3), ("a", 6))),
     ]
-    assert repair_members(engine, members) == 3 * engine.repairs.cost
+    assert repair_members(engine, members) == (3 * 2 + 1) * engine.repairs.cost  # a cut model runs beside the uncut one
     assert engine.repairs.cost == len(items.fitted(FINAL.tokens).tasks)
     blocks = [recipe_block(workspace, engine, one) for one in members]
-    assert [one and one.layers for one in blocks] == [None, None, None, (1,), (2,), (3,), (1,)]
+    assert [one and one.layers for one in blocks] == [
+        *(None, None, None, (1, 2, 3, 4, 5), (2, 3, 4, 5), (3, 4, 5), (1,))
+    ]
     assert {(one.rows, one.sha256, one.tokens) for one in blocks if one} == {
         (f"runs/p/{FILE}", items.fitted(FINAL.tokens).digest, FINAL.tokens)
     }
