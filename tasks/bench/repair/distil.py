@@ -12,7 +12,7 @@ from models.paths.pool import shallow_clone
 from models.paths.prefix import Batch, Requests
 from tasks.bench.repair.arms import add
 from tasks.bench.repair.ground import MERGE, Ground
-from tasks.bench.repair.sweep import MLP
+from tasks.bench.repair.halves import MLP
 
 STEPS, RATE, TOKENS = 100, 5e-5, 256
 """Optimiser steps, Adam's learning rate (it falls to zero), tokens of a step."""

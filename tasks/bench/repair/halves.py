@@ -20,9 +20,11 @@ from models.paths.pool import shallow_clone
 from models.paths.repair import listen
 from tasks.bench.repair.arms import add
 from tasks.bench.repair.ground import MERGE, Ground
-from tasks.bench.repair.sweep import ATTENTION, MLP, Walk, solve
+from tasks.bench.repair.sweep import Walk, solve
 
+ATTENTION, MLP = "self_attn.o_proj", "mlp.down_proj"
 PARTS = {"attention": ATTENTION, "mlp": MLP}
+"""Last matrices of the halves of a layer of a Llama."""
 
 
 @dataclass(frozen=True)

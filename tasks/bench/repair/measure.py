@@ -150,9 +150,9 @@ def greedy(lab: Lab, arm: str, build: Callable[[Sequence[Cut]], Sequence[Candida
     def allowed(layer: int) -> bool:
         gone = set(cut) | {layer}
         run = [one for one in range(lab.ground.layers - LONGEST) if set(range(one, one + LONGEST + 1)) <= gone]
-        return layer not in cut and len(gone) < lab.ground.layers and not run
+        return layer not in cut and not run
 
-    while len(cut) < depth:
+    while len(cut) < min(depth, lab.ground.layers - 1):
         tried: set[int] = set()
         while True:
             left = [layer for layer in range(lab.ground.layers) if allowed(layer)]

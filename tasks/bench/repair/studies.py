@@ -96,7 +96,7 @@ def depth(lab: Lab) -> None:
 
 def cost(lab: Lab) -> None:
     """What a calibration of every short run takes, and repairing a candidate against scoring it on the search items."""
-    ground, cut = lab.ground, _chosen(lab, 4)
+    ground, cut = lab.ground, _chosen(lab, DEEP)
     names = ("seconds of a calibration", "items of a calibration", "seconds to repair", "seconds to score")
     cases = [lab.case("cost", one, spelled(cut), "search") for one in names]
     if all(one in lab.book for one in cases):
@@ -126,7 +126,9 @@ def tokens(lab: Lab) -> None:
     """How one cut's losses fall with what it is calibrated on."""
     ground = lab.ground
     lab.measure_uncut()
-    cut = PUBLISHED[-1] if ground.name == "smollm2" else _chosen(lab, DEEP)
+    if ground.kind.unit == "image":
+        return
+    cut = _chosen(lab, DEEP)
     naive = cut_path(ground, cut)
     sizes = [size for size in SIZES if ground.kind.unit == "byte" or size <= MOST]
     if any(lab.case("tokens", f"ridge {LOW_RIDGE}", f"{size}") not in lab.book for size in sizes):
@@ -157,20 +159,19 @@ def moves(lab: Lab) -> None:
     """Further moves on cuts that are repaired already."""
     ground = lab.ground
     lab.measure_uncut()
-    cuts = [PUBLISHED[1], PUBLISHED[-1]] if ground.name == "smollm2" else [_chosen(lab, size) for size in (2, DEEP)]
+    deep, deepest = _chosen(lab, DEEP), _chosen(lab, max(DEPTHS))
+    cuts = [deep, deepest]
     texts = lab.texts(TOKENS)
 
     def swept(parts: Sequence[str], every: bool) -> Callable[[Sequence[Cut]], list[Candidate]]:
         return lambda some: [sweep(ground, cut_path(ground, cut), texts, RIDGE, parts, every) for cut in some]
 
-    both = [ATTENTION, MLP]
-    lab.measure_cuts("moves", "solved", cuts, lambda some: lab.solved(some, texts, RIDGE), TOKENS)
-    lab.measure_cuts("moves", "in turn", cuts, swept([MLP], every=False), TOKENS)
-    lab.measure_cuts("moves", "in turn, attention too", cuts, swept(both, every=False), TOKENS)
     lab.measure_cuts("moves", "every later layer", cuts, swept([MLP], every=True), TOKENS)
-    lab.measure_cuts("moves", "every later layer, attention too", cuts, swept(both, every=True), TOKENS)
-    deep = [cut for cut in cuts if len(cut) == DEEP]
-    lab.measure_cuts("moves", "solved, then distilled", deep, lambda some: distilled_all(lab, some), TOKENS)
+    if ground.kind.unit != "image":
+        both = [ATTENTION, MLP]
+        lab.measure_cuts("moves", "in turn, attention too", cuts, swept(both, every=False), TOKENS)
+        lab.measure_cuts("moves", "every later layer, attention too", cuts, swept(both, every=True), TOKENS)
+        lab.measure_cuts("moves", "solved, then distilled", [deep], lambda some: distilled_all(lab, some), TOKENS)
 
 
 def _chosen(lab: Lab, size: int) -> Cut:

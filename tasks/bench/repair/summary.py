@@ -94,9 +94,11 @@ def families(rows: pd.DataFrame, items: pd.DataFrame) -> list[Measured]:
     ]
 
 
-def grid(measured: Measured, study: str, heads: Sequence[str], title: str, note: str, first: str) -> Sheet | None:
+def grid(
+    measured: Measured, study: str, heads: Sequence[str], title: str, note: str, first: str, split: str = "test"
+) -> Sheet | None:
     """A row a change, a column an arm: the worst task's rise with its interval."""
-    found = measured.rises(study, split="test")
+    found = measured.rises(study, split=split)
     if not found:
         return None
     arms = [one for one in heads if any(arm == one for arm, _ in found)]
@@ -175,18 +177,22 @@ def tokens_sheet(measured: Measured) -> Sheet | None:
 
 def moves_sheet(measured: Measured) -> Sheet | None:
     """Further moves: a row each, a column a cut."""
-    found = measured.rises("moves", split="test")
-    if not found:
+    moved = measured.rises("moves", split="test")
+    if not moved:
         return None
-    arms, cuts = (list(dict.fromkeys(key[place] for key in found)) for place in (0, 1))
+    cuts = list(dict.fromkeys(what for _, what in moved))
+    found = {key: one for key, one in measured.rises("depth", split="test").items() if key[1] in cuts} | moved
+    arms = [one for one in DEPTH_ARMS if any(arm == one for arm, _ in found)]
+    arms += dict.fromkeys(arm for arm, _ in moved)
     rows = [(arm, *(str(found[arm, cut]) if (arm, cut) in found else "" for cut in cuts)) for arm in arms]
-    return Sheet("Further moves", "", ("move", *(f"without {cut}" for cut in cuts)), tuple(rows))
+    note = "The first rows are those of the table above. All but what is solved again see 8,000 tokens."
+    return Sheet("Further moves", note, ("move", *(f"without {cut}" for cut in cuts)), tuple(rows))
 
 
 def foreign_sheet(measured: Measured) -> Sheet | None:
     """Paths that change over."""
-    note = "`A 9 B`: model B goes on behind A's layer 9; `repeat 9` passes layer 9 twice, `back 9` layers 8 and 9."
-    return grid(measured, "foreign", ("left alone", "refitted"), "Foreign seams", note, "path")
+    note = "`A 9 B`: model B goes on behind A's layer 9; `repeat 9` passes layer 9 twice, `back 9` layers 8 and 9. On the items to choose by."
+    return grid(measured, "foreign", ("left alone", "refitted"), "Foreign seams", note, "path", "search")
 
 
 def halves_sheet(measured: Measured) -> Sheet | None:

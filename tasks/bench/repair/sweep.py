@@ -15,12 +15,15 @@ from torch import Tensor
 from models.candidate import Candidate
 from models.paths.pool import shallow_clone
 from models.paths.prefix import Requests
-from models.paths.repair import listen, seams_of, single_threads
+from models.paths.repair import listen, modules_of, seams_of, single_threads
 from tasks.bench.repair.arms import add, solved
 from tasks.bench.repair.ground import MERGE, Ground
 
-MLP, ATTENTION = "mlp.down_proj", "self_attn.o_proj"
-"""What may be refitted in a layer."""
+MLP, ATTENTION = "mlp", "attention"
+"""What may be refitted in a layer: its last matrix."""
+
+OUTPUT = "self_attn.o_proj"
+"""The last matrix of the attention of a Llama."""
 
 
 @dataclass
@@ -120,12 +123,14 @@ def sweep(
 
 def refitted(ground: Ground, cut: Walk, uncut: Walk, model: str, layer: int, part: str, ridge: float) -> str:
     """A model one matrix of which takes a layer's output closer to the uncut stream; its name in the pool."""
-    hidden, inner = cut.through(model, layer, part)
+    name = modules_of(ground.pool.architecture)[0] if part == MLP else OUTPUT
+    hidden, inner = cut.through(model, layer, name)
     if inner is None:
         raise ValueError(part)
     target = uncut.stream()
     added = solve(inner, target - cut.stream(hidden), cut.counts / target.square().mean(dim=1), ridge)
-    name = f"model.layers.{layer}.{part}.weight"
+    architecture = ground.pool.architecture
+    name = architecture.join(layer, architecture.down if part == MLP else f"{OUTPUT}.weight")
     return add(ground, model, {name: ground.pool._source(model).tensor(name).float() + added})
 
 
