@@ -143,7 +143,7 @@ def without(ground: Ground, layers: Sequence[int], halves: Sequence[Half]) -> Pr
 
 def saved(model: PreTrainedModel, batch: int, prompt: int = 64, answer: int = 16) -> tuple[float, float]:
     """Milliseconds that greedy decoding takes a token and text, and bytes of the cache a token and text."""
-    ids = torch.randint(100, 1000, (batch, prompt), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(3, model.config.vocab_size, (batch, prompt), generator=torch.Generator().manual_seed(0))
     cache = DynamicCache()
     with torch.inference_mode():
         logits = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits

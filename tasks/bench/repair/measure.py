@@ -152,10 +152,9 @@ def greedy(lab: Lab, arm: str, build: Callable[[Sequence[Cut]], Sequence[Candida
         run = [one for one in range(lab.ground.layers - LONGEST) if set(range(one, one + LONGEST + 1)) <= gone]
         return layer not in cut and not run
 
-    while len(cut) < min(depth, lab.ground.layers - 1):
+    while len(cut) < depth and (left := [layer for layer in range(lab.ground.layers) if allowed(layer)]):
         tried: set[int] = set()
         while True:
-            left = [layer for layer in range(lab.ground.layers) if allowed(layer)]
             new = [layer for layer in left if layer not in added]
             best = new or [min(left, key=lambda layer: float((here + added[layer]).max()))]
             if best[0] in tried:

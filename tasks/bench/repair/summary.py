@@ -191,7 +191,8 @@ def moves_sheet(measured: Measured) -> Sheet | None:
 
 def foreign_sheet(measured: Measured) -> Sheet | None:
     """Paths that change over."""
-    note = "`A 9 B`: model B goes on behind A's layer 9; `repeat 9` passes layer 9 twice, `back 9` layers 8 and 9. On the items to choose by."
+    note = "`A 9 B`: model B goes on behind A's layer 9; `repeat 9` passes layer 9 twice, `back 9` layers 8 and 9."
+    note += " On the items to choose by."
     return grid(measured, "foreign", ("left alone", "refitted"), "Foreign seams", note, "path", "search")
 
 
