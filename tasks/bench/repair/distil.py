@@ -14,7 +14,7 @@ from tasks.bench.repair.arms import add
 from tasks.bench.repair.ground import MERGE, Ground
 from tasks.bench.repair.halves import MLP
 
-STEPS, RATE, TOKENS = 100, 5e-5, 256
+STEPS, RATE, TOKENS = 80, 5e-5, 256
 """Optimiser steps, Adam's learning rate (it falls to zero), tokens of a step."""
 
 

@@ -7,7 +7,7 @@ what its MLP adds from what enters the output matrix of its own attention: ridge
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,13 +53,17 @@ def weight(layer: int, part: str) -> str:
     return f"model.layers.{layer}.{part}.weight"
 
 
-def parse(text: str) -> list[Half]:
-    """Halves as rows name them."""
-    found = [one.split() for one in text.split(", ")]
-    return [Half(part, int(layer)) for part, layer in found]
+@dataclass(frozen=True)
+class Repair:
+    """What makes good for a half."""
+
+    added: Tensor
+    """To the matrix that is refitted."""
+    left: float
+    """What it does not foresee of what the half adds, over the stream: mean squares."""
 
 
-def left_out(ground: Ground, halves: Sequence[Half], repairs: dict[Half, Tensor] | None = None) -> Candidate:
+def left_out(ground: Ground, halves: Sequence[Half], repairs: Mapping[Half, Repair] | None = None) -> Candidate:
     """The merge without some halves; ``repairs``: what is added to the matrix that makes good for each."""
     path = dict.fromkeys(range(ground.layers), MERGE)
     changed: dict[int, dict[str, Tensor]] = {}
@@ -68,7 +72,7 @@ def left_out(ground: Ground, halves: Sequence[Half], repairs: dict[Half, Tensor]
         if repairs and layer >= 0:
             own = changed.setdefault(layer, {})
             name = weight(layer, part)
-            own[name] = own.get(name, ground.source.tensor(name).float()) + repairs[half]
+            own[name] = own.get(name, ground.source.tensor(name).float()) + repairs[half].added
     for half in halves:
         changed.setdefault(half.layer, {})[half.zeroed] = torch.zeros_like(ground.source.tensor(half.zeroed))
     for layer, tensors in changed.items():
@@ -76,10 +80,10 @@ def left_out(ground: Ground, halves: Sequence[Half], repairs: dict[Half, Tensor]
     return Candidate(MERGE, tuple((model, layer) for layer, model in path.items()))
 
 
-def repairs_of(ground: Ground, tokens: int, ridge: float) -> dict[Half, Tensor]:
+def repairs_of(ground: Ground, tokens: int, ridge: float) -> dict[Half, Repair]:
     """What makes good for each half, from the uncut model's activations; layer 0's attention has nothing before it."""
     walk = Walk(ground, ground.texts(tokens))
-    found: dict[Half, Tensor] = {}
+    found: dict[Half, Repair] = {}
     before: Tensor | None = None
     for layer in range(ground.layers):
         stream = walk.stream()
@@ -87,11 +91,18 @@ def repairs_of(ground: Ground, tokens: int, ridge: float) -> dict[Half, Tensor]:
         attention, mlp = seen["outer attention"], seen["outer mlp"]
         weights = walk.counts / (stream + attention).square().mean(dim=1)
         if before is not None:
-            found[Half("attention", layer)] = solve(before, attention, weights, ridge)
+            found[Half("attention", layer)] = foreseen(before, attention, weights, ridge)
         weights = walk.counts / walk.stream(hidden).square().mean(dim=1)
-        found[Half("mlp", layer)] = solve(seen["inner attention"], mlp, weights, ridge)
+        found[Half("mlp", layer)] = foreseen(seen["inner attention"], mlp, weights, ridge)
         before, walk.hidden = seen["inner mlp"], hidden
     return found
+
+
+def foreseen(inner: Tensor, wanted: Tensor, weights: Tensor, ridge: float) -> Repair:
+    """The ridge regression of what is wanted ``(N, D)`` on inputs ``(N, F)``; the weights scale by the stream."""
+    added = solve(inner, wanted, weights, ridge)
+    left = (weights * (wanted - inner @ added.T).square().mean(dim=1)).sum() / (weights > 0).sum()
+    return Repair(added, float(left))
 
 
 def inside(walk: Walk, layer: int) -> tuple[list[Tensor], dict[str, Tensor]]:
@@ -141,7 +152,7 @@ def without(ground: Ground, layers: Sequence[int], halves: Sequence[Half]) -> Pr
     return ground.pool.with_blocks(MERGE, blocks)
 
 
-def saved(model: PreTrainedModel, batch: int, prompt: int = 64, answer: int = 16) -> tuple[float, float]:
+def saved(model: PreTrainedModel, batch: int, prompt: int = 16, answer: int = 16) -> tuple[float, float]:
     """Milliseconds that greedy decoding takes a token and text, and bytes of the cache a token and text."""
     ids = torch.randint(3, model.config.vocab_size, (batch, prompt), generator=torch.Generator().manual_seed(0))
     cache = DynamicCache()

@@ -44,6 +44,11 @@ class Lab:
         """A case of this family."""
         return Case(self.ground.name, study, arm, what, split)
 
+    def count(self, study: str) -> int:
+        """Cases of a study that are measured."""
+        rows = self.book.rows
+        return int(((rows["family"] == self.ground.name) & (rows["study"] == study)).sum()) if len(rows) else 0
+
     def items(self, split: str) -> Items:
         """Items of a split."""
         return self.ground.test if split == "test" else self.ground.search

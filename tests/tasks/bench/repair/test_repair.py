@@ -25,7 +25,7 @@ from tasks.bench.repair.distil import distilled
 from tasks.bench.repair.families import FAMILIES, Kind, calibrating, open_family
 from tasks.bench.repair.foreign import changes, paths
 from tasks.bench.repair.ground import MERGE, Ground
-from tasks.bench.repair.halves import Half, left_out, parse, repairs_of, saved, without
+from tasks.bench.repair.halves import Half, foreseen, left_out, repairs_of, saved, without
 from tasks.bench.repair.measure import Lab, greedy, spelled
 from tasks.bench.repair.page import known, write_repair
 from tasks.bench.repair.rows import Book
@@ -142,7 +142,6 @@ def test_refitting_every_later_layer_comes_closer_to_the_uncut_stream(ground, pa
 
 def test_a_half_left_out_is_one_that_is_not_computed(ground):
     halves = [Half("attention", 2), Half("mlp", 4)]
-    assert parse(", ".join(map(str, halves))) == halves
     ids = torch.randint(3, 41, (2, 7), generator=torch.Generator().manual_seed(0))
     path = left_out(ground, halves)
     zeroed = ground.pool.with_blocks(MERGE, [ground.pool.block(*step) for step in path.path])
@@ -155,6 +154,14 @@ def test_a_half_left_out_is_one_that_is_not_computed(ground):
     assert set(repairs) == {Half("mlp", one) for one in range(6)} | {Half("attention", one) for one in range(1, 6)}
     left, ours = off(ground, path, left_out(ground, halves, repairs))
     assert ours < left
+
+
+def test_a_half_that_follows_from_what_is_seen_before_it_is_foreseen_wholly():
+    generator = torch.Generator().manual_seed(0)
+    inner, matrix = torch.randn(80, 5, generator=generator), torch.randn(3, 5, generator=generator)
+    found = foreseen(inner, inner @ matrix.T, torch.ones(80), 1e-9)
+    assert torch.allclose(found.added, matrix, atol=1e-4)
+    assert found.left < 1e-8 < foreseen(inner, torch.ones(80, 3), torch.ones(80), 1e-9).left
 
 
 def test_what_is_left_out_is_kept_in_no_cache(ground):
