@@ -129,15 +129,16 @@ def tokens(lab: Lab) -> None:
     cut = _chosen(lab, DEEP)
     naive = cut_path(ground, cut)
     sizes = [size for size in SIZES if ground.kind.unit == "byte" or size <= MOST]
-    if any(lab.case("tokens", f"ridge {LOW_RIDGE}", f"{size}") not in lab.book for size in sizes):
+    by_ridge = {RIDGE: sizes, LOW_RIDGE: [size for size in sizes if size >= TOKENS]}
+    if lab.case("tokens", f"ridge {LOW_RIDGE}", f"{sizes[-1]}") not in lab.book:
         lab.tell("tokens: calibrate")
         grown = growing(ground, cut, sizes, (RIDGE, LOW_RIDGE))
-        for ridge in (RIDGE, LOW_RIDGE):
+        for ridge, some in by_ridge.items():
             lab.measure(
                 "tokens",
                 f"ridge {ridge}",
-                [f"{size}" for size in sizes],
-                lambda some, ridge=ridge: [repaired(ground, naive, grown[int(one), ridge]) for one in some],  # type: ignore[misc]
+                [f"{size}" for size in some],
+                lambda left, ridge=ridge: [repaired(ground, naive, grown[int(one), ridge]) for one in left],  # type: ignore[misc]
                 Row(len(cut), note=spelled(cut)),
             )
     kinds: dict[str, Callable[[], Requests]] = {

@@ -176,8 +176,10 @@ def cost_sheet(measured: Measured) -> Sheet | None:
 def tokens_sheet(measured: Measured) -> Sheet | None:
     """Losses of one cut by what it was calibrated on."""
     own = measured.of("tokens")
-    heads = list(dict.fromkeys(own["arm"])) if len(own) else []
-    return grid(measured, "tokens", heads, "What it is calibrated on", "", "tokens, or texts")
+    if not len(own):
+        return None
+    heads, note = list(dict.fromkeys(own["arm"])), f"Without the layers {own['note'].iloc[0]}."
+    return grid(measured, "tokens", heads, "What it is calibrated on", note, "tokens, or texts")
 
 
 def moves_sheet(measured: Measured) -> Sheet | None:
