@@ -138,12 +138,15 @@ def right_sheet(measured: Measured) -> Sheet | None:
 
 
 def correlation(measured: Measured) -> tuple[float, int] | None:
-    """Spearman's correlation of what each single layer costs, naive and repaired, and of how many layers."""
+    """Spearman's correlation of what each single layer costs, naive and repaired, and of how many layers.
+
+    Layer 0 has nothing before it to be repaired, and is no part of it.
+    """
     found = {
         arm: {what: one.value for (_, what), one in measured.rises("choice", arm).items() if len(what.split()) == 1}
         for arm in ("naive", "ours")
     }
-    both = sorted(set(found["naive"]) & set(found["ours"]))
+    both = sorted(set(found["naive"]) & set(found["ours"]) - {"0"})
     if len(both) < 3:
         return None
     naive, ours = ([found[arm][one] for one in both] for arm in ("naive", "ours"))
