@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
-from tasks.bench.repair.summary import DEPTH_ARMS, TARGETS, Measured, Rise
+from tasks.bench.repair.summary import DEPTH_ARMS, TARGETS, Measured, curve
 from tasks.report.style import BASE, EXPERTS, INK, canvas
 
 COLOURS = dict(zip(DEPTH_ARMS, (BASE, EXPERTS[3], EXPERTS[5], EXPERTS[0], EXPERTS[4], EXPERTS[2]), strict=True))
@@ -24,21 +24,13 @@ def repair_figure(families: Sequence[Measured]) -> Figure:
 
 
 def by_depth(axes: Axes, measured: Measured) -> None:
-    """The best cut of each arm at each depth, with its interval."""
-    found = measured.rises("depth", split="test")
+    """What the chosen cuts lose, with intervals."""
     for arm in DEPTH_ARMS:
-        best: dict[int, Rise] = {}
-        for (name, what), one in found.items():
-            layers = len(what.split())
-            if name == arm and (layers not in best or one.value < best[layers].value):
-                best[layers] = one
-        if best:
-            x = sorted(best)
-            y = [best[one].value for one in x]
-            errors = [[best[one].value - best[one].low for one in x], [best[one].high - best[one].value for one in x]]
-            axes.errorbar(
-                x, y, errors, marker="o", markersize=4, capsize=2, color=COLOURS[arm], label=arm, linewidth=1.2
-            )
+        found = curve(measured, arm)
+        if found:
+            y = [one.value for one in found.values()]
+            errors = [[one.value - one.low for one in found.values()], [one.high - one.value for one in found.values()]]
+            axes.errorbar(list(found), y, errors, marker="o", markersize=4, capsize=2, color=COLOURS[arm], label=arm)
     if measured.family == "smollm2":
         axes.plot(
             list(TARGETS), [bound for bound, _ in TARGETS.values()], "_", color=INK, markersize=14, label="target"

@@ -107,10 +107,8 @@ def grid(
     return Sheet(title, note, (first, *arms), tuple(rows))
 
 
-DEPTH_ARMS = (
-    *("naive", "ReplaceMe, least squares", "ReplaceMe, cosine"),
-    *("ours", "ours, in turn", "ours, solved again"),
-)
+MEMBERS = "ours, solved again"
+DEPTH_ARMS = ("naive", "ReplaceMe, least squares", "ReplaceMe, cosine", "ours", "ours, in turn", MEMBERS)
 
 
 def depth_sheet(measured: Measured) -> Sheet | None:
@@ -235,15 +233,31 @@ def sheets(measured: Measured) -> list[Sheet]:
     return [sheet for one in made if (sheet := one(measured)) is not None]
 
 
-def verdicts(measured: Measured) -> list[tuple[str, str, str, str]]:
-    """Of SmolLM2, for each target what greedy deletion with repair reaches: layers, target, reached, whether it is."""
-    found = measured.rises("depth", split="test")
+def chosen(measured: Measured, arm: str) -> dict[int, str]:
+    """By their number the layers that greedy deletion left out, ``naive`` or with ``ours``, of cuts that are reported."""
+    reported = set(measured.of("depth")["what"])
+    best: dict[int, tuple[float, str]] = {}
+    for (_, what), one in measured.rises("choice", arm).items():
+        if what in reported:
+            layers = len(what.split())
+            best[layers] = min(best.get(layers, (np.inf, "")), (one.value, what))
+    return {layers: best[layers][1] for layers in sorted(best)}
+
+
+def curve(measured: Measured, arm: str) -> dict[int, Rise]:
+    """What the chosen cuts lose when an arm repairs them; without repair, those that were chosen without it."""
+    found = measured.rises("depth", arm, "test")
+    cuts = chosen(measured, "naive" if arm == "naive" else "ours")
+    return {layers: found[arm, what] for layers, what in cuts.items() if (arm, what) in found}
+
+
+def verdicts(measured: Measured) -> list[tuple[str, ...]]:
+    """Of SmolLM2, what members reach: number of layers, which, target, what is reached, whether that is enough."""
+    reached, cuts = curve(measured, MEMBERS), chosen(measured, "ours")
     lines = []
     for layers, (bound, upper) in TARGETS.items():
-        own = {key: one for key, one in found.items() if len(key[1].split()) == layers and key[0].startswith("ours")}
-        if own:
-            (arm, what), best = min(own.items(), key=lambda pair: pair[1].value)
+        if (one := reached.get(layers)) is not None:
             wanted = f"{bound:.1%}" + (f" ({upper:.0%})" if np.isfinite(upper) else "")
-            holds = "yes" if best.value <= bound and best.high <= upper else "no"
-            lines.append((str(layers), wanted, f"{best}; {arm}, without {what}", holds))
+            holds = "yes" if one.value <= bound and one.high <= upper else "no"
+            lines.append((str(layers), cuts[layers], wanted, str(one), holds))
     return lines
