@@ -234,7 +234,7 @@ def sheets(measured: Measured) -> list[Sheet]:
 
 
 def chosen(measured: Measured, arm: str) -> dict[int, str]:
-    """By their number the layers that greedy deletion left out, ``naive`` or with ``ours``, of cuts that are reported."""
+    """By their number the layers that greedy deletion left out, ``naive`` or with ``ours``, of reported cuts."""
     reported = set(measured.of("depth")["what"])
     best: dict[int, tuple[float, str]] = {}
     for (_, what), one in measured.rises("choice", arm).items():
@@ -254,7 +254,7 @@ def curve(measured: Measured, arm: str) -> dict[int, Rise]:
 def verdicts(measured: Measured) -> list[tuple[str, ...]]:
     """Of SmolLM2, what members reach: number of layers, which, target, what is reached, whether that is enough."""
     reached, cuts = curve(measured, MEMBERS), chosen(measured, "ours")
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for layers, (bound, upper) in TARGETS.items():
         if (one := reached.get(layers)) is not None:
             wanted = f"{bound:.1%}" + (f" ({upper:.0%})" if np.isfinite(upper) else "")
