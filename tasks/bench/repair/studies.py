@@ -37,7 +37,7 @@ DEPTHS = (1, 2, 3, 4, 6)
 TRIED, DEEP = (1, 4), 4
 """Of these, those on which dear arms are tried; and those of which cuts that were chosen without repair get it."""
 
-SIZES = (1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 64_000)
+SIZES = (1_000, 4_000, 8_000, 16_000, 64_000)
 """Tokens of calibrations."""
 
 HALVES = (1, 4)
@@ -159,12 +159,17 @@ def moves(lab: Lab) -> None:
     ground = lab.ground
     lab.measure_uncut()
     cuts = [_chosen(lab, DEEP)]
-    texts = lab.texts(TOKENS)
 
-    def swept(parts: Sequence[str], every: bool) -> Callable[[Sequence[Cut]], list[Candidate]]:
-        return lambda some: [sweep(ground, cut_path(ground, cut), texts, RIDGE, parts, every) for cut in some]
+    def swept(
+        parts: Sequence[str], every: bool, tokens: int = TOKENS, ridge: float = RIDGE
+    ) -> Callable[[Sequence[Cut]], list[Candidate]]:
+        return lambda some: [
+            sweep(ground, cut_path(ground, cut), lab.texts(tokens), ridge, parts, every) for cut in some
+        ]
 
     lab.measure_cuts("moves", "every later layer", cuts, swept([MLP], every=True), TOKENS)
+    again = swept([MLP], every=True, tokens=MORE_TOKENS, ridge=LOW_RIDGE)
+    lab.measure_cuts("moves", "every later layer, solved again", cuts, again, MORE_TOKENS)
     if ground.kind.unit != "image":
         both = [ATTENTION, MLP]
         lab.measure_cuts("moves", "in turn, attention too", cuts, swept(both, every=False), TOKENS)
