@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
 from tasks.bench.repair.summary import DEPTH_ARMS, TARGETS, Measured, curve
 from tasks.report.style import BASE, EXPERTS, INK, canvas
@@ -36,7 +36,9 @@ def by_depth(axes: Axes, measured: Measured) -> None:
             list(TARGETS), [bound for bound, _ in TARGETS.values()], "_", color=INK, markersize=14, label="target"
         )
     axes.set(yscale="log", xlabel="layers left out", ylabel="rise of the worst task", title=measured.family)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()
 
