@@ -11,7 +11,9 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFor
 from tasks.bench.repair.summary import DEPTH_ARMS, TARGETS, Measured, curve
 from tasks.report.style import BASE, EXPERTS, INK, canvas
 
-COLOURS = dict(zip(DEPTH_ARMS, (BASE, EXPERTS[3], EXPERTS[5], EXPERTS[0], EXPERTS[4], EXPERTS[2]), strict=True))
+COLOURS = dict(
+    zip(DEPTH_ARMS, (BASE, EXPERTS[3], EXPERTS[5], EXPERTS[0], EXPERTS[4], EXPERTS[2], EXPERTS[1]), strict=True)
+)
 
 
 def repair_figure(families: Sequence[Measured]) -> Figure:

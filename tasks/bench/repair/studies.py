@@ -43,7 +43,7 @@ SIZES = (1_000, 4_000, 8_000, 16_000, 64_000)
 HALVES = (1, 4)
 """Halves of layers that are left out together: those that their calibration foresees best."""
 
-SAVED, REPETITIONS = (1, 4), 5
+SAVED, REPETITIONS = (1, 4), 3
 """Layers of which the savings are measured, and how often."""
 
 FRESH = 28_000
@@ -80,8 +80,14 @@ def depth(lab: Lab) -> None:
     def cosine(cuts: Sequence[Cut]) -> list[Candidate]:
         return replace_me(ground, cuts, lab.texts(TOKENS), cosine=True)
 
+    def all_behind(cuts: Sequence[Cut]) -> list[Candidate]:
+        texts = lab.texts(MORE_TOKENS)
+        return [sweep(ground, cut_path(ground, cut), texts, LOW_RIDGE, every=True) for cut in cuts]
+
     few = [cut for cut in by_ours if len(cut) in TRIED]
     lab.measure_cuts("depth", "ours, solved again", first, resolved, MORE_TOKENS)
+    for cut in [*first[len(by_ours) :][-1:], *by_ours[::-1]]:
+        lab.measure_cuts("depth", "every later layer, solved again", [cut], all_behind, MORE_TOKENS)
     lab.measure_cuts("depth", "ours, in turn", few, in_turn, TOKENS)
     if ground.kind.unit != "image":
         lab.measure_cuts("depth", "ReplaceMe, least squares", few, squares, TOKENS)
@@ -160,16 +166,17 @@ def moves(lab: Lab) -> None:
     lab.measure_uncut()
     cuts = [_chosen(lab, DEEP)]
 
-    def swept(
-        parts: Sequence[str], every: bool, tokens: int = TOKENS, ridge: float = RIDGE
-    ) -> Callable[[Sequence[Cut]], list[Candidate]]:
+    def swept(parts: Sequence[str], every: bool) -> Callable[[Sequence[Cut]], list[Candidate]]:
         return lambda some: [
-            sweep(ground, cut_path(ground, cut), lab.texts(tokens), ridge, parts, every) for cut in some
+            sweep(ground, cut_path(ground, cut), lab.texts(TOKENS), RIDGE, parts, every) for cut in some
         ]
 
+    def most(some: Sequence[Cut]) -> list[Candidate]:
+        return [sweep(ground, cut_path(ground, cut), lab.texts(SIZES[-1]), LOW_RIDGE, every=True) for cut in some]
+
     lab.measure_cuts("moves", "every later layer", cuts, swept([MLP], every=True), TOKENS)
-    again = swept([MLP], every=True, tokens=MORE_TOKENS, ridge=LOW_RIDGE)
-    lab.measure_cuts("moves", "every later layer, solved again", cuts, again, MORE_TOKENS)
+    if ground.kind.unit == "byte":
+        lab.measure_cuts("moves", "every later layer, 64,000 tokens", cuts, most, SIZES[-1])
     if ground.kind.unit != "image":
         both = [ATTENTION, MLP]
         lab.measure_cuts("moves", "in turn, attention too", cuts, swept(both, every=False), TOKENS)

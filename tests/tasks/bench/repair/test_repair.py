@@ -30,7 +30,7 @@ from tasks.bench.repair.measure import Lab, greedy, spelled
 from tasks.bench.repair.page import known, write_repair
 from tasks.bench.repair.rows import Book
 from tasks.bench.repair.run import STUDIES, measure
-from tasks.bench.repair.summary import correlation, rise
+from tasks.bench.repair.summary import correlation, rise, verdicts
 from tasks.bench.repair.sweep import ATTENTION, MLP, sweep
 from tasks.bench.setup import describe_setup
 from tasks.project.progress import Progress
@@ -238,6 +238,7 @@ def test_every_study_has_its_table(lab, monkeypatch):
     page = write_repair(results)
     (measured,) = known(results)
     assert correlation(measured)[1] == 5
+    assert [line[0] for line in verdicts(measured)] == ["1", "2", "4"]
     text = page.read_text()
     titles = ("Layers left out", "What it costs", "What it is calibrated on", "Further moves", "Foreign seams")
     for title in (*titles, "Attention or MLP alone", "What it saves"):
