@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -242,17 +244,14 @@ def savings(lab: Lab) -> None:
         shown[f"{count} layers"] = (places, ())  # type: ignore[assignment]
         for part in PARTS:
             shown[f"{part} of {count} layers"] = ((), [Half(part, one) for one in places])  # type: ignore[assignment]
-    for what, (layers, parts) in shown.items():
-        for batch in (1, 32):
-            names = [f"milliseconds a token, batch {batch}", *(["cache bytes a token"] if batch == 1 else [])]
-            cases = [lab.case("savings", one, what) for one in names]
-            if all(case in lab.book for case in cases):
-                continue
-            lab.tell(f"savings: {what}, batch {batch}")
-            model = without(ground, layers, parts)
-            saved(model, batch)
-            values = [min(some) for some in zip(*(saved(model, batch) for _ in range(REPETITIONS)), strict=True)]
-            out = len(layers) + len(parts) / 2
-            lab.book.add(
-                {case: (Row(out, value=value), None) for case, value in zip(cases, values, strict=False)}, None
-            )
+    for batch, (what, (layers, parts)) in product((1, 32), shown.items()):
+        names = [f"milliseconds a token, batch {batch}", *(["cache bytes a token"] if batch == 1 else [])]
+        cases = [lab.case("savings", one, what) for one in names]
+        if all(case in lab.book for case in cases):
+            continue
+        lab.tell(f"savings: {what}, batch {batch}")
+        model = without(ground, layers, parts)
+        values = [min(some) for some in zip(*(saved(model, batch) for _ in range(REPETITIONS)), strict=True)]
+        row = Row(len(layers) + len(parts) / 2)
+        rows = {case: (replace(row, value=value), None) for case, value in zip(cases, values, strict=False)}
+        lab.book.add(rows, None)
