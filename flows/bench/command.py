@@ -162,3 +162,23 @@ def hostile(
     from flows.bench.hostile import bench_hostile
 
     bench_hostile(cases, seed, workers, small=small, as_json=as_json)
+
+
+@app.command()
+def repair(
+    family: Annotated[list[str] | None, typer.Option(help="Only this one; may be repeated.")] = None,
+    study: Annotated[list[str] | None, typer.Option(help="Only this one; may be repeated.")] = None,
+    small: Small = False,
+    fresh: Fresh = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Leave layers out, repair the seams in several ways, and see what is lost.
+
+    Families: smollm2, tiny-20, vision-10. Studies: depth, cost, tokens, moves, foreign, halves, savings. Writes
+    docs/results/repair.md.
+
+    Example: `hm3 bench repair --family smollm2 --study depth`
+    """
+    from flows.bench.repair import bench_repair
+
+    bench_repair(family or [], study or [], small=small, fresh=fresh, as_json=as_json)

@@ -78,8 +78,9 @@ def repair(source: MergedSource, find: Callable[[str], Path], on_step: Callable[
         on_step(round(100 * done), 100)
 
     if settings.in_turn:
-        if not can_sweep(pool.architecture, candidate) or set(settings.layers) != set(
-            range(min(settings.layers), candidate.depth)
+        first = min(settings.layers)
+        if not can_sweep(pool.architecture, candidate) or sorted(settings.layers) != list(
+            range(first, candidate.depth)
         ):
             raise BadInput("repair.in_turn: takes a path forward through one model, and all layers from one on")
         (found,) = Sweep(items.requests(pool), settings.ridge, first).run(pool, [candidate], tell)

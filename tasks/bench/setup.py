@@ -16,11 +16,11 @@ from models.errors import BadInput, one_line
 from tasks.project.git import git
 
 TEXTS = (
-    *("arm", "case", "commit", "cpu", "hm3", "instance", "kind", "note", "path", "quantity", "tenths", "tools"),
-    *("torch", "unit"),
+    *("arm", "case", "commit", "cpu", "hm3", "id", "instance", "kind", "note", "path", "quantity", "tenths", "tools"),
+    *("torch", "unit", "what"),
 )
 """Columns that are words, whatever they look like."""
-MISSING = {"hv": [""], "theirs": [""], "x": [""]}
+MISSING = {"hv": [""], "theirs": [""], "value": [""], "x": [""]}
 """What stands for no value, by column."""
 
 REMEDY = "restore it, or measure again with --fresh"

@@ -8,6 +8,7 @@ import pytest
 from flows.bench import fault_page
 from tasks.bench.engine import page as engine
 from tasks.bench.hostile import page as hostile
+from tasks.bench.repair import page as repair
 from tasks.bench.searches import amortisation, headroom, page
 
 pytestmark = pytest.mark.lab
@@ -21,7 +22,7 @@ WRITTEN = {"design.md", "paper.md"}
 def texts():
     """Every page by the name of its file, and nothing drawn."""
     found = page.texts(RESULTS, page.study_pages(RESULTS)) | engine.texts(engine.sections(RESULTS))
-    for one in (headroom, amortisation, fault_page, hostile):
+    for one in (headroom, amortisation, fault_page, hostile, repair):
         found |= one.texts(RESULTS)
     return found
 

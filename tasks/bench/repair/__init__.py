@@ -1,0 +1,1 @@
+"""What repairing seams gains: the benchmark `repair`."""

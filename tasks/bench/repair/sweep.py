@@ -1,0 +1,141 @@
+"""Repairs from a cut model's own activations: layer after layer, each refitted behind what was repaired before it.
+
+The uncut model runs beside the cut one; a layer is to hand on the stream behind which the next one was trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from models.candidate import Candidate
+from models.paths.pool import shallow_clone
+from models.paths.prefix import Requests, single_threads
+from models.paths.repair import listen, modules_of, seams_of
+from tasks.bench.repair.arms import add, solved
+from tasks.bench.repair.ground import MERGE, Ground
+
+MLP, ATTENTION = "mlp", "attention"
+"""What may be refitted in a layer: its last matrix."""
+
+OUTPUT = "self_attn.o_proj"
+"""The last matrix of the attention of a Llama."""
+
+
+@dataclass
+class Walk:
+    """Batches of one model on their way through the layers."""
+
+    ground: Ground
+    requests: Requests
+
+    def __post_init__(self) -> None:
+        with torch.inference_mode():
+            found = [self.ground.pool.ends(MERGE).embed(batch.inputs) for batch in self.requests.batches]
+        self.hidden = [one for one, _ in found]
+        self.calls = [calls for _, calls in found]
+        self.level = 0
+
+    @cached_property
+    def real(self) -> list[Tensor]:
+        """Which hidden states of each batch are tokens."""
+        return [batch.real(hidden) for batch, hidden in zip(self.requests.batches, self.hidden, strict=True)]
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """0 for a text's first token, else 1, ``(N,)``."""
+        found = []
+        for real in self.real:
+            ones = torch.ones(real.shape)
+            if not self.ground.pool.architecture.classes:
+                ones[:, 0] = 0
+            found.append(ones[real])
+        return torch.cat(found)
+
+    def stream(self, hidden: Sequence[Tensor] | None = None) -> Tensor:
+        """The tokens' states ``(N, D)``."""
+        pairs = zip(hidden or self.hidden, self.real, strict=True)
+        return torch.cat([one[real].float() for one, real in pairs])
+
+    def through(self, model: str, layer: int, part: str = "") -> tuple[list[Tensor], Tensor | None]:
+        """What leaves a layer; and what enters one of its parts, ``(N, F)``."""
+
+        def run(number: int) -> tuple[Tensor, Tensor | None]:
+            with torch.inference_mode():
+                block = self.ground.pool.block(model, layer)
+                seen: list[Tensor] = []
+                if part:
+                    block = shallow_clone(block)
+                    listen(block.get_submodule(part), seen)
+                hidden = self.calls[number][layer].replay(block, self.hidden[number])
+                inner = seen[0].reshape(*hidden.shape[:2], -1)[self.real[number]].float() if part else None
+                return hidden, inner
+
+        with single_threads(torch.get_num_threads()) as workers:
+            found = list(workers.map(run, range(len(self.hidden))))
+        return [one for one, _ in found], torch.cat([one for _, one in found if one is not None]) if part else None
+
+    def advance(self, level: int) -> None:
+        """Run the uncut model up to the stream that enters layer ``level``."""
+        for layer in range(self.level, level):
+            self.hidden, _ = self.through(MERGE, layer)
+        self.level = max(self.level, level)
+
+
+def sweep(
+    ground: Ground,
+    path: Candidate,
+    requests: Requests,
+    ridge: float,
+    parts: Collection[str] = (MLP,),
+    every: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Candidate:
+    """Refit the layers before seams, or ``every`` layer from the first seam on, one after the other.
+
+    Args:
+        ground: the family.
+        path: an ordered path through the merge.
+        requests: calibration items.
+        ridge: ϱ.
+        parts: what is refitted in each layer, in this order.
+        every: whether layers without a seam behind them are refitted too.
+        tell: told what is being refitted.
+    """
+    cut, uncut = Walk(ground, requests), Walk(ground, requests)
+    marked = seams_of(path, ground.layers)
+    steps = list(path.path)
+    following = [layer for _, layer in steps[1:]] + [ground.layers]
+    for position, (model, layer) in enumerate(steps):
+        if position in marked or (every and position > min(marked, default=len(steps))):
+            tell(f"layer {layer}")
+            uncut.advance(following[position])
+            for part in parts:
+                model = refitted(ground, cut, uncut, model, layer, part, ridge)
+            steps[position] = model, layer
+        cut.hidden, _ = cut.through(model, layer)
+    return Candidate(path.host, tuple(steps))
+
+
+def refitted(ground: Ground, cut: Walk, uncut: Walk, model: str, layer: int, part: str, ridge: float) -> str:
+    """A model one matrix of which takes a layer's output closer to the uncut stream; its name in the pool."""
+    name = modules_of(ground.pool.architecture)[0] if part == MLP else OUTPUT
+    hidden, inner = cut.through(model, layer, name)
+    if inner is None:
+        raise ValueError(part)
+    target = uncut.stream()
+    added = solve(inner, target - cut.stream(hidden), cut.counts / target.square().mean(dim=1), ridge)
+    architecture = ground.pool.architecture
+    name = architecture.join(layer, architecture.down if part == MLP else f"{OUTPUT}.weight")
+    return add(ground, model, {name: ground.pool._source(model).tensor(name).float() + added})
+
+
+def solve(inner: Tensor, wanted: Tensor, weight: Tensor, ridge: float) -> Tensor:
+    """The matrix ``(D, F)`` that takes inputs ``(N, F)`` closest to what is wanted ``(N, D)``: weighted ridge."""
+    root = weight.sqrt().unsqueeze(1)
+    inner, wanted = inner * root, wanted * root
+    return solved(inner.T @ inner, inner.T @ wanted, ridge)
