@@ -15,7 +15,7 @@ from torch import Tensor
 from models.candidate import Candidate
 from models.paths.pool import shallow_clone
 from models.paths.prefix import Requests, single_threads
-from models.paths.repair import listen, modules_of, seams_of
+from models.paths.repair import listen, modules_of, seams_of, weights_of
 from tasks.bench.repair.arms import add, solved
 from tasks.bench.repair.ground import MERGE, Ground
 
@@ -47,14 +47,10 @@ class Walk:
 
     @cached_property
     def counts(self) -> Tensor:
-        """0 for a text's first token, else 1, ``(N,)``."""
-        found = []
-        for real in self.real:
-            ones = torch.ones(real.shape)
-            if not self.ground.pool.architecture.classes:
-                ones[:, 0] = 0
-            found.append(ones[real])
-        return torch.cat(found)
+        """What each token counts beside its scale, ``(N,)``."""
+        architecture = self.ground.pool.architecture
+        pairs = zip(self.requests.batches, self.hidden, self.real, strict=True)
+        return torch.cat([weights_of(architecture, batch, hidden)[real] for batch, hidden, real in pairs])
 
     def stream(self, hidden: Sequence[Tensor] | None = None) -> Tensor:
         """The tokens' states ``(N, D)``."""
