@@ -25,6 +25,7 @@ NOT_HERE = {
     "kubectl": "tests/integration/test_infra.py holds the manifests against their schemas",
     "hm3 bench faults": "tests/integration/test_real_pipeline.py disturbs runs as it does",
     "hm3 bench hostile": "tests/tasks/bench/hostile/test_hostile.py tries some",
+    "hm3 bench repair": "tests/tasks/bench/repair/test_repair.py runs every study on a small family",
     "hm3 run --engine ray": "tests/integration/test_dvc.py runs the stages on Ray workers (make test-slow)",
     "hm3 run -S": "tests/integration/test_pipeline.py runs an experiment; with the real stages: make test-slow",
     "hm3 run --fresh": "tests/integration/test_pipeline.py runs every stage anew",
