@@ -57,6 +57,7 @@ def init(
     root, here = find_root(), Path.cwd()
     written: str | None = None
     fewer: list[str] = []
+    unrepaired = ""
     if base is None and not expert and not task and not data:
         if name not in profiles(root):
             raise BadInput(f"profile {name!r}: unknown; give --base, --expert and --task to write it")
@@ -109,6 +110,9 @@ def init(
         written = path.relative_to(root).as_posix()
         for objective, splits in kept.splits.items() if kept else ():
             held_out.write_rows(root, name, objective, splits)
+        from tasks.families.spare_rows import fit_repair
+
+        unrepaired = fit_repair(root, name)
     from flows.commands.doctor import look, look_aloud
 
     if as_json:
@@ -121,6 +125,8 @@ def init(
             )
         if fewer:
             output().print(f"items by split, as many as the data has: {', '.join(fewer)}", highlight=False)
+        if unrepaired:
+            output().print(unrepaired, highlight=False)
         diagnosis = look_aloud(name, output(), root)
     if not diagnosis.sound:
         raise typer.Exit(2)

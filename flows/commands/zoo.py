@@ -50,6 +50,7 @@ def zoo(
     settle(root, state, threads, hub=base.startswith("hub:"))
     from tasks.families.experts import make_experts
     from tasks.families.finetune import Settings
+    from tasks.families.spare_rows import fit_repair
     from tasks.project.references import model_finder
     from tasks.schema.params import Params
 
@@ -60,10 +61,13 @@ def zoo(
         made = make_experts(
             root, name, reference, find, files, templates(prompt, completion), settings, params, progress
         )
+    unrepaired = fit_repair(root, name)
     if as_json:
         emit(asdict(made))
         return
     for one, trained in made.experts.items():
         text = f"{one}: {trained.rows:,} rows, loss {trained.first_loss:.3f} → {trained.last_loss:.3f}"
         output().print(f"{text}; {made.items[one]['search']} search items", highlight=False)
+    if unrepaired:
+        output().print(unrepaired, highlight=False)
     output().print(f"profiles/{name}.yaml: written; next: hm3 doctor --profile {name}", highlight=False)

@@ -46,6 +46,10 @@ NONE_FREE = f"no row is left for calibration: name rows for training under `data
 NO_IMAGE = f"no image is left for calibration: take a data set with a split `train`, {REMEDY}"
 
 
+class TooFewRows(BadInput):
+    """A profile's tasks leave too few rows for calibration."""
+
+
 def counted(workspace: Workspace, found: Calibration) -> str:
     """How many tokens there are, in a line.
 
@@ -55,7 +59,7 @@ def counted(workspace: Workspace, found: Calibration) -> str:
     of_tasks = ", ".join(f"{task} {tokens:,}" for task, tokens in found.per_task.items())
     said = f"{found.total:,} tokens of rows in no split ({of_tasks})"
     if found.total < LEAST:
-        raise BadInput(f"profiles/{workspace.name}.yaml: calibration: {said}, fewer than {LEAST:,}; {REMEDY}")
+        raise TooFewRows(f"profiles/{workspace.name}.yaml: calibration: {said}, fewer than {LEAST:,}; {REMEDY}")
     return said
 
 
@@ -124,7 +128,7 @@ def _of_images(workspace: Workspace, size: int, tokens: int) -> Calibration:
     for _, images, label in asked:
         taken = unused_images(workspace, images, used, -(-tokens // size), label)
         if not taken.ids:
-            raise BadInput(f"{label}: {NO_IMAGE}")
+            raise TooFewRows(f"{label}: {NO_IMAGE}")
         found.append((taken.pixels(processor, label).half(), taken.labels))
     order = list(fairly([[size] * len(labels) for _, labels in found]))
     pixels = torch.stack([found[one][0][item] for one, item in order])
@@ -162,7 +166,7 @@ class Texts:
         order = fairly([[len(text) - 1 for text, _ in part] for part in parts], [one.count for one in wanted])
         found: list[Text] = [parts[part][item] for part, item in order]
         if not found:
-            raise BadInput(f"{task_label(self.workspace, objective.name)}: {NONE_FREE}")
+            raise TooFewRows(f"{task_label(self.workspace, objective.name)}: {NONE_FREE}")
         return found
 
     def _part(self, wanted: Wanted, tokens: int) -> list[Text]:

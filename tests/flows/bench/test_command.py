@@ -13,7 +13,7 @@ from tasks.bench.engine.registry import MODULES
 
 pytestmark = pytest.mark.lab
 
-NAMES = (*MODULES, "front", "confirm", "headroom", "amortisation", "faults", "hostile")
+NAMES = (*MODULES, "front", "confirm", "headroom", "amortisation", "faults", "hostile", "repair")
 HEAVY = ("prefect", "torch", "mlflow", "dvc", "pandas", "matplotlib", "transformers", "scipy")
 ENGINE = {"repetitions", "small", "fresh", "as_json"}
 SEARCHES = {"profile", "seeds", "families", "arm", "budget", "no_depth", "small", "fresh", "as_json"}
@@ -23,6 +23,7 @@ OPTIONS = {
     "amortisation": {"profile", "seeds", "families", "budget", "as_json"},
     "faults": {"minutes", "fault", "seed", "as_json"},
     "hostile": {"cases", "seed", "workers", "small", "as_json"},
+    "repair": {"family", "study", "small", "fresh", "as_json"},
 }
 
 
