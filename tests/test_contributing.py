@@ -141,7 +141,7 @@ def test_an_objective_metric_is_added_as_the_page_says(make_family, tmp_path):
         write_items(root / "runs" / "tiny" / "tasks" / f"tiny_math.{split}.jsonl", items[split])
     (root / "profiles" / "tiny").mkdir(parents=True)
     shutil.copy(ROOT / "profiles" / "tiny" / "tiny_math.yaml", root / "profiles" / "tiny")
-    profile = {"made": "tiny", "experts": {"math": None}, "threads": 1}
+    profile = {"made": "tiny", "experts": {"math": None}, "threads": 1, "paths": {"repair": False}}
     profile["objectives"] = [{"name": "math", "task": "tiny_math", "items": counts}]
     (root / "profiles" / "tiny.yaml").write_text(yaml.safe_dump(profile))
     (root / "params.yaml").write_text("profiles: [tiny]\n")

@@ -255,8 +255,9 @@ def open_recipes(
         merged = MergedSource(recipe, align(sources, own, spoken[recipe.name or ""]).__getitem__, device)
         if recipe.method.learns or recipe.repair:
             method = "repair:" if recipe.repair else f"merge_method: {recipe.merge_method}"
+            what = "items" if recipe.repair else "texts"
             if learn is None:
-                raise BadInput(f"{method} learns from {'items' if recipe.repair else 'texts'}; use `hm3 merge`")
+                raise BadInput(f"{method} learns from {what}; make the model with `hm3 merge`")
             common = spoken[recipe.name or ""]  # items of a repair are token ids already
             if not all(one.within(common) if recipe.repair else one.same(common) for one in own.values()):
                 raise BadInput(f"{method} takes models of one vocabulary; these have several")

@@ -41,11 +41,19 @@ def front_of(workspace):
 
 
 def refitted(workspace, member):
-    """Positions of a member's path behind which layers are left out, and where that is repaired."""
+    """Positions of a member's path that are refitted: where layers are left out and that is repaired; of a path forward
+    through one model all from there on."""
     steps = [*member["path"], [member["host"], LAYERS]]
     layers = Anchors.read(workspace.run).repair.layers
     pairs = enumerate(itertools.pairwise(steps))
-    return tuple(at for at, ((_, layer), (_, after)) in pairs if layer in layers and after > layer + 1)
+    found = tuple(at for at, ((_, layer), (_, after)) in pairs if layer in layers and after > layer + 1)
+    return tuple(range(found[0], len(member["path"]))) if found and alone(member) else found
+
+
+def alone(member):
+    """Whether a member's path leads forward through one model."""
+    layers = [layer for _, layer in member["path"]]
+    return {model for model, _ in member["path"]} == {member["host"]} and layers == sorted(set(layers))
 
 
 def test_members_with_repaired_seams_say_so_and_have_the_scores_of_their_recipes(finished):
@@ -69,8 +77,9 @@ def test_all_that_was_read_for_repairs_is_charged(finished):
     assert anchors.spent == len(charged) * 2 * COUNTS["search"] + anchors.repair.item_evaluations
     assert archive["at"].max() == archive["charged"].sum() + anchors.repair.item_evaluations
     members = front_of(finished)["members"]
-    models = {one["path"][at][0] for one in members for at in refitted(finished, one)}
-    read = len(models) * len(items.fitted(24_000).tasks)
+    cut = [one for one in members if refitted(finished, one)]
+    models = {one["path"][at][0] for one in cut if not alone(one) for at in refitted(finished, one)}
+    read = (2 * sum(map(alone, cut)) + len(models)) * len(items.fitted(24_000).tasks)
     metrics = json.loads((finished.run / "metrics.json").read_text())
     assert metrics["item_evaluations"] == archive["at"].max() + read
 
@@ -96,7 +105,7 @@ def test_a_search_for_one_preference_finds_repaired_cuts(finished, tmp_path):
     data["members"] = [one for one in data["members"] if one["layers"] == LAYERS][:1]
     (workspace.run / "front.json").write_text(json.dumps(data))
     front = Front.read(workspace.run)
-    wish = Wish.parse(front, "one=0.5,two=0.2,layers=0.3")
+    wish = Wish.parse(front, "one=0.5,two=0.2,layers=0.3", max_layers=LAYERS - 1)
     result = search_for(workspace, front, wish, 12, Progress()).member
     recipes = read_recipes(Path(result.recipe))
     assert refitted(finished, {"path": result.path, "host": result.host}) == recipes[-1].repair.layers

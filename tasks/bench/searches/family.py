@@ -200,7 +200,8 @@ def project(user: Workspace, folder: Path, seed: int, small: bool) -> Workspace:
 
 def without(ground: Ground, names: Sequence[str]) -> None:
     """Let the pool forget recipes that no arm needs any more; repairs are calibrated on the plain merges."""
-    merges = {recipe_name(one) for one in ground.space.plain_merges().values()}
+    repairs = ground.workspace.profile.repairs
+    merges = {recipe_name(one) for one in ground.space.plain_merges().values()} if repairs else set()
     for name in (one for one in names if one not in merges):
         ground.engine.pool.discard(name)
         ground.engine.recipes.pop(name, None)

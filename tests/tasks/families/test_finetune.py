@@ -15,6 +15,7 @@ from tasks import zoo
 from tasks.doctor.doctor import examine
 from tasks.families.experts import make_experts
 from tasks.families.finetune import Row, Settings, divided, read_rows, tokens_of, train_expert
+from tasks.families.spare_rows import fit_repair
 from tasks.project.progress import Progress
 from tasks.project.references import model_finder
 from tasks.project.workspace import open_workspace
@@ -97,7 +98,8 @@ def test_the_family_is_one_for_doctor_and_stage_zoo(made, base):
     assert (root / "params.yaml").read_text().startswith("# the algorithm\n")
     zoo.run(workspace, Progress())
     assert set(json.loads((workspace.zoo / "family.json").read_text())["digests"]) == {"base", "one", "two"}
-    found = examine(workspace, {})
+    assert fit_repair(root, "mine").startswith("seams are not repaired")
+    found = examine(open_workspace("mine", root), {})
     assert found.sound, [one for one in found.checks if one.status == "bad"]
     assert found.plan.seconds is not None
     most = min(one["search"] for one in result.items.values())
