@@ -105,7 +105,7 @@ def test_a_search_for_one_preference_finds_repaired_cuts(finished, tmp_path):
     data["members"] = [one for one in data["members"] if one["layers"] == LAYERS][:1]
     (workspace.run / "front.json").write_text(json.dumps(data))
     front = Front.read(workspace.run)
-    wish = Wish.parse(front, "one=0.5,two=0.2,layers=0.3", max_layers=LAYERS - 1)
+    wish = Wish.parse(front, "one=0.5,two=0.2,layers=0.3", max_layers=LAYERS - 2)
     result = search_for(workspace, front, wish, 12, Progress()).member
     recipes = read_recipes(Path(result.recipe))
     assert refitted(finished, {"path": result.path, "host": result.host}) == recipes[-1].repair.layers

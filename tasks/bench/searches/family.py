@@ -105,6 +105,8 @@ class Ground:
 
         So no arm has folds of a better model than another. None where the profile repairs nothing.
         """
+        if not self.workspace.profile.repairs:
+            return None, 0
         merges = [self.engine.add(one).host for one in self.space.plain_merges().values()]
         made = begin_repairs(self.workspace, self.engine, merges, Progress())
         found, self.engine.repairs = self.engine.repairs, None
