@@ -79,11 +79,10 @@ def repair(source: MergedSource, find: Callable[[str], Path], on_step: Callable[
 
     if settings.in_turn:
         first = min(settings.layers)
-        if not can_sweep(pool.architecture, candidate) or sorted(settings.layers) != list(
-            range(first, candidate.depth)
-        ):
+        whole = sorted(settings.layers) == list(range(first, candidate.depth))
+        if not (whole and can_sweep(pool.architecture, candidate)):
             raise BadInput("repair.in_turn: takes a path forward through one model, and all layers from one on")
-        (found,) = Sweep(items.requests(pool), settings.ridge, first).run(pool, [candidate], tell)
+        (found,) = Sweep(items.requests(pool), settings.ridge, settings.layers).run(pool, [candidate], tell)
     else:
         if unknown := [layer for layer in settings.layers if layer not in seams or not seams[layer].leaves_out]:
             raise BadInput(f"repair.layers: {unknown[0]}: nothing is left out behind it")

@@ -129,9 +129,7 @@ def calibrate(
     Raises:
         BadInput: activations are not finite.
     """
-    sums: dict[tuple[str, int], Sums] = {}
-    for seam in sorted(seams):
-        sums.setdefault((seam.model, seam.layer), Sums([], has_bias(pool))).seams.append(seam)
+    sums = sums_of(pool, seams)
     models: dict[str, set[int]] = {}
     for model, layer in sums:
         models.setdefault(model, set()).add(layer)
@@ -146,7 +144,7 @@ def calibrate(
     def add(one: Sums, seen: Sequence[dict[str, Streams]]) -> None:
         with torch.inference_mode():
             for streams in seen:
-                _add(pool, one, streams)
+                add_batch(pool, one, streams)
 
     def solve(one: Sums) -> dict[Seam, Fold]:
         with torch.inference_mode():
@@ -214,56 +212,60 @@ def listen(module: nn.Module, seen: list[Tensor]) -> None:
     module.register_forward_hook(note)
 
 
-def _add(pool: Pool, one: Sums, streams: Mapping[str, Streams]) -> None:
-    """Add a batch to the sums of one layer."""
+def sums_of(pool: Pool, seams: Iterable[Seam]) -> dict[tuple[str, int], Sums]:
+    """Empty sums for some seams, by the model and layer that are refitted."""
+    name = module_of(pool.architecture.live(pool.architecture.join(0, pool.architecture.down)))
+    has_bias = pool.skeleton.get_submodule(name)._parameters.get("bias") is not None
+    found: dict[tuple[str, int], Sums] = {}
+    for seam in sorted(seams):
+        found.setdefault((seam.model, seam.layer), Sums([], has_bias)).seams.append(seam)
+    return found
+
+
+def add_batch(pool: Pool, one: Sums, streams: Mapping[str, Streams]) -> None:
+    """Add a batch, of which the streams of each model are given, to the sums of one layer."""
     first = one.seams[0]
     mine, layer = streams[first.model], first.layer
     weight = mine.weight / mine.stream[min(layer + 2, pool.layers)].square().mean(dim=1)
     wanted = [streams[seam.towards].stream[seam.next] - mine.stream[layer + 1] for seam in one.seams]
-    block = pool.block(first.model, layer)
-    one.add(products(block, modules_of(pool.architecture), mine.inner[layer], mine.outer.get(layer), wanted, weight))
-
-
-def has_bias(pool: Pool) -> bool:
-    """Whether the matrices that are refitted have biases beside them."""
-    name = module_of(pool.architecture.live(pool.architecture.join(0, pool.architecture.down)))
-    return pool.skeleton.get_submodule(name)._parameters.get("bias") is not None
+    norm = None
+    if layer in mine.outer:
+        gain = pool.block(first.model, layer).get_parameter(f"{modules_of(pool.architecture)[1]}.weight")
+        norm = mine.outer[layer], 1 + gain.float()
+    one.add(products(mine.inner[layer], wanted, weight, one.has_bias, norm))
 
 
 def products(
-    block: nn.Module,
-    names: tuple[str, str],
     inner: Tensor,
-    outer: Tensor | None,
-    wanted: list[Tensor],
+    wanted: Sequence[Tensor],
     weight: Tensor,
+    has_bias: bool = False,
+    norm: tuple[Tensor, Tensor] | None = None,
 ) -> list[Tensor]:
     """What a batch adds to :class:`Sums`.
 
     Args:
-        block: the layer.
-        names: see :func:`modules_of`.
-        inner: what enters its second matrix, ``(N, F)``.
-        outer: what leaves it, ``(N, D)``, where a norm is behind.
-        wanted: what each seam wants added to the stream behind the layer, ``(N, D)`` each.
+        inner: what enters the matrix, ``(N, F)``.
+        wanted: what each seam wants added to the stream, ``(N, D)`` each.
         weight: of each token, ``(N,)``.
+        has_bias: whether a bias is refitted with it.
+        norm: what leaves the matrix, ``(N, D)``, and the gain ``(D,)`` of a norm that it passes before the stream.
     """
-    down, norm = names
-    if block.get_submodule(down)._parameters.get("bias") is not None:
+    if has_bias:
         inner = torch.cat([inner, torch.ones_like(inner[:, :1])], dim=1)
-    scales = [weight.sum()]
-    if outer is not None:
-        gain = 1 + block.get_parameter(f"{norm}.weight").float()
+    targets, scales = list(wanted), [weight.sum()]
+    if norm is not None:
+        outer, gain = norm
         undone = gain / (gain.square() + DAMP * gain.square().mean())
-        for number, target in enumerate(wanted):
+        for number, target in enumerate(targets):
             turned = outer / rms(outer) + target * undone
             size = rms(turned)
-            wanted[number] = turned / size * rms(outer) - outer
+            targets[number] = turned / size * rms(outer) - outer
             scales.append((weight * size.squeeze(1)).sum())
     root = weight.sqrt().unsqueeze(1)
     inner = inner * root
     # a product each, so that a seam's sums are the same whichever others are asked for with it
-    return [inner.T @ inner, *(inner.T @ (target * root) for target in wanted), torch.stack(scales)]
+    return [inner.T @ inner, *(inner.T @ (target * root) for target in targets), torch.stack(scales)]
 
 
 def solved(one: Sums, ridge: float) -> dict[Seam, Fold]:

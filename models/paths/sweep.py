@@ -8,7 +8,7 @@ many are refitted, for one path alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +22,7 @@ from models.errors import BadInput
 from models.paths.folded import Fold, folded, parts_of
 from models.paths.pool import Pool, shallow_clone
 from models.paths.prefix import Requests, Scorable, single_threads
-from models.paths.repair import Seam, Sums, has_bias, listen, modules_of, products, solved, weights_of
+from models.paths.repair import Seam, listen, modules_of, products, solved, sums_of, weights_of
 from models.sources.architecture import Architecture
 
 Given = TypeVar("Given")
@@ -44,14 +44,14 @@ class Sweep:
 
     requests: Requests
     ridge: float
-    first: int
-    """Position of the first layer that is refitted."""
+    positions: tuple[int, ...]
+    """Of the layers that are refitted."""
 
     def run(
         self, pool: Pool, candidates: Sequence[Candidate], on_done: Callable[[float], None]
     ) -> list[dict[int, Fold]]:
         """For each path what is added to which of its layers, by their position."""
-        return [sweep(pool, one, self.requests, self.ridge, self.first, on_done) for one in candidates]
+        return [sweep(pool, one, self.requests, self.ridge, self.positions, on_done) for one in candidates]
 
 
 class Walk:
@@ -73,7 +73,12 @@ class Walk:
 
 
 def sweep(
-    pool: Pool, candidate: Candidate, requests: Requests, ridge: float, first: int, on_done: Callable[[float], None]
+    pool: Pool,
+    candidate: Candidate,
+    requests: Requests,
+    ridge: float,
+    positions: Collection[int],
+    on_done: Callable[[float], None],
 ) -> dict[int, Fold]:
     """What refits a path, by the position of each layer.
 
@@ -82,7 +87,7 @@ def sweep(
         candidate: see :func:`can_sweep`.
         requests: the calibration items.
         ridge: as in :func:`models.paths.repair.calibrate`.
-        first: position of the first layer that is refitted.
+        positions: of the layers that are refitted.
         on_done: told in parts of one how much more is done.
 
     Raises:
@@ -95,11 +100,12 @@ def sweep(
         walks = each(workers, lambda batch: Walk(pool, model, batch), requests.batches)
         for position, (_, layer) in enumerate(candidate.path):
             block = pool.block(model, layer)
-            if position >= first:
+            if position in positions:
                 seam = Seam(model, layer, model, following[position])
-                one = Sums([seam], has_bias(pool))
+                (one,) = sums_of(pool, [seam]).values()
+                add_up = partial(_sums, pool=pool, seam=seam, has_bias=one.has_bias)
                 for start in range(0, len(walks), threads):
-                    for sums in each(workers, partial(_sums, pool=pool, seam=seam), walks[start : start + threads]):
+                    for sums in each(workers, add_up, walks[start : start + threads]):
                         with torch.inference_mode():
                             one.add(sums)
                 found[position] = each(workers, partial(solved, ridge=ridge), [one])[0][seam]
@@ -123,18 +129,17 @@ def _step(walk: Walk, block: nn.Module, layer: int) -> None:
     walk.cut = walk.calls[layer].replay(block, walk.cut)
 
 
-def _sums(walk: Walk, pool: Pool, seam: Seam) -> list[Tensor]:
+def _sums(walk: Walk, pool: Pool, seam: Seam, has_bias: bool) -> list[Tensor]:
     """What a batch adds to the sums of a layer of the cut model, whose stream is to be the uncut one's."""
     block, seen = shallow_clone(pool.block(seam.model, seam.layer)), list[Tensor]()
-    names = modules_of(pool.architecture)
-    listen(block.get_submodule(names[0]), seen)
+    listen(block.get_submodule(modules_of(pool.architecture)[0]), seen)
     walk.advance(pool, seam.model, seam.next)
     after = walk.calls[seam.layer].replay(block, walk.cut)[walk.real].float()
     inner, target = seen[0].reshape(*walk.real.shape, -1)[walk.real].float(), walk.uncut[walk.real].float()
     if not (after.isfinite().all() and inner.isfinite().all()):
         raise BadInput(f"{seam.model}: layer {seam.layer}: its activations are not finite on the calibration items")
     weight = walk.weight / target.square().mean(dim=1)
-    return products(block, names, inner, None, [target - after], weight)
+    return products(inner, [target - after], weight, has_bias)
 
 
 def with_fold(pool: Pool, block: nn.Module, fold: Fold) -> nn.Module:

@@ -152,7 +152,7 @@ class Repairs:
             self.calibrate(model, [] if self.anchors else seams)
 
     def _sweep(self, path: Candidate) -> None:
-        job = Sweep(self._fitted.requests(self.pool), self.settings.ridge, min(self.seams(path)))
+        job = Sweep(self._fitted.requests(self.pool), self.settings.ridge, self.refitted(path))
         with self.progress.bar(f"refitting {path.id}", 1, "") as bar:
             (folds,) = self.pool.run(job, [path], bar.advance)
         for position, fold in folds.items():

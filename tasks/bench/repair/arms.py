@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from torch import Tensor
 from models.candidate import Candidate, SourceLayer
 from models.paths.folded import Fold, RepairedSource
 from models.paths.prefix import Requests, single_threads
-from models.paths.repair import Seam, seams_of, watched
+from models.paths.repair import Seam, add_batch, seams_of, solved, sums_of, watched
 from tasks.bench.repair.ground import MERGE, Ground, Held
 
 TOKENS, RIDGE = 8_000, 0.01
@@ -56,11 +55,15 @@ def repaired(ground: Ground, path: Candidate, folds: Mapping[Seam, Fold]) -> Can
     steps: list[SourceLayer] = list(path.path)
     for position, seam in seams_of(path, ground.layers).items():
         if seam in folds:
-            name = f"{seam.model}~{next(_NUMBERS)}"
-            source = RepairedSource(ground.pool._source(seam.model), seam.layer, partial(folds.__getitem__, seam), name)
-            ground.pool.add(name, source)
-            steps[position] = name, seam.layer
+            steps[position] = add_fold(ground, seam.model, seam.layer, folds[seam]), seam.layer
     return Candidate(path.host, tuple(steps))
+
+
+def add_fold(ground: Ground, model: str, layer: int, fold: Fold) -> str:
+    """Let a model take part one layer of which is refitted; its name in the pool."""
+    name = f"{model}~{next(_NUMBERS)}"
+    ground.pool.add(name, RepairedSource(ground.pool._source(model), layer, lambda: fold, name))
+    return name
 
 
 def runs(layers: int, longest: int, model: str = MERGE) -> list[Seam]:
@@ -117,17 +120,14 @@ def by_cosine(inner: Tensor, beside: Tensor, target: Tensor, epochs: int = 30, r
 
 
 def collect(ground: Ground, requests: Requests, layers: set[int], streams: set[int]) -> dict[str, Tensor]:
-    """What enters the second matrix of some layers' MLPs, ``inner L``, and some streams, ``stream L``: all tokens.
-
-    Beside them, ``counts`` is 0 for a text's first token, else 1.
-    """
+    """What enters the second matrix of some layers' MLPs, ``inner L``, and some streams, ``stream L``: all tokens."""
     parts: dict[str, list[Tensor]] = {}
 
     def see(batch: object) -> dict[str, Tensor]:
         with torch.inference_mode():
             found = watched(ground.pool, MERGE, batch, layers)  # type: ignore[arg-type]
             inner = {f"inner {one}": found.inner[one] for one in layers}
-            return {f"stream {one}": found.stream[one] for one in streams} | inner | {"counts": found.weight}
+            return {f"stream {one}": found.stream[one] for one in streams} | inner
 
     with single_threads(torch.get_num_threads()) as workers:
         for seen in workers.map(see, requests.batches):
@@ -140,29 +140,16 @@ def growing(
     ground: Ground, cut: Cut, sizes: Sequence[int], ridges: Sequence[float]
 ) -> dict[tuple[int, float], dict[Seam, Fold]]:
     """The folds of a cut from more and more tokens, with several ridges; no text is passed through twice."""
-    wanted = seams(ground, [cut])
-    layers, done = {seam.layer for seam in wanted}, 0
+    sums, done = sums_of(ground.pool, seams(ground, [cut])), 0
     found: dict[tuple[int, float], dict[Seam, Fold]] = {}
-    grams: dict[Seam, Tensor] = {}
-    crosses: dict[Seam, Tensor] = {}
     for size in sizes:
         requests = ground.texts(size - done, skip=done // len(ground.tasks))
-        behind = {layer: min(layer + 2, ground.layers) for layer in layers}
-        streams = {seam.next for seam in wanted} | {layer + 1 for layer in layers} | set(behind.values())
-        seen, done = collect(ground, requests, layers, streams), size
-        for seam in wanted:
-            root = (seen["counts"] / seen[f"stream {behind[seam.layer]}"].square().mean(dim=1)).sqrt().unsqueeze(1)
-            inner = seen[f"inner {seam.layer}"] * root
-            target = (seen[f"stream {seam.next}"] - seen[f"stream {seam.layer + 1}"]) * root
-            grams[seam] = grams.get(seam, torch.zeros(())) + inner.T @ inner
-            crosses[seam] = crosses.get(seam, torch.zeros(())) + inner.T @ target
+        done = size
+        with torch.inference_mode():
+            for batch in requests.batches:
+                streams = {MERGE: watched(ground.pool, MERGE, batch, {layer for _, layer in sums})}
+                for one in sums.values():
+                    add_batch(ground.pool, one, streams)
             for ridge in ridges:
-                found.setdefault((size, ridge), {})[seam] = Fold(solved(grams[seam], crosses[seam], ridge))
+                found[size, ridge] = {seam: fold for one in sums.values() for seam, fold in solved(one, ridge).items()}
     return found
-
-
-def solved(gram: Tensor, cross: Tensor, ridge: float) -> Tensor:
-    """The matrix ``(D, F)`` of a ridge regression from its sums ``(F, F)`` and ``(F, D)``."""
-    gram, cross = gram.double(), cross.double()
-    gram.diagonal().add_(ridge * gram.diagonal().mean())
-    return torch.cholesky_solve(cross, torch.linalg.cholesky(gram)).float().T.contiguous()

@@ -1,4 +1,4 @@
-"""What was measured: a row a candidate, and a row an item of it; whatever is there is not measured again."""
+"""What was measured: a row a candidate, and a row a task of it; whatever is there is not measured again."""
 
 from __future__ import annotations
 
@@ -93,12 +93,10 @@ class Book:
         ]
         self.rows = joined(self.rows, rows)
         kept = [
-            {"version": VERSION, "id": case.id, "task": task, "item": item, "loss": loss, "right": int(right)}
+            {"version": VERSION, "id": case.id, "task": task, **told(losses, [one == task for one in items.tasks])}
             for case, (_, losses) in found.items()
             if losses is not None and items is not None
-            for task, item, loss, right in zip(
-                items.tasks, numbers(items.tasks), losses.loss.round(DIGITS), losses.right, strict=True
-            )
+            for task in dict.fromkeys(items.tasks)
         ]
         if kept:
             self.items = joined(self.items, kept)
@@ -112,9 +110,10 @@ def joined(table: pd.DataFrame, rows: Sequence[Mapping[str, Any]]) -> pd.DataFra
     return pd.concat([table, new], ignore_index=True) if len(table) else new
 
 
-def numbers(tasks: Sequence[str]) -> list[int]:
-    """The number of each item within its task."""
-    return [tasks[:place].count(task) for place, task in enumerate(tasks)]
+def told(losses: Losses, mine: Sequence[bool]) -> dict[str, str]:
+    """Losses of a task's items as a text, and ``+`` or ``-`` for each as its answer is right or not."""
+    loss = " ".join(f"{one:.{DIGITS}g}" for one in losses.loss[np.array(mine)].round(DIGITS))
+    return {"losses": loss, "right": "".join("-+"[int(one)] for one in losses.right[np.array(mine)])}
 
 
 def read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -133,9 +132,11 @@ def read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 def losses_of(items: pd.DataFrame, case: str) -> Losses:
     """The losses of one case, in the order of its items."""
     own = items[items["id"] == case]
-    return Losses(own["loss"].to_numpy(dtype=float), own["right"].to_numpy(dtype=float))
+    loss = [float(one) for text in own["losses"] for one in str(text).split()]
+    return Losses(np.array(loss), np.array([one == "+" for text in own["right"] for one in text], dtype=float))
 
 
 def tasks_of(items: pd.DataFrame, case: str) -> np.ndarray:
     """The tasks of its items."""
-    return items.loc[items["id"] == case, "task"].to_numpy()
+    own = items[items["id"] == case]
+    return np.repeat(own["task"].to_numpy(), own["right"].str.len())

@@ -31,7 +31,7 @@ from tasks.bench.repair.foreign import changes, paths
 from tasks.bench.repair.halves import PARTS, Half, left_out, repairs_of, saved, without
 from tasks.bench.repair.measure import LONGEST, Lab, greedy, spelled
 from tasks.bench.repair.rows import Row
-from tasks.bench.repair.sweep import ATTENTION, MLP, sweep
+from tasks.bench.repair.sweep import in_turn, with_attention
 
 DEPTHS = (1, 2, 3, 4, 6)
 """Layers left out that are reported."""
@@ -73,8 +73,8 @@ def depth(lab: Lab) -> None:
     def resolved(cuts: Sequence[Cut]) -> list[Candidate]:
         return lab.solved(cuts, lab.texts(MORE_TOKENS), LOW_RIDGE)
 
-    def in_turn(cuts: Sequence[Cut]) -> list[Candidate]:
-        return [sweep(ground, cut_path(ground, cut), lab.texts(TOKENS), RIDGE) for cut in cuts]
+    def one_by_one(cuts: Sequence[Cut]) -> list[Candidate]:
+        return [in_turn(ground, cut_path(ground, cut), lab.texts(TOKENS), RIDGE) for cut in cuts]
 
     def squares(cuts: Sequence[Cut]) -> list[Candidate]:
         return replace_me(ground, cuts, lab.texts(TOKENS), cosine=False)
@@ -84,13 +84,13 @@ def depth(lab: Lab) -> None:
 
     def all_behind(cuts: Sequence[Cut]) -> list[Candidate]:
         texts = lab.texts(MORE_TOKENS)
-        return [sweep(ground, cut_path(ground, cut), texts, LOW_RIDGE, every=True) for cut in cuts]
+        return [in_turn(ground, cut_path(ground, cut), texts, LOW_RIDGE, every=True) for cut in cuts]
 
     few = [cut for cut in by_ours if len(cut) in TRIED]
     lab.measure_cuts("depth", "ours, solved again", first, resolved, MORE_TOKENS)
     for cut in [*first[len(by_ours) :][-1:], *by_ours[::-1]]:
         lab.measure_cuts("depth", "every later layer, solved again", [cut], all_behind, MORE_TOKENS)
-    lab.measure_cuts("depth", "ours, in turn", few, in_turn, TOKENS)
+    lab.measure_cuts("depth", "ours, in turn", few, one_by_one, TOKENS)
     if ground.kind.unit != "image":
         lab.measure_cuts("depth", "ReplaceMe, least squares", few, squares, TOKENS)
         lab.measure_cuts("depth", "ReplaceMe, cosine", few, cosine, TOKENS)
@@ -168,21 +168,21 @@ def moves(lab: Lab) -> None:
     lab.measure_uncut()
     cuts = [_chosen(lab, DEEP)]
 
-    def swept(parts: Sequence[str], every: bool) -> Callable[[Sequence[Cut]], list[Candidate]]:
-        return lambda some: [
-            sweep(ground, cut_path(ground, cut), lab.texts(TOKENS), RIDGE, parts, every) for cut in some
-        ]
+    def every(some: Sequence[Cut]) -> list[Candidate]:
+        return [in_turn(ground, cut_path(ground, cut), lab.texts(TOKENS), RIDGE, every=True) for cut in some]
 
     def most(some: Sequence[Cut]) -> list[Candidate]:
-        return [sweep(ground, cut_path(ground, cut), lab.texts(SIZES[-1]), LOW_RIDGE, every=True) for cut in some]
+        return [in_turn(ground, cut_path(ground, cut), lab.texts(SIZES[-1]), LOW_RIDGE, every=True) for cut in some]
 
-    lab.measure_cuts("moves", "every later layer", cuts, swept([MLP], every=True), TOKENS)
+    def attentive(some: Sequence[Cut], every: bool = False) -> list[Candidate]:
+        return [with_attention(ground, cut_path(ground, cut), lab.texts(TOKENS), RIDGE, every) for cut in some]
+
+    lab.measure_cuts("moves", "every later layer", cuts, every, TOKENS)
     if ground.kind.unit == "byte":
         lab.measure_cuts("moves", "every later layer, 64,000 tokens", cuts, most, SIZES[-1])
     if ground.kind.unit != "image":
-        both = [ATTENTION, MLP]
-        lab.measure_cuts("moves", "in turn, attention too", cuts, swept(both, every=False), TOKENS)
-        lab.measure_cuts("moves", "every later layer, attention too", cuts, swept(both, every=True), TOKENS)
+        lab.measure_cuts("moves", "in turn, attention too", cuts, attentive, TOKENS)
+        lab.measure_cuts("moves", "every later layer, attention too", cuts, partial(attentive, every=True), TOKENS)
         lab.measure_cuts("moves", "solved, then distilled", cuts, lambda some: distilled_all(lab, some), TOKENS)
 
 

@@ -5,7 +5,7 @@ The uncut model runs beside the cut one; a layer is to hand on the stream behind
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 from models.candidate import Candidate
-from models.paths.pool import shallow_clone
+from models.paths.pool import shallow_clone, unwatched
 from models.paths.prefix import Requests, single_threads
-from models.paths.repair import listen, modules_of, seams_of, weights_of
-from tasks.bench.repair.arms import add, solved
+from models.paths.repair import Seam, Sums, listen, modules_of, products, seams_of, solved, weights_of
+from models.paths.sweep import Sweep
+from tasks.bench.repair.arms import add, add_fold
 from tasks.bench.repair.ground import MERGE, Ground
 
-MLP, ATTENTION = "mlp", "attention"
-"""What may be refitted in a layer: its last matrix."""
+ANY = Seam(MERGE, 0, MERGE, 0)
+"""Stands for whatever is solved for alone."""
 
 OUTPUT = "self_attn.o_proj"
 """The last matrix of the attention of a Llama."""
@@ -82,56 +83,59 @@ class Walk:
         self.level = max(self.level, level)
 
 
-def sweep(
-    ground: Ground,
-    path: Candidate,
-    requests: Requests,
-    ridge: float,
-    parts: Collection[str] = (MLP,),
-    every: bool = False,
-    tell: Callable[[str], None] = lambda _: None,
-) -> Candidate:
-    """Refit the layers before seams, or ``every`` layer from the first seam on, one after the other.
+def in_turn(ground: Ground, path: Candidate, requests: Requests, ridge: float, every: bool = False) -> Candidate:
+    """Refit the layers before seams one after the other, as the product refits members.
 
     Args:
         ground: the family.
         path: an ordered path through the merge.
         requests: calibration items.
         ridge: ϱ.
-        parts: what is refitted in each layer, in this order.
-        every: whether layers without a seam behind them are refitted too.
-        tell: told what is being refitted.
+        every: whether layers without a seam behind them are refitted too, from the first seam on.
     """
-    cut, uncut = Walk(ground, requests), Walk(ground, requests)
+    positions = refitted(ground, path, every)
+    (folds,) = Sweep(requests, ridge, positions).run(ground.pool, [path], unwatched)
+    steps = list(path.path)
+    for position, fold in folds.items():
+        model, layer = steps[position]
+        steps[position] = add_fold(ground, model, layer, fold), layer
+    return Candidate(path.host, tuple(steps))
+
+
+def refitted(ground: Ground, path: Candidate, every: bool) -> tuple[int, ...]:
+    """Positions of the layers that are refitted."""
     marked = seams_of(path, ground.layers)
+    return tuple(range(min(marked), path.depth)) if every and marked else tuple(marked)
+
+
+def with_attention(ground: Ground, path: Candidate, requests: Requests, ridge: float, every: bool = False) -> Candidate:
+    """The same with the attention's last matrix refitted before the MLP's."""
+    cut, uncut = Walk(ground, requests), Walk(ground, requests)
+    positions = refitted(ground, path, every)
     steps = list(path.path)
     following = [layer for _, layer in steps[1:]] + [ground.layers]
     for position, (model, layer) in enumerate(steps):
-        if position in marked or (every and position > min(marked, default=len(steps))):
-            tell(f"layer {layer}")
+        if position in positions:
             uncut.advance(following[position])
-            for part in parts:
-                model = refitted(ground, cut, uncut, model, layer, part, ridge)
+            for part in (OUTPUT, modules_of(ground.pool.architecture)[0]):
+                model = closer(ground, cut, uncut, model, layer, part, ridge)
             steps[position] = model, layer
         cut.hidden, _ = cut.through(model, layer)
     return Candidate(path.host, tuple(steps))
 
 
-def refitted(ground: Ground, cut: Walk, uncut: Walk, model: str, layer: int, part: str, ridge: float) -> str:
+def closer(ground: Ground, cut: Walk, uncut: Walk, model: str, layer: int, part: str, ridge: float) -> str:
     """A model one matrix of which takes a layer's output closer to the uncut stream; its name in the pool."""
-    name = modules_of(ground.pool.architecture)[0] if part == MLP else OUTPUT
-    hidden, inner = cut.through(model, layer, name)
+    hidden, inner = cut.through(model, layer, part)
     if inner is None:
         raise ValueError(part)
     target = uncut.stream()
     added = solve(inner, target - cut.stream(hidden), cut.counts / target.square().mean(dim=1), ridge)
-    architecture = ground.pool.architecture
-    name = architecture.join(layer, architecture.down if part == MLP else f"{OUTPUT}.weight")
+    name = ground.pool.architecture.join(layer, f"{part}.weight")
     return add(ground, model, {name: ground.pool._source(model).tensor(name).float() + added})
 
 
 def solve(inner: Tensor, wanted: Tensor, weight: Tensor, ridge: float) -> Tensor:
     """The matrix ``(D, F)`` that takes inputs ``(N, F)`` closest to what is wanted ``(N, D)``: weighted ridge."""
-    root = weight.sqrt().unsqueeze(1)
-    inner, wanted = inner * root, wanted * root
-    return solved(inner.T @ inner, inner.T @ wanted, ridge)
+    one = Sums([ANY], has_bias=False, totals=products(inner, [wanted], weight))
+    return solved(one, ridge)[ANY].weight

@@ -30,7 +30,7 @@ def make(tmp_path_factory):
 
 def swept(pool, source, cut, requests, first=0):
     """The path with its layers refitted."""
-    (folds,) = Sweep(requests, RIDGE, first).run(pool, [cut], unwatched)
+    (folds,) = Sweep(requests, RIDGE, tuple(range(first, cut.depth))).run(pool, [cut], unwatched)
     path = list(cut.path)
     for position, fold in folds.items():
         name = f"{cut.id} {position}"
@@ -76,7 +76,7 @@ def test_threads_make_no_difference(make):
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            found += Sweep(requests, RIDGE, 0).run(pool, [CUT], unwatched)
+            found += Sweep(requests, RIDGE, tuple(range(CUT.depth))).run(pool, [CUT], unwatched)
     finally:
         torch.set_num_threads(before)
     one, two = found
@@ -87,7 +87,7 @@ def test_activations_that_are_not_finite_are_refused_with_the_layer(make):
     source = Changed(make("llama"), lambda name, tensor: tensor * (float("nan") if "layers.2.mlp.up" in name else 1))
     pool = pool_of(a=source)
     with pytest.raises(BadInput, match="a: layer 2: its activations are not finite on the calibration items"):
-        Sweep(requests_of(pool, random_texts(5)), RIDGE, 0).run(pool, [CUT], unwatched)
+        Sweep(requests_of(pool, random_texts(5)), RIDGE, tuple(range(CUT.depth))).run(pool, [CUT], unwatched)
 
 
 @pytest.mark.parametrize(

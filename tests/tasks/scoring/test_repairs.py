@@ -160,7 +160,7 @@ def test_members_are_solved_on_their_own_activations_within_their_own_model(engi
         wanted = down(engine.pool, model, layer) + fold_of(engine, Seam(model, layer, model, layer + 2), FINAL)
         assert torch.equal(down(engine.pool, refitted(engine, MIXED)[layer], layer), wanted)
     cut, requests = without(mine, 2), engine.repairs.calibration.fitted(FINAL.tokens).requests(engine.pool)
-    (folds,) = Sweep(requests, FINAL.ridge, 1).run(engine.pool, [cut], lambda _: None)
+    (folds,) = Sweep(requests, FINAL.ridge, tuple(range(1, cut.depth))).run(engine.pool, [cut], lambda _: None)
     assert refitted(engine, cut).keys() == {cut.path[position][1] for position in folds} == {1, 3, 4, 5, 6}
     for position, fold in folds.items():
         layer = cut.path[position][1]

@@ -31,7 +31,7 @@ from tasks.bench.repair.page import known, write_repair
 from tasks.bench.repair.rows import Book
 from tasks.bench.repair.run import STUDIES, measure
 from tasks.bench.repair.summary import correlation, rise, verdicts
-from tasks.bench.repair.sweep import ATTENTION, MLP, sweep
+from tasks.bench.repair.sweep import in_turn, with_attention
 from tasks.bench.setup import describe_setup
 from tasks.project.progress import Progress
 from tasks.project.workspace import open_workspace
@@ -92,7 +92,7 @@ def test_the_loss_is_what_a_token_of_the_answer_takes(ground):
 def test_refitting_in_turn_is_ours_where_nothing_was_repaired_before(ground):
     texts = ground.texts(ALL)
     ours = repaired(ground, cut_path(ground, (3,)), calibrate(ground.pool, texts, seams(ground, [(3,)]), 0.01))
-    turn = sweep(ground, cut_path(ground, (3,)), texts, 0.01)
+    turn = in_turn(ground, cut_path(ground, (3,)), texts, 0.01)
     naive, one, other = loss(ground, cut_path(ground, (3,)), ours, turn)
     assert np.abs(one - other).max() < 1e-4 < np.abs(one - naive).max()
 
@@ -131,10 +131,10 @@ def test_the_square_matrix_is_that_of_least_squares(ground):
     assert cosine != squares
 
 
-@pytest.mark.parametrize("parts", [[MLP], [ATTENTION, MLP]])
-def test_refitting_every_later_layer_comes_closer_to_the_uncut_stream(ground, parts):
+@pytest.mark.parametrize("refit", [in_turn, with_attention])
+def test_refitting_every_later_layer_comes_closer_to_the_uncut_stream(ground, refit):
     texts = ground.texts(ALL)
-    naive, swept = cut_path(ground, (2,)), sweep(ground, cut_path(ground, (2,)), texts, 0.001, parts, every=True)
+    naive, swept = cut_path(ground, (2,)), refit(ground, cut_path(ground, (2,)), texts, 0.001, every=True)
     assert sum(model != MERGE for model, _ in swept.path) == 4
     left, better = off(ground, naive, swept)
     assert better < left
