@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from models.agent.actor import ActorSettings, act, new_actor, train_actor
 from models.agent.judge import Judge
 from models.agent.networks import Agent
 from models.agent.online import OF_THE_AGENT, SearchSettings, search
@@ -21,7 +22,7 @@ from models.agent.phases import (
     sample,
     train,
 )
-from models.front import Array
+from models.front import Array, Scale
 from models.merge.space import RecipeSpace
 from models.preferences import preferences
 from models.search.environment import PathRules, PathSpace
@@ -37,6 +38,8 @@ class HM3Settings:
     sample: SampleSettings | None = field(default_factory=SampleSettings)
     dataset: DatasetSettings | None = field(default_factory=DatasetSettings)
     agent: AgentSettings = field(default_factory=AgentSettings)
+    actor: ActorSettings | None = field(default_factory=ActorSettings)
+    acted: int = 16
     search: SearchSettings = field(default_factory=SearchSettings)
 
 
@@ -84,11 +87,20 @@ def hm3(
         found = offline_paths(paths, settings.dataset, rng, spare, pool[len(space.experts) :])
         new = [path for path in found if path not in trial.archive]
         trial.spend_on(new, [found[path] for path in new], min(settings.dataset.items, trial.archive.full))
+    actor = None
+    if settings.actor is not None:
+        actor = new_actor(trial, space)
+        scale, counts = trial.reward.scale, trial.lab.answered
+        steps = settings.actor.steps(trial.budget, counts, trial.reward.depth_counts)
+        k = trial.reward.tasks
+        tasks = Scale(scale.names[:k], scale.ideal[:k], scale.nadir[:k])
+        train_actor(actor, trial, tasks, counts, settings.actor, steps, rng)
+        act(trial, actor, space, wanted, settings.acted, rng)
     judge, agent = new_judge(trial, space), None
     if set(settings.search.kinds) & set(OF_THE_AGENT):
         statistics = trial.lab.statistics(paths.models)
         agent = new_agent(trial, paths, statistics, settings.agent, int(rng.integers(2**31)))
         if settings.dataset is not None:
             train(trial, agent, judge, settings.agent.training, rng)
-    rows = search(trial, judge, space, paths, wanted, settings.search, rng, agent, on_round)
+    rows = search(trial, judge, space, paths, wanted, settings.search, rng, agent, on_round, actor)
     return Searched(rows, judge, agent, paths)

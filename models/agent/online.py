@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from models.agent.actor import Actor
 from models.agent.judge import Judge, Targets, complete_best, greedy
 from models.agent.networks import Agent
 from models.agent.player import Player, PlayerSettings
@@ -24,7 +25,7 @@ from models.merge.space import RecipeSpace
 from models.search.environment import PathSpace
 from models.search.trial import Trial
 
-KINDS = ("recipe", "layered", "edit", "policy", "beam")
+KINDS = ("actor", "recipe", "layered", "edit", "policy", "beam")
 """Where proposals come from: new recipes, per-layer recipes, path edits, policy samples, beam."""
 
 OF_THE_AGENT = ("policy", "beam")
@@ -61,6 +62,7 @@ def search(
     rng: np.random.Generator,
     agent: Agent | None = None,
     on_round: Callable[[dict[str, float]], None] | None = None,
+    actor: Actor | None = None,
 ) -> list[dict[str, float]]:
     """Search until the budget does not pay for one more candidate. Trial, judge and agent change in place.
 
@@ -80,7 +82,7 @@ def search(
         A row a round, the first before any: item evaluations spent, hypervolume of what is fully scored, the best
         utility of it in the mean over the preferences, and how networks and kinds fare.
     """
-    run = _Search(trial, judge, space, paths, preferences, settings, rng, agent, on_round)
+    run = _Search(trial, judge, space, paths, preferences, settings, rng, agent, on_round, actor)
     run.begin()
     while (size := run.affordable()) > 0 and run.round(size):
         pass
@@ -100,16 +102,18 @@ class _Search:
     rng: np.random.Generator
     agent: Agent | None
     on_round: Callable[[dict[str, float]], None] | None
+    actor: Actor | None = None
 
     def __post_init__(self) -> None:
         trial, agent, settings, rng = self.trial, self.agent, self.settings, self.rng
         self.kinds = tuple(kind for kind in settings.kinds if agent or kind not in OF_THE_AGENT)
+        self.kinds = tuple(kind for kind in self.kinds if self.actor or kind != "actor")
         plays = not set(self.kinds).isdisjoint(OF_THE_AGENT)
         self.player = Player(agent, trial, settings.player, rng) if agent and plays else None
         full = trial.archive.full
         self.rungs = [*(rung for rung in sorted(set(settings.rungs)) if rung < full), full]
         self.targets = Targets(trial.reward, self.preferences, settings.directions, rng)
-        self.proposer = Proposer(trial, self.judge, self.space, self.paths, settings.stops)
+        self.proposer = Proposer(trial, self.judge, self.space, self.paths, settings.stops, self.actor)
         self.shares = Shares(self.kinds)
         self.cycle = rng.permutation(len(self.preferences))
         self.number = 0

@@ -9,21 +9,36 @@ from itertools import compress
 
 import numpy as np
 
+from models.agent.actor import Actor
 from models.agent.judge import Judge
 from models.agent.variation import offspring, with_recipe
 from models.candidate import Candidate
 from models.front import Array
+from models.merge.recipe import Recipe
 from models.merge.space import Point, RecipeSpace
 from models.search.environment import PathSpace
 from models.search.trial import Trial
+
+JITTER = 0.5
+"""Standard deviation of the logarithm of the weights for which the actor is asked, around those that are wanted."""
 
 
 class Proposer:
     """Makes proposals of each kind. Recipes that it makes up take part only once they are chosen."""
 
-    def __init__(self, trial: Trial, judge: Judge, space: RecipeSpace, paths: PathSpace, stops: int) -> None:
+    def __init__(
+        self,
+        trial: Trial,
+        judge: Judge,
+        space: RecipeSpace,
+        paths: PathSpace,
+        stops: int,
+        actor: Actor | None = None,
+    ) -> None:
         """Over the candidates of a trial and the paths of its pool; per-layer recipes have so many ``stops``."""
-        self.trial, self.judge, self.paths = trial, judge, paths
+        self.trial, self.judge, self.paths, self.actor = trial, judge, paths, actor
+        self.acted: dict[str, Recipe] = {}
+        """The actor's recipes among those that are only proposed."""
         self.spaces = {"recipe": space, "layered": space.with_stops(stops)}
         self.made: dict[str, tuple[str, Point]] = {}
         """Recipes that are only proposed, each with the kind of space it is a point of, under passing names."""
@@ -45,6 +60,8 @@ class Proposer:
         self, kind: str, wanted: Array, parents: Sequence[Sequence[Candidate]], count: int, rng: np.random.Generator
     ) -> list[Candidate]:
         """About so many candidates of a kind from the parents that serve each preference (R, K)."""
+        if kind == "actor":
+            return [self._act(wanted[i % len(wanted)], parents[i % len(parents)], rng) for i in range(count)]
         if kind in self.spaces:
             return [self._vary(kind, parents[i % len(parents)], parents, rng) for i in range(count)]
         chains = self._deletions(wanted, [some[int(rng.integers(len(some)))] for some in parents])
@@ -53,9 +70,12 @@ class Proposer:
     def enter(self, candidate: Candidate) -> Candidate:
         """Let the recipe that a chosen candidate has made up take part; the candidate with it under its own name."""
         for model in candidate.models:
-            if model in self.made:
-                kind, point = self.made[model]
-                recipe = self.spaces[kind].recipe(point)
+            if model in self.made or model in self.acted:
+                if model in self.acted:
+                    recipe = self.acted[model]
+                else:
+                    kind, point = self.made[model]
+                    recipe = self.spaces[kind].recipe(point)
                 named = self.trial.add(recipe).host
                 self.judge.describer.add(named, recipe)
                 candidate = with_recipe(candidate, model, named)
@@ -63,8 +83,9 @@ class Proposer:
 
     def forget(self) -> None:
         """Drop the recipes that were made up and not chosen."""
-        self.judge.forget(self.made)
+        self.judge.forget({**self.made, **self.acted})
         self.made.clear()
+        self.acted.clear()
 
     def _vary(
         self, kind: str, some: Sequence[Candidate], parents: Sequence[Sequence[Candidate]], rng: np.random.Generator
@@ -83,8 +104,25 @@ class Proposer:
             return Candidate.identity(name, self.trial.lab.layers)
         return with_recipe(parent, first, name)
 
+    def _act(self, wanted: Array, some: Sequence[Candidate], rng: np.random.Generator) -> Candidate:
+        """The actor's recipe for about a preference (K,), in place of that of a parent, or in full."""
+        assert self.actor is not None  # noqa: S101
+        tasks = wanted[: self.actor.tasks] + 0.02
+        preference = tasks * np.exp(JITTER * rng.standard_normal(len(tasks)))
+        recipe = self.actor.recipe(self.spaces["recipe"], preference / preference.sum())
+        name = f"acted-{len(self.acted)}"
+        self.acted[name] = recipe
+        self.judge.describer.add(name, recipe)
+        parent = some[int(rng.integers(len(some)))]
+        own = self._recipe_of(parent, rng)
+        if own not in parent.models:
+            return Candidate.identity(name, self.trial.lab.layers)
+        return with_recipe(parent, own, name)
+
     def _point(self, kind: str, name: str) -> Point:
         """A recipe as a point of a space."""
+        if name in self.acted:
+            return self.spaces[kind].read(self.acted[name])
         if name in self.made:
             made_as, point = self.made[name]
             return point if made_as == kind else self.spaces[kind].read(self.spaces[made_as].recipe(point))
@@ -94,10 +132,13 @@ class Proposer:
 
     def _recipe_of(self, candidate: Candidate, rng: np.random.Generator) -> str:
         """The recipe that gives most of a path's layers; any known one where none gives any."""
-        counts = Counter(model for model, _ in candidate.path if model in self.trial.recipes or model in self.made)
+        counts = Counter(model for model, _ in candidate.path if self._is_recipe(model))
         if counts:
             return counts.most_common(1)[0][0]
         return str(rng.choice(list(self.trial.recipes)))
+
+    def _is_recipe(self, model: str) -> bool:
+        return model in self.trial.recipes or model in self.made or model in self.acted
 
     def _deletions(self, wanted: Array, starts: Sequence[Candidate]) -> list[Candidate]:
         """What is left of a path as its layers go, one by one, each the one that is expected to cost least.

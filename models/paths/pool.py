@@ -164,9 +164,13 @@ class Pool:
             if self.architecture.head not in source.names() and not self.architecture.classes:
                 head = model.get_submodule(self._head)
                 head._parameters["weight"] = model.get_input_embeddings().weight
-            return Ends(model, self._norm, self._head)
+            return self.around(model)
 
         return self._keep((host, ENDS), build)
+
+    def around(self, model: PreTrainedModel) -> Ends:
+        """A model with listeners for blocks, as ends."""
+        return Ends(model, self._norm, self._head)
 
     def with_blocks(self, host: str, blocks: Sequence[nn.Module]) -> PreTrainedModel:
         """The host's model with other blocks than its own, sharing every parameter."""

@@ -14,10 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial, reduce
+from itertools import accumulate
 from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from models.candidate import Candidate, SourceLayer
 from models.paths.ends import Ends
@@ -28,6 +30,9 @@ CPU_TOKENS, GPU_TOKENS = 1024, 16384
 
 LOGITS = 2**24
 """Numbers that the logits of one step may have."""
+
+SOFTNESS = 0.5
+"""Lead in logits at which an answer's token counts as three quarters given, where answers are to have slopes."""
 
 HIDDEN_BYTES = 2**30
 """Bytes of hidden states that may be kept at branches."""
@@ -60,6 +65,12 @@ class Scorable(Protocol):
         """Log-likelihood of each answer ``(B,)`` in float64, and how far it is the likeliest ``(B,)``, on the CPU.
 
         From the last layer's hidden states ``(B, T, D)`` and what lies behind it.
+        """
+
+    def soft(self, ends: Ends, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same with slopes: log-likelihoods ``(B,)``, how surely each is given ``(B,)``, and whether it is.
+
+        Surely means the product over its tokens of the sigmoid of a token's lead over the likeliest other one.
         """
 
 
@@ -115,6 +126,26 @@ class Batch:
         """Log-likelihood of each row's continuation, and the share of its tokens that greedy decoding gives."""
         return _continuations(ends, hidden, self)
 
+    def soft(self, ends: Ends, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See ``Scorable``."""
+        logits = ends.logits(hidden[self.row, self.column])
+        likelihood, lead = leads(logits, self.target)
+
+        def of_rows(values: Tensor) -> Tensor:
+            return values.new_zeros(len(self.rows)).index_add(0, self.row, values)
+
+        sure = of_rows(logsigmoid(lead / SOFTNESS)).exp()
+        return of_rows(likelihood), sure, of_rows((lead <= 0).to(lead.dtype)) == 0
+
+
+def leads(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-likelihood of targets ``(P,)`` under logits ``(P, V)``, and by how much each leads the likeliest other."""
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    index = target.unsqueeze(1)
+    own = logits.gather(1, index).squeeze(1)
+    others = logits.scatter(1, index, -torch.inf).amax(dim=1)
+    return own - logits.logsumexp(dim=1), own - others
+
 
 @dataclass(frozen=True)
 class Requests:
@@ -132,18 +163,31 @@ class Requests:
             max_length: longest sequence that the model takes.
             tokens: budget of a batch, at least one request.
         """
-        order = sorted(range(len(pairs)), key=lambda index: (-sum(map(len, pairs[index])), index))
-        read = {index: [*pairs[index][0], *pairs[index][1]][-max_length - 1 :][:-1] for index in order}
+        return cls.from_groups([[pair] for pair in pairs], max_length, tokens)
+
+    @classmethod
+    def from_groups(cls, groups: Sequence[Sequence[Pair]], max_length: int, tokens: int = CPU_TOKENS) -> Requests:
+        """The same of requests that belong together, which are in one batch; all groups are of one size, or nearly.
+
+        Requests are numbered through all groups.
+        """
+        firsts = list(accumulate(map(len, groups), initial=0))
+        longest = [max(sum(map(len, pair)) for pair in group) for group in groups]
+        order = sorted(range(len(groups)), key=lambda index: (-longest[index], index))
         batches = []
         while order:
-            size = max(1, tokens // len(read[order[0]]))
+            width = max(1, min(longest[order[0]] - 1, max_length)) * max(map(len, groups))
+            size = max(1, tokens // width)
             chosen, order = order[:size], order[size:]
-            batches.append(_batch(chosen, [read[index] for index in chosen], [pairs[index][1] for index in chosen]))
-        return cls(len(pairs), tuple(batches))
+            numbers = [firsts[index] + place for index in chosen for place in range(len(groups[index]))]
+            pairs = [pair for index in chosen for pair in groups[index]]
+            read = [[*context, *continuation][-max_length - 1 :][:-1] for context, continuation in pairs]
+            batches.append(_batch(numbers, read, [continuation for _, continuation in pairs]))
+        return cls(firsts[-1], tuple(batches))
 
 
 def _batch(rows: Sequence[int], read: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]) -> Batch:
-    ids = torch.zeros(len(rows), len(read[0]), dtype=torch.long)
+    ids = torch.zeros(len(rows), max(map(len, read)), dtype=torch.long)
     row: list[int] = []
     column: list[int] = []
     target: list[int] = []
@@ -225,7 +269,7 @@ def path_likelihoods(
             for batch in requests.batches:
                 run_group(batch)
         else:
-            _one_thread_each(run_group, requests.batches)
+            one_thread_each(run_group, requests.batches)
     return list(zip(found.likelihoods, found.shares if shares else found.shares == 1, strict=True))
 
 
@@ -244,7 +288,7 @@ class PathLikelihoods:
         return path_likelihoods(pool, candidates, self.requests, on_done, shares=self.shares)
 
 
-def _one_thread_each(run: Callable[[Scorable], None], batches: Sequence[Scorable]) -> None:
+def one_thread_each(run: Callable[[Scorable], None], batches: Sequence[Scorable]) -> None:
     """Score the batches in as many threads as torch has, with torch itself in one thread in each of them."""
     with single_threads(torch.get_num_threads()) as workers:
         for _ in workers.map(run, batches):

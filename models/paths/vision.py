@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 
 from models.paths.ends import Ends
 from models.paths.pool import Pool
-from models.paths.prefix import CPU_TOKENS, GPU_TOKENS, Requests
+from models.paths.prefix import CPU_TOKENS, GPU_TOKENS, SOFTNESS, Requests, leads
 from models.sources.heads import Head
 
 
@@ -72,6 +72,13 @@ class ImageBatch:
         likelihood = torch.cat(values).cpu()
         finite = likelihood.isfinite()
         return likelihood.masked_fill(~finite, torch.nan), (torch.cat(right).cpu() & finite).double()
+
+    def soft(self, ends: Ends, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See ``Scorable``: a class is an answer of one token."""
+        found = features(ends, hidden, self.texts)
+        parts = [leads(head.logits(found[start:stop]), self.target[start:stop]) for start, stop, head in self.heads]
+        likelihood, lead = (torch.cat(one) for one in zip(*parts, strict=True))
+        return likelihood, torch.sigmoid(lead / SOFTNESS), lead > 0
 
 
 def features(ends: Ends, hidden: Tensor, texts: bool) -> Tensor:

@@ -15,8 +15,12 @@ import numpy as np
 from models.candidate import Candidate
 from models.front import REFERENCE, Array, Indices
 from models.merge.recipe import Recipe
+from models.paths.slopes import Taught
 from models.search.archive import Archive
 from models.search.reward import Reward
+
+PASSES = 3
+"""Item evaluations that one forward with one backward pass costs."""
 
 
 class Lab(Protocol):
@@ -37,6 +41,13 @@ class Lab(Protocol):
 
     def statistics(self, models: Sequence[str]) -> Array:
         """Statistics (M, L, F) of the layers of models, see :func:`models.search.features.layer_statistics`."""
+
+    @property
+    def answered(self) -> Sequence[int]:
+        """Items of each task that have a right answer whose worth is known: all of them, or 0."""
+
+    def slopes(self, weights: Array, items: Sequence[Sequence[int]]) -> Sequence[Taught | None]:
+        """See :class:`models.agent.actor.Teacher`."""
 
 
 @dataclass
@@ -111,6 +122,20 @@ class Trial:
         if self.on_spent:
             self.on_spent(self.whole)
         return self.lab.influence(candidate)
+
+    def slopes(self, weights: Array, items: Sequence[Sequence[int]]) -> Sequence[Taught | None]:
+        """What a merge is worth on some items of each task, with slopes; charged three evaluations an item.
+
+        Raises:
+            ValueError: the budget does not pay for it.
+        """
+        cost = PASSES * sum(map(len, items))
+        if self.left < cost:
+            raise ValueError(f"{self.left} item evaluations are left, and {cost} are needed")
+        self.spent += cost
+        if self.on_spent:
+            self.on_spent(cost)
+        return self.lab.slopes(weights, items)
 
     def costs(self, candidates: Sequence[Candidate]) -> Array:
         """Costs (N, K) of scored candidates; those of a failed one are the worst there are."""

@@ -41,7 +41,7 @@ def _right(task: Any, requests: Sequence[Any], chat: bool) -> Any | None:
     """The log-likelihood request of an item's right answer; none where the item has no right answer."""
     first = requests[0]
     if task.OUTPUT_TYPE == CHOICES:
-        index = _choice(task, first.doc)
+        index = choice_of(task, first.doc)
         return None if index is None else requests[index]
     if task.OUTPUT_TYPE != OUTPUT:
         return first if first.arguments[-1] else None
@@ -50,7 +50,7 @@ def _right(task: Any, requests: Sequence[Any], chat: bool) -> Any | None:
     return _forced(first, prompt, f"{delimiter}{answer}") if answer else None
 
 
-def _choice(task: Any, doc: Any) -> int | None:
+def choice_of(task: Any, doc: Any) -> int | None:
     """Index of the right choice; of the first, where several are right (lm-eval's ``process_results``)."""
     gold = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
     choices = task.doc_to_choice(doc)

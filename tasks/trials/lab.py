@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import numpy as np
 
@@ -11,10 +12,12 @@ from models.front import Array
 from models.merge.recipe import Recipe
 from models.paths.influence import Influence
 from models.paths.pool import unwatched
+from models.paths.slopes import Taught
 from models.search.features import layer_statistics
 from models.sources.architecture import architecture_of
 from tasks.project.progress import Bar
 from tasks.scoring.engine import Engine, Scored
+from tasks.scoring.slopes import Teaching
 
 SPLIT = "search"
 
@@ -27,6 +30,7 @@ class EngineLab:
         self.engine = engine
         self.bar = bar
         objectives = engine.objectives(SPLIT)
+        self.names = objectives.names
         self.counts = tuple(objectives.count(name) for name in objectives.names)
         """Items of each task objective (K_tasks)."""
         self.failures: dict[Candidate, str] = {}
@@ -58,6 +62,21 @@ class EngineLab:
         pool = {name: engine.source(name) for name in models}
         group = architecture_of(base.config).group
         return layer_statistics(base, pool, list(engine.family.experts), engine.layers, group, on_tensor)
+
+    @property
+    def answered(self) -> tuple[int, ...]:
+        """See ``Lab``."""
+        taught = self.teaching.taught
+        return tuple(n if one in taught else 0 for n, one in zip(self.counts, self.names, strict=True))
+
+    def slopes(self, weights: Array, items: Sequence[Sequence[int]]) -> list[Taught | None]:
+        """See ``Lab``."""
+        return self.teaching.slopes(weights, items)
+
+    @cached_property
+    def teaching(self) -> Teaching:
+        """What answers the actor."""
+        return Teaching(self.engine)
 
     def _mean(self, one: Scored) -> tuple[float, ...] | None:
         if one.failed:

@@ -15,9 +15,10 @@ import pandas as pd
 from models.candidate import Candidate
 from models.front import Array
 from models.merge.recipe import Recipe, dump_recipes, parse_recipes
+from models.paths.slopes import Taught
 from models.search.archive import Archive, Entry
 from models.search.reward import Reward
-from models.search.trial import Lab, Trial
+from models.search.trial import PASSES, Lab, Trial
 from tasks.bench.process import edges
 from tasks.bench.searches.arms import Arm
 from tasks.bench.searches.family import Ground
@@ -86,6 +87,20 @@ class Meter:
     def statistics(self, models: Sequence[str]) -> Array:
         """See ``Lab``; counts as the arm's own time."""
         return self.lab.statistics(models)
+
+    @property
+    def answered(self) -> Sequence[int]:
+        """See ``Lab``."""
+        return self.lab.answered
+
+    def slopes(self, weights: Array, items: Sequence[Sequence[int]]) -> Sequence[Taught | None]:
+        """See ``Lab``; counts as three candidates through all layers on those items."""
+        journal, at = self.ground.engine.journal, time.perf_counter()
+        known, cost = len(journal), PASSES * sum(map(len, items))
+        found = self.lab.slopes(weights, items)
+        passes = [Candidate.identity(f"pass {number}", self.layers) for number in range(PASSES)]  # that share nothing
+        self.note(passes, cost // PASSES, cost * (len(journal) > known), time.perf_counter() - at)
+        return found
 
     def note(self, candidates: Sequence[Candidate], cost: int, computed: int, seconds: float) -> None:
         """Add what models were run for: ``cost`` items each, ``computed`` of all of them now, in so many seconds."""

@@ -1,0 +1,263 @@
+"""A(λ): the coefficients of a merge for every preference, trained by the gradient of the merged model.
+
+A merge is Θ₀_l + Σ_k a_kl δ_kl, with a coefficient for each expert and layer. The actor is linear in the preference,
+a(λ) = A_0 + Σ_j λ_j A_j, so one network gives a model for any preference at once, also for one that nobody asked for
+while it was trained. Each member is a plain recipe of task arithmetic with a list of weights (method.md, section 4).
+
+One step: draw a preference and some items of each task; ask how soft scores of these items and their slopes ∂f_j/∂a are
+under a(λ) (``models.paths.slopes``); turn them into costs, shifted to what the real metric says; go down the smooth
+Tchebycheff loss by Adam. The preference's task scores alone count here: depth is the search's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.candidate import Candidate
+from models.front import Array, Scale
+from models.merge.recipe import Recipe
+from models.merge.space import RecipeSpace
+from models.paths.slopes import Taught
+from models.preferences import preferences
+from models.search.trial import PASSES, Trial
+
+METHOD = "task_arithmetic"
+PLACES = 4
+"""Decimal places of a coefficient in a recipe."""
+
+CENTROID, CORNERS = 0.15, 0.15
+"""Shares of the steps whose preference weighs tasks alike, and nearly one task alone."""
+
+SOFTENED = 0.1
+"""Weight that the other tasks share at a corner."""
+
+LINEAR = 0.05
+"""Weight of the sum of costs beside their maximum."""
+
+
+SHARE = {True: 0.36, False: 0.8}
+"""Of the budget, by whether depth counts: cuts have to be searched as well."""
+
+
+@dataclass(frozen=True)
+class ActorSettings:
+    """Hyperparameters of A(λ) and of its training."""
+
+    share: float | None = None  # of the search's budget; by default SHARE
+    items: int = 32  # of each task in a step, each charged three evaluations
+    rate: float = 0.03  # of Adam, at the beginning
+    sharpness: float = 0.1  # μ of the smooth maximum over tasks
+    pull: float = 1e-3  # towards where the coefficients begin, over the sum of squares
+    averaged: float = 0.9  # of an exponential mean of the parameters, which is what is kept
+    layered: bool = True  # a coefficient for each layer, else one for each expert
+
+    def steps(self, budget: int, counts: Sequence[int], depth_counts: bool) -> int:
+        """Steps that its share of a budget of item evaluations pays for."""
+        share = SHARE[depth_counts] if self.share is None else self.share
+        cost = PASSES * sum(min(self.items, count) for count in counts)
+        return int(share * budget / cost) if cost else 0
+
+
+class Teacher(Protocol):
+    """Who knows what a merge is worth."""
+
+    def slopes(self, weights: Array, items: Sequence[Sequence[int]]) -> Sequence[Taught | None]:
+        """What a merge with coefficients (E, L) is worth on some items of each task, none of some.
+
+        None of a task without items, or whose numbers are not finite.
+        """
+
+
+class Actor:
+    """A(λ) over E experts, L layers and K tasks."""
+
+    def __init__(self, experts: Sequence[str], layers: int, tasks: int, own: Sequence[int]) -> None:
+        """Coefficients where they begin: 0.4 + 0.5 (λ_j − 1/K) for an expert whose own task is j.
+
+        Args:
+            experts: by name.
+            layers: L.
+            tasks: K.
+            own: of each expert the task that it is for.
+        """
+        self.experts = tuple(experts)
+        self.layers = layers
+        self.tasks = tasks
+        start = torch.zeros(1 + tasks, len(self.experts), layers, dtype=torch.float64)
+        start[0] = 0.4 - 0.5 / tasks
+        for expert, task in enumerate(own):
+            start[1 + task, expert] = 0.5
+        self.start = start
+        self.matrix = start.clone()
+        """A ``(1 + K, E, L)``."""
+
+    def weights(self, preference: Array) -> Array:
+        """Coefficients (E, L) for a preference over the tasks (K,), which need not sum to 1."""
+        return _weights(self.matrix, preference / preference.sum()).numpy()
+
+    def recipe(self, space: RecipeSpace, preference: Array) -> Recipe:
+        """The merge for a preference over the tasks (K,)."""
+        rounded = np.round(self.weights(preference), PLACES).tolist()
+        own = dict(zip(self.experts, rounded, strict=True))
+        return space.make(METHOD, {name: {"weight": _shortest(own[name])} for name in space.experts})
+
+    def state(self) -> dict[str, Tensor]:
+        """Its tensors, by name."""
+        return {"start": self.start, "matrix": self.matrix}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Inverse of :meth:`state`."""
+        self.start, self.matrix = state["start"].double(), state["matrix"].double()
+
+
+def own_tasks(costs: Array) -> list[int]:
+    """The task that each expert is for, from the experts' costs (E, K): where it leads the others by most."""
+    lead = costs - costs.mean(axis=0)
+    return [int(row.argmin()) for row in lead]
+
+
+def train_actor(
+    actor: Actor,
+    teacher: Teacher,
+    scale: Scale,
+    counts: Sequence[int],
+    settings: ActorSettings,
+    steps: int,
+    rng: np.random.Generator,
+    on_step: Callable[[int], None] | None = None,
+) -> list[dict[str, float]]:
+    """Train in place.
+
+    Args:
+        actor: what is trained.
+        teacher: is asked once a step.
+        scale: ideal and nadir of the K tasks.
+        counts: items of each task that have right answers.
+        settings: hyperparameters.
+        steps: how many.
+        rng: draws preferences and items.
+        on_step: told the number of each step that is done.
+
+    Returns:
+        A row a step: the loss, and the largest soft cost under the step's preference.
+    """
+    parameters = actor.matrix.clone().requires_grad_()
+    optimiser = torch.optim.Adam([parameters], lr=settings.rate, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(steps, 1))
+    decks = [Deck(count, settings.items, rng) for count in counts]
+    ideal, range_ = np.array(scale.ideal), np.array(scale.ideal) - np.array(scale.nadir)
+    shift = Shift(len(counts))
+    mean, rows = parameters.detach().clone(), []
+    for step in range(steps):
+        preference = draw_preference(actor.tasks, rng)
+        weights = _weights(parameters, preference)
+        taught = teacher.slopes(weights.detach().numpy(), [deck.deal() for deck in decks])
+        known = [j for j, one in enumerate(taught) if one is not None]
+        if known:
+            soft = np.array([one.soft for one in taught if one is not None])
+            real = np.array([one.real for one in taught if one is not None])
+            soft = soft + shift.learn(known, real - soft)
+            costs = torch.tensor((ideal[known] - soft) / range_[known])
+            loss, slope = smooth_tchebycheff(costs, torch.tensor(preference[known]), settings.sharpness)
+            slopes = torch.tensor(np.stack([one.slopes for one in taught if one is not None]))
+            towards = -(slope / torch.tensor(range_[known]))[:, None, None] * slopes
+            pulled = settings.pull * (parameters - actor.start).square().sum()
+            (gradient,) = torch.autograd.grad((weights * towards.sum(dim=0)).sum() + pulled, parameters)
+            parameters.grad = gradient if settings.layered else gradient.mean(dim=-1, keepdim=True).expand_as(gradient)
+            optimiser.step()
+            rows.append({"step": step, "loss": float(loss), "cost": float(costs.max())})
+        schedule.step()
+        mean = settings.averaged * mean + (1 - settings.averaged) * parameters.detach()
+        if on_step:
+            on_step(step + 1)
+    actor.matrix = mean
+    return rows
+
+
+@dataclass
+class Shift:
+    """What the real metric says beyond soft scores, a running mean a task: soft ones understate long answers."""
+
+    tasks: int
+    kept: float = 0.9
+
+    def __post_init__(self) -> None:
+        self.total, self.weight = np.zeros(self.tasks), np.zeros(self.tasks)
+
+    def learn(self, known: Sequence[int], difference: Array) -> Array:
+        """The mean of each known task, with one more difference each."""
+        self.total[known] = self.kept * self.total[known] + (1 - self.kept) * difference
+        self.weight[known] = self.kept * self.weight[known] + (1 - self.kept)
+        return np.asarray(self.total[known] / self.weight[known])
+
+
+class Deck:
+    """Items of a task, dealt so that none comes a second time before all have come."""
+
+    def __init__(self, count: int, size: int, rng: np.random.Generator) -> None:
+        self.count, self.size, self.rng = count, min(size, count), rng
+        self.left: list[int] = []
+
+    def deal(self) -> list[int]:
+        """So many different items, in order."""
+        dealt: list[int] = []
+        while len(dealt) < self.size:
+            if not self.left:
+                self.left = [item for item in self.rng.permutation(self.count).tolist() if item not in dealt]
+            dealt.append(self.left.pop())
+        return sorted(dealt)
+
+
+def draw_preference(tasks: int, rng: np.random.Generator) -> Array:
+    """A preference (K,): the centroid, a softened corner, or one from a flat Dirichlet distribution."""
+    kind = rng.random()
+    if kind < CENTROID:
+        return np.full(tasks, 1 / tasks)
+    if kind < CENTROID + CORNERS:
+        corner = np.full(tasks, SOFTENED / tasks)
+        corner[int(rng.integers(tasks))] += 1 - SOFTENED
+        return corner
+    return rng.dirichlet(np.ones(tasks))
+
+
+def smooth_tchebycheff(costs: Tensor, preference: Tensor, sharpness: float) -> tuple[Tensor, Tensor]:
+    """μ log Σ_j exp(K λ_j c_j / μ) + 0.05 Σ_j K λ_j c_j of costs (K,), and its slope in them (K,).
+
+    Source: Lin et al., Smooth Tchebycheff Scalarization for Multi-Objective Optimization, ICML 2024.
+    """
+    costs = costs.clone().requires_grad_()
+    weighed = len(costs) * preference / preference.sum() * costs
+    loss = sharpness * torch.logsumexp(weighed / sharpness, dim=0) + LINEAR * weighed.sum()
+    (slope,) = torch.autograd.grad(loss, costs)
+    return loss.detach(), slope
+
+
+def _weights(matrix: Tensor, preference: Array) -> Tensor:
+    """a(λ) ``(E, L)``."""
+    return matrix[0] + torch.einsum("j,jel->el", torch.tensor(preference), matrix[1:])
+
+
+def _shortest(values: list[float]) -> float | list[float]:
+    """One number where all are the same."""
+    return values if len(set(values)) > 1 else values[0]
+
+
+def new_actor(trial: Trial, space: RecipeSpace) -> Actor:
+    """An actor that has learned nothing, over the experts of a trial that has scored them."""
+    experts = [Candidate.identity(name, trial.lab.layers) for name in space.experts]
+    costs = trial.costs(experts)[:, : trial.reward.tasks]
+    return Actor(tuple(space.experts), trial.lab.layers, trial.reward.tasks, own_tasks(costs))
+
+
+def act(trial: Trial, actor: Actor, space: RecipeSpace, wanted: Array, count: int, rng: np.random.Generator) -> None:
+    """Score the actor's merges for about ``count`` preferences over the tasks, on all items."""
+    spread = preferences(actor.tasks, count, rng)
+    softened = (1 - SOFTENED) * spread + SOFTENED / actor.tasks
+    made = dict.fromkeys(trial.add(actor.recipe(space, one)) for one in softened)
+    trial.spend_on([one for one in made if one not in trial.archive], "actor")
