@@ -1,4 +1,4 @@
-"""HM3 as one function of a trial: sample, data set, offline training and online search in a row."""
+"""HM3 as one function of a trial: sample, data set, first fit of the surrogate and online search in a row."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from models.agent.judge import Judge
-from models.agent.networks import Agent
-from models.agent.online import OF_THE_AGENT, SearchSettings, search
+from models.agent.online import SearchSettings, search
 from models.agent.phases import (
-    AgentSettings,
     DatasetSettings,
     SampleSettings,
+    TrainSettings,
     anchors,
-    new_agent,
     new_judge,
     offline_paths,
     sample,
@@ -36,7 +34,7 @@ class HM3Settings:
     anchors: int = 3
     sample: SampleSettings | None = field(default_factory=SampleSettings)
     dataset: DatasetSettings | None = field(default_factory=DatasetSettings)
-    agent: AgentSettings = field(default_factory=AgentSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
     search: SearchSettings = field(default_factory=SearchSettings)
 
 
@@ -47,7 +45,6 @@ class Searched:
     rows: list[dict[str, float]]
     """Of the online search."""
     judge: Judge
-    agent: Agent | None
     paths: PathSpace
     """Over its pool."""
 
@@ -84,11 +81,7 @@ def hm3(
         found = offline_paths(paths, settings.dataset, rng, spare, pool[len(space.experts) :])
         new = [path for path in found if path not in trial.archive]
         trial.spend_on(new, [found[path] for path in new], min(settings.dataset.items, trial.archive.full))
-    judge, agent = new_judge(trial, space), None
-    if set(settings.search.kinds) & set(OF_THE_AGENT):
-        statistics = trial.lab.statistics(paths.models)
-        agent = new_agent(trial, paths, statistics, settings.agent, int(rng.integers(2**31)))
-        if settings.dataset is not None:
-            train(trial, agent, judge, settings.agent.training, rng)
-    rows = search(trial, judge, space, paths, wanted, settings.search, rng, agent, on_round)
-    return Searched(rows, judge, agent, paths)
+    judge = new_judge(trial, space)
+    train(trial, judge, settings.train, rng)
+    rows = search(trial, judge, space, paths, wanted, settings.search, rng, on_round)
+    return Searched(rows, judge, paths)
