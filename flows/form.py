@@ -54,12 +54,12 @@ class Dataset(DatasetParams):
 
 @of_project
 class Train(TrainParams):
-    """Offline training of actor, critic and surrogate."""
+    """First fit of the surrogate."""
 
 
 @of_project
 class Search(SearchParams):
-    """Online search over paths with the trained networks."""
+    """Online search over recipes and paths."""
 
 
 @of_project

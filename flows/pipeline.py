@@ -80,8 +80,8 @@ def hm3(
         zoo: Stage zoo: how a made family is trained.
         sample: Stage sample: recipe search, and the anchors.
         dataset: Stage dataset: the offline data set of scored paths.
-        train: Stage train: actor, critic and surrogate.
-        search: Stage search: the online search over paths.
+        train: Stage train: the surrogate of the scores.
+        search: Stage search: the online search over recipes and paths.
         pareto: Stage pareto: which candidates become members of the front.
     """
     with opened(profile, "hm3 run") as (workspace, screen):

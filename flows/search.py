@@ -28,7 +28,7 @@ def hm3_search(
     search: int = 100,
     engine: EngineName = "inline",
 ) -> dict[str, Any]:
-    """Search on for one preference, from the trained agent and all that is known; the front stays as it is.
+    """Search on for one preference, from all that is known; the front stays as it is.
 
     What is found has an id, by which it is exported, evaluated and promoted like a member.
 

@@ -1,11 +1,11 @@
-"""Stage `search`: the online search over paths, from the trained networks (method.md, section 4)."""
+"""Stage `search`: the online search over paths, from what the stages before have learned (method.md, section 4)."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 
-from models.agent.networks import load_agent
+from models.agent.agent import load_agent
 from models.agent.online import search
 from models.agent.phases import new_judge
 from models.candidate import Candidate
@@ -39,15 +39,14 @@ def run(workspace: Workspace, progress: Progress) -> None:
     wanted = preferences(len(agent.config.scale.names), params.preferences, rng)
     paths, space = path_space(engine, anchors), recipe_space(engine)
     judge = new_judge(trial, space)
-    if agent.surrogate is not None:
-        judge.surrogate = agent.surrogate
+    judge.surrogate = agent.surrogate
     with progress.bar("searching", trial.left, "item evaluations") as bar:
         trial.on_spent = bar.advance
 
         def on_round(row: dict[str, float]) -> None:
             bar.advance(0, f"HV {row['hv']:.3f}")
 
-        rows = search(trial, judge, space, paths, wanted, search_settings(params), rng, agent, on_round)
+        rows = search(trial, judge, space, paths, wanted, search_settings(params), rng, on_round)
     failures = {
         Candidate.from_json(str(row["candidate"])): str(row["failed"])
         for row in offline[offline["failed"].notna()].to_dict("records")

@@ -13,14 +13,13 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from models.agent.networks import Agent, AgentConfig
+from models.agent.agent import Agent, AgentConfig
 from models.agent.surrogate import Surrogate
 from models.candidate import Candidate
 from models.front import Scale, hypervolume
 from models.merge.path_recipe import path_recipe
 from models.merge.recipe import Recipe, dump_recipes, mergekit_level, recipe_name
 from models.search.environment import PathRules
-from models.search.features import FEATURES
 from tasks.project.records import Anchors, ScoredModel, write_table, write_text
 from tasks.project.workspace import Workspace, open_workspace
 
@@ -230,7 +229,7 @@ def make_front(workspace: Workspace) -> None:
         {
             "candidate": [one.to_json() for one in tried],
             "id": [one.id for one in tried],
-            "kind": rng.choice(["edit", "policy", "beam", "random"], len(tried)),
+            "kind": rng.choice(["edit", "recipe", "layered", "random"], len(tried)),
             "round": np.arange(len(tried)) // 32,
             "items": np.where(rng.random(len(tried)) < 0.6, ITEMS, 32),
             "charged": ITEMS * len(TASKS),
@@ -252,12 +251,9 @@ def random_path(rng: np.random.Generator, pool: list[str]) -> Candidate:
 
 def make_curves(workspace: Workspace) -> None:
     """``train.csv``, ``search.csv`` and ``agent/``."""
-    steps = np.arange(0, 400, 20)
-    rows = []
-    for network, height in (("surrogate 0", 0.3), ("surrogate 1", 0.33), ("critic", 0.2), ("actor", 2.5)):
-        for step in steps:
-            loss = height * float(np.exp(-step / 120)) + 0.02
-            rows.append({"network": network, "step": int(step), "loss": loss, "held_out": 1.2 * loss})
+    steps = np.arange(8, 88, 8)
+    loss = 0.3 * np.exp(-steps / 40) + 0.02
+    rows = {"network": "surrogate", "step": steps, "loss": loss, "held_out": 1.2 * loss}
     write_table(workspace.run / "train.csv", pd.DataFrame(rows))
     evaluations = np.arange(20_000, 43_201, 1_600)
     share = np.linspace(0, 1, len(evaluations))
@@ -267,7 +263,6 @@ def make_curves(workspace: Workspace) -> None:
             "evaluations": evaluations,
             "hv": 0.31 + 0.16 * share**0.5,
             "utility": -0.3 + 0.1 * share,
-            "entropy": np.where(share > 0, 3.2 - share, np.nan),
             "surrogate_error": np.where(share > 0, 0.1 - 0.05 * share, np.nan),
         }
     )
@@ -276,13 +271,12 @@ def make_curves(workspace: Workspace) -> None:
 
 
 def make_agent() -> Agent:
-    """An agent whose networks are untrained, and whose surrogate knows made-up scores."""
+    """An agent whose surrogate knows made-up scores."""
     rng = np.random.default_rng(0)
     surrogate = Surrogate(np.zeros(2, dtype=np.int64))
     surrogate.fit(rng.random((6, 2)), rng.random((6, len(TASKS))), np.full(6, ITEMS), 1, rng)
     scale = Scale(TASKS, (0.9,) * len(TASKS), (0.3,) * len(TASKS))
-    config = AgentConfig(TASKS, LAYERS, PathRules(), scale, FEATURES, hidden=8)
-    return Agent(config, rng.random((len(TASKS), LAYERS, FEATURES)), 0, surrogate)
+    return Agent(AgentConfig(TASKS, LAYERS, PathRules(), scale), surrogate)
 
 
 def make_lock(workspace: Workspace) -> None:

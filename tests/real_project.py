@@ -19,8 +19,8 @@ SMALLEST = {
     "zoo": {"layers": 3},
     "sample": {"candidates": 5, "anchors": 1},
     "dataset": {"edits": 6, "random": 4, "items": 8},
-    "train": {"steps": 6, "hidden": 16},
-    "search": {"budget": 1000, "batch": 4, "rungs": [8, 14], "rollouts": 8},
+    "train": {"steps": 6},
+    "search": {"budget": 1000, "batch": 4, "rungs": [8, 14]},
     "pareto": {"members": 3, "rescored": 4},
 }
 """Parameters with which the real stages take seconds each, on a family and items as in small_tasks."""

@@ -27,8 +27,8 @@ COUNTS = {"search": 14, "selection": 8, "test": 12}
 SEARCH = {
     "sample": {"candidates": 8, "anchors": 1, "methods": ["linear", "task_arithmetic"]},
     "dataset": {"edits": 10, "random": 4, "items": 8},
-    "train": {"steps": 4, "hidden": 8},
-    "search": {"budget": 1200, "batch": 4, "rungs": [7, 14], "rollouts": 8, "beam": 2, "ppo_epochs": 1},
+    "train": {"steps": 4},
+    "search": {"budget": 1200, "batch": 4, "rungs": [7, 14]},
     "pareto": {"members": 3, "rescored": 4},
 }
 

@@ -1,4 +1,4 @@
-"""A small project whose pipeline has run, with real networks and a real archive, in seconds."""
+"""A small project whose pipeline has run, with a real archive, in seconds."""
 
 import yaml
 
@@ -11,8 +11,8 @@ PARAMS = {
     "profiles": ["p"],
     "sample": {"candidates": 6, "preferences": 4, "anchors": 1},
     "dataset": {"edits": 6, "random": 2, "items": 6},
-    "train": {"hidden": 8, "steps": 8, "batch": 32},
-    "search": {"budget": 500, "batch": 4, "rungs": [4, 12], "preferences": 4, "rollouts": 8, "beam": 2},
+    "train": {"steps": 8},
+    "search": {"budget": 500, "batch": 4, "rungs": [4, 12], "preferences": 4},
     "pareto": {"members": 3, "rescored": 3},
 }
 

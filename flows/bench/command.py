@@ -116,7 +116,7 @@ def amortisation(
     budget: Budget = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Search for new preferences, from a trained agent and from nothing.
+    """Search for new preferences, from where a search stands and from nothing.
 
     Both are compared with the members of the front, which cost nothing. Writes docs/results/amortisation.md.
 

@@ -49,8 +49,8 @@ PARAMS: dict[str, Any] = {
     },
     "sample": {"candidates": 8, "anchors": 2},
     "dataset": {"edits": 12, "random": 4, "items": 32},
-    "train": {"steps": 20, "hidden": 16},
-    "search": {"budget": 12_000, "batch": 8, "rungs": [32, 128], "rollouts": 16},
+    "train": {"steps": 20},
+    "search": {"budget": 12_000, "batch": 8, "rungs": [32, 128]},
     "pareto": {"members": 4, "rescored": 8},
 }
 """A pipeline of seconds a stage."""

@@ -29,7 +29,7 @@ def choose(
 ) -> None:
     """Choose the member for a preference, by its scores on the selection split. No model is run without `--search`.
 
-    With `--search N` the trained agent first looks for something better, from all that is known. What it finds has an
+    With `--search N` the search first goes on for something better, from all that is known. What it finds has an
     id, which `hm3 export`, `hm3 evaluate` and `hm3 promote` take; the front stays as it is. The same command gives the
     same model, and one that was interrupted goes on.
 

@@ -13,18 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from models.candidate import Candidate
-from models.front import Array, Scale
+from models.front import Array
 from models.merge.recipe import Recipe
 from models.merge.space import RecipeSpace
-from models.paths.slopes import Taught
-from models.preferences import preferences
 from models.search.trial import PASSES, Trial
 
 METHOD = "task_arithmetic"
@@ -57,21 +54,11 @@ class ActorSettings:
     averaged: float = 0.9  # of an exponential mean of the parameters, which is what is kept
     layered: bool = True  # a coefficient for each layer, else one for each expert
 
-    def steps(self, budget: int, counts: Sequence[int], depth_counts: bool) -> int:
-        """Steps that its share of a budget of item evaluations pays for."""
+    def steps(self, budget: int, left: int, counts: Sequence[int], depth_counts: bool) -> int:
+        """Steps that its share of a budget of item evaluations pays for, and what is left of it."""
         share = SHARE[depth_counts] if self.share is None else self.share
         cost = PASSES * sum(min(self.items, count) for count in counts)
-        return int(share * budget / cost) if cost else 0
-
-
-class Teacher(Protocol):
-    """Who knows what a merge is worth."""
-
-    def slopes(self, weights: Array, items: Sequence[Sequence[int]]) -> Sequence[Taught | None]:
-        """What a merge with coefficients (E, L) is worth on some items of each task, none of some.
-
-        None of a task without items, or whose numbers are not finite.
-        """
+        return int(min(share * budget, left) / cost) if cost else 0
 
 
 class Actor:
@@ -122,60 +109,62 @@ def own_tasks(costs: Array) -> list[int]:
     return [int(row.argmin()) for row in lead]
 
 
+def new_actor(trial: Trial, space: RecipeSpace) -> Actor:
+    """An actor that has learned nothing, over the experts of a trial that has scored them."""
+    experts = [Candidate.identity(name, trial.lab.layers) for name in space.experts]
+    costs = trial.costs(experts)[:, : trial.reward.tasks]
+    return Actor(tuple(space.experts), trial.lab.layers, trial.reward.tasks, own_tasks(costs))
+
+
 def train_actor(
     actor: Actor,
-    teacher: Teacher,
-    scale: Scale,
-    counts: Sequence[int],
+    trial: Trial,
     settings: ActorSettings,
-    steps: int,
     rng: np.random.Generator,
     on_step: Callable[[int], None] | None = None,
 ) -> list[dict[str, float]]:
-    """Train in place.
+    """Train in place with the settings' share of a trial's budget; tasks without right answers don't count.
 
     Args:
         actor: what is trained.
-        teacher: is asked once a step.
-        scale: ideal and nadir of the K tasks.
-        counts: items of each task that have right answers.
+        trial: pays, and says what a merge is worth.
         settings: hyperparameters.
-        steps: how many.
         rng: draws preferences and items.
-        on_step: told the number of each step that is done.
+        on_step: called after each step, with its number.
 
     Returns:
-        A row a step: the loss, and the largest soft cost under the step's preference.
+        A row a step: the loss, and the largest soft cost.
     """
+    counts, scale, k = trial.lab.answered, trial.reward.scale, actor.tasks
+    ideal = np.array(scale.ideal[:k])
+    span = ideal - np.array(scale.nadir[:k])
+    steps = settings.steps(trial.budget, trial.left, counts, trial.reward.depth_counts)
     parameters = actor.matrix.clone().requires_grad_()
     optimiser = torch.optim.Adam([parameters], lr=settings.rate, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(steps, 1))
     decks = [Deck(count, settings.items, rng) for count in counts]
-    ideal, range_ = np.array(scale.ideal), np.array(scale.ideal) - np.array(scale.nadir)
-    shift = Shift(len(counts))
-    mean, rows = parameters.detach().clone(), []
-    for step in range(steps):
-        preference = draw_preference(actor.tasks, rng)
+    shift, mean = Shift(k), actor.matrix
+    rows: list[dict[str, float]] = []
+    for step in range(1, steps + 1):
+        preference = draw_preference(k, rng)
         weights = _weights(parameters, preference)
-        taught = teacher.slopes(weights.detach().numpy(), [deck.deal() for deck in decks])
-        known = [j for j, one in enumerate(taught) if one is not None]
-        if known:
-            soft = np.array([one.soft for one in taught if one is not None])
-            real = np.array([one.real for one in taught if one is not None])
-            soft = soft + shift.learn(known, real - soft)
-            costs = torch.tensor((ideal[known] - soft) / range_[known])
+        answers = trial.slopes(weights.detach().numpy(), [deck.deal() for deck in decks])
+        known, taught = [j for j, one in enumerate(answers) if one], [one for one in answers if one]
+        if taught:
+            soft, real = (np.array([getattr(one, name) for one in taught]) for name in ("soft", "real"))
+            costs = torch.tensor((ideal[known] - soft - shift.learn(known, real - soft)) / span[known])
             loss, slope = smooth_tchebycheff(costs, torch.tensor(preference[known]), settings.sharpness)
-            slopes = torch.tensor(np.stack([one.slopes for one in taught if one is not None]))
-            towards = -(slope / torch.tensor(range_[known]))[:, None, None] * slopes
-            pulled = settings.pull * (parameters - actor.start).square().sum()
-            (gradient,) = torch.autograd.grad((weights * towards.sum(dim=0)).sum() + pulled, parameters)
+            towards = torch.tensor(np.stack([one.slopes for one in taught]) / -span[known, None, None])
+            downhill = (torch.einsum("j,jel->el", slope, towards) * weights).sum()
+            pull = settings.pull * (parameters - actor.start).square().sum()
+            (gradient,) = torch.autograd.grad(downhill + pull, parameters)
             parameters.grad = gradient if settings.layered else gradient.mean(dim=-1, keepdim=True).expand_as(gradient)
             optimiser.step()
             rows.append({"step": step, "loss": float(loss), "cost": float(costs.max())})
         schedule.step()
         mean = settings.averaged * mean + (1 - settings.averaged) * parameters.detach()
         if on_step:
-            on_step(step + 1)
+            on_step(step)
     actor.matrix = mean
     return rows
 
@@ -246,18 +235,3 @@ def _weights(matrix: Tensor, preference: Array) -> Tensor:
 def _shortest(values: list[float]) -> float | list[float]:
     """One number where all are the same."""
     return values if len(set(values)) > 1 else values[0]
-
-
-def new_actor(trial: Trial, space: RecipeSpace) -> Actor:
-    """An actor that has learned nothing, over the experts of a trial that has scored them."""
-    experts = [Candidate.identity(name, trial.lab.layers) for name in space.experts]
-    costs = trial.costs(experts)[:, : trial.reward.tasks]
-    return Actor(tuple(space.experts), trial.lab.layers, trial.reward.tasks, own_tasks(costs))
-
-
-def act(trial: Trial, actor: Actor, space: RecipeSpace, wanted: Array, count: int, rng: np.random.Generator) -> None:
-    """Score the actor's merges for about ``count`` preferences over the tasks, on all items."""
-    spread = preferences(actor.tasks, count, rng)
-    softened = (1 - SOFTENED) * spread + SOFTENED / actor.tasks
-    made = dict.fromkeys(trial.add(actor.recipe(space, one)) for one in softened)
-    trial.spend_on([one for one in made if one not in trial.archive], "actor")

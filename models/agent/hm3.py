@@ -1,4 +1,4 @@
-"""HM3 as one function of a trial: sample, data set, offline training and online search in a row."""
+"""HM3 as one function of a trial: sample, data set, first fit of the surrogate and online search in a row."""
 
 from __future__ import annotations
 
@@ -7,22 +7,20 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from models.agent.actor import ActorSettings, act, new_actor, train_actor
+from models.agent.actor import ActorSettings, new_actor, train_actor
 from models.agent.judge import Judge
-from models.agent.networks import Agent
-from models.agent.online import OF_THE_AGENT, SearchSettings, search
+from models.agent.online import SearchSettings, search
 from models.agent.phases import (
-    AgentSettings,
     DatasetSettings,
     SampleSettings,
+    TrainSettings,
     anchors,
-    new_agent,
     new_judge,
     offline_paths,
     sample,
     train,
 )
-from models.front import Array, Scale
+from models.front import Array
 from models.merge.space import RecipeSpace
 from models.preferences import preferences
 from models.search.environment import PathRules, PathSpace
@@ -37,9 +35,8 @@ class HM3Settings:
     anchors: int = 3
     sample: SampleSettings | None = field(default_factory=SampleSettings)
     dataset: DatasetSettings | None = field(default_factory=DatasetSettings)
-    agent: AgentSettings = field(default_factory=AgentSettings)
     actor: ActorSettings | None = field(default_factory=ActorSettings)
-    acted: int = 16
+    train: TrainSettings = field(default_factory=TrainSettings)
     search: SearchSettings = field(default_factory=SearchSettings)
 
 
@@ -50,7 +47,6 @@ class Searched:
     rows: list[dict[str, float]]
     """Of the online search."""
     judge: Judge
-    agent: Agent | None
     paths: PathSpace
     """Over its pool."""
 
@@ -90,17 +86,8 @@ def hm3(
     actor = None
     if settings.actor is not None:
         actor = new_actor(trial, space)
-        scale, counts = trial.reward.scale, trial.lab.answered
-        steps = settings.actor.steps(trial.budget, counts, trial.reward.depth_counts)
-        k = trial.reward.tasks
-        tasks = Scale(scale.names[:k], scale.ideal[:k], scale.nadir[:k])
-        train_actor(actor, trial, tasks, counts, settings.actor, steps, rng)
-        act(trial, actor, space, wanted, settings.acted, rng)
-    judge, agent = new_judge(trial, space), None
-    if set(settings.search.kinds) & set(OF_THE_AGENT):
-        statistics = trial.lab.statistics(paths.models)
-        agent = new_agent(trial, paths, statistics, settings.agent, int(rng.integers(2**31)))
-        if settings.dataset is not None:
-            train(trial, agent, judge, settings.agent.training, rng)
-    rows = search(trial, judge, space, paths, wanted, settings.search, rng, agent, on_round, actor)
-    return Searched(rows, judge, agent, paths)
+        train_actor(actor, trial, settings.actor, rng)
+    judge = new_judge(trial, space)
+    train(trial, judge, settings.train, rng)
+    rows = search(trial, judge, space, paths, wanted, settings.search, rng, on_round, actor)
+    return Searched(rows, judge, paths)

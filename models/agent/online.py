@@ -1,6 +1,6 @@
 """Online search (method.md, section 4): propose of every kind, screen on the surrogate, score in rungs, learn.
 
-Each round shares its places out among five kinds of proposals by what they have gained. The surrogate screens them:
+Each round shares its places out among three kinds of proposals by what they have gained. The surrogate screens them:
 batches are chosen by Thompson sampling for what they add to the hypervolume, scored on few items first, and on all
 items only where the surrogate, which has seen these first scores, still expects a gain.
 """
@@ -9,26 +9,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from models.agent.actor import Actor
 from models.agent.judge import Judge, Targets, complete_best, greedy
-from models.agent.networks import Agent
-from models.agent.player import Player, PlayerSettings
 from models.agent.proposals import Proposer
 from models.agent.shares import Shares, fair_gains
 from models.candidate import Candidate
 from models.front import Array, hypervolume
+from models.merge.recipe import Recipe
 from models.merge.space import RecipeSpace
+from models.preferences import preferences
 from models.search.environment import PathSpace
 from models.search.trial import Trial
 
-KINDS = ("actor", "recipe", "layered", "edit", "policy", "beam")
-"""Where proposals come from: new recipes, per-layer recipes, path edits, policy samples, beam."""
-
-OF_THE_AGENT = ("policy", "beam")
+KINDS = ("actor", "recipe", "layered", "edit")
+"""Where proposals come from: the actor's recipes, new recipes, per-layer recipes, path edits."""
 
 SOFTENED = 0.1
 """Share of equal weights in the preference of a round: at a corner everything else would be left to chance."""
@@ -46,10 +44,10 @@ class SearchSettings:
     generations: int = 2  # of offers: the later ones vary the best of the earlier ones too
     per_round: int = 4  # preferences a round; the rounds cycle through all
     parents: int = 4  # candidates of the archive that are varied for each preference
+    acted: int = 16  # preferences for which the actor's merges are scored to begin with
     stops: int = 4  # values of a per-layer recipe from the first layer to the last
     samples: int = 8  # of the surrogate, by Thompson sampling
     directions: int = 128  # in which hypervolume is estimated
-    player: PlayerSettings = field(default_factory=PlayerSettings)
 
 
 def search(
@@ -60,11 +58,10 @@ def search(
     preferences: Array,
     settings: SearchSettings,
     rng: np.random.Generator,
-    agent: Agent | None = None,
     on_round: Callable[[dict[str, float]], None] | None = None,
     actor: Actor | None = None,
 ) -> list[dict[str, float]]:
-    """Search until the budget does not pay for one more candidate. Trial, judge and agent change in place.
+    """Search until the budget does not pay for one more candidate. Trial and judge change in place.
 
     The same arguments, generator and scores give the same archive, bit for bit.
 
@@ -75,14 +72,13 @@ def search(
         paths: over the pool.
         preferences: (M, K) that the rounds cycle through.
         rng: every choice.
-        agent: trained, for those paths; without one there are no proposals of policy and beam.
         on_round: called with each row.
 
     Returns:
         A row a round, the first before any: item evaluations spent, hypervolume of what is fully scored, the best
-        utility of it in the mean over the preferences, and how networks and kinds fare.
+        utility of it in the mean over the preferences, the surrogate's error on the round, and the kinds' shares.
     """
-    run = _Search(trial, judge, space, paths, preferences, settings, rng, agent, on_round, actor)
+    run = _Search(trial, judge, space, paths, preferences, settings, rng, on_round, actor)
     run.begin()
     while (size := run.affordable()) > 0 and run.round(size):
         pass
@@ -100,16 +96,12 @@ class _Search:
     preferences: Array
     settings: SearchSettings
     rng: np.random.Generator
-    agent: Agent | None
     on_round: Callable[[dict[str, float]], None] | None
     actor: Actor | None = None
 
     def __post_init__(self) -> None:
-        trial, agent, settings, rng = self.trial, self.agent, self.settings, self.rng
-        self.kinds = tuple(kind for kind in settings.kinds if agent or kind not in OF_THE_AGENT)
-        self.kinds = tuple(kind for kind in self.kinds if self.actor or kind != "actor")
-        plays = not set(self.kinds).isdisjoint(OF_THE_AGENT)
-        self.player = Player(agent, trial, settings.player, rng) if agent and plays else None
+        trial, settings, rng = self.trial, self.settings, self.rng
+        self.kinds = tuple(kind for kind in settings.kinds if self.actor or kind != "actor")
         full = trial.archive.full
         self.rungs = [*(rung for rung in sorted(set(settings.rungs)) if rung < full), full]
         self.targets = Targets(trial.reward, self.preferences, settings.directions, rng)
@@ -120,10 +112,25 @@ class _Search:
         self.rows: list[dict[str, float]] = []
 
     def begin(self) -> None:
-        """Score fully what is promising of what the offline data set has left half scored."""
+        """Score the actor's merges for many preferences, and what is promising of what is half scored; all items."""
+        if self.actor is not None:
+            made = dict.fromkeys(self.trial.add(one) for one in self.acts(self.actor))
+            for one in made:
+                self.judge.describer.add(one.host, self.trial.recipes[one.host])
+            self.trial.spend_on([one for one in made if one not in self.trial.archive], "actor")
         self.judge.learn(self.trial.archive, self.rng)
         self.promote(1, self.trial.archive.full, self.settings.batch // 2)
         self.report({})
+
+    def acts(self, actor: Actor) -> list[Recipe]:
+        """The actor's recipes for preferences over the tasks: the one that is searched for, or such as cover all."""
+        wanted = self.preferences[:, : actor.tasks]
+        if len(wanted) > 1:
+            wanted = preferences(actor.tasks, self.settings.acted, self.rng)
+        elif not wanted.any():
+            wanted = np.ones_like(wanted)
+        wanted = wanted / wanted.sum(axis=1, keepdims=True)
+        return [actor.recipe(self.space, (1 - SOFTENED) * one + SOFTENED / actor.tasks) for one in wanted]
 
     def affordable(self) -> int:
         """New candidates that what is left of the budget pays for, with their share of promotions; a batch at most."""
@@ -138,7 +145,6 @@ class _Search:
         wanted = self.preferences[self.cycle[: self.settings.per_round]]
         wanted = (1 - SOFTENED) * wanted + SOFTENED / wanted.shape[1]
         self.cycle = np.roll(self.cycle, -self.settings.per_round)
-        policy = self.player.improve(self.judge, wanted) if self.player else {}
         offers = self.offers(wanted)
         chosen = self.choose(offers, size)
         if not chosen:
@@ -157,12 +163,10 @@ class _Search:
             self.promote(self.rungs[level - 1], self.rungs[level], max(round(size * self.settings.keep**level), 1))
         self.judge.learn(self.trial.archive, self.rng)
         self.credit(before)
-        if self.player:
-            self.player.learn()
         sound = [j for j, one in enumerate(found) if one in self.trial.archive and self.trial.archive[one].scores]
         errors = [np.abs(expected[j] - np.array(self.trial.archive[found[j]].scores)).mean() for j in sound]
         shares = {f"share_{kind}": share for kind, share in self.shares.shares().items()}
-        self.report({**policy, "surrogate_error": float(np.mean(errors)) if errors else np.nan, **shares})
+        self.report({"surrogate_error": float(np.mean(errors)) if errors else np.nan, **shares})
         return True
 
     def offers(self, wanted: Array) -> dict[str, list[Candidate]]:
@@ -170,16 +174,10 @@ class _Search:
         result: dict[str, list[Candidate]] = {kind: [] for kind in self.kinds}
         seen: dict[Candidate, None] = {}
         count = -(-self.settings.offers // self.settings.generations)
-        for generation in range(self.settings.generations):
+        for _ in range(self.settings.generations):
             parents = self.proposer.parents(wanted, self.settings.parents, list(seen))
             for kind in self.kinds:
-                if kind not in OF_THE_AGENT:
-                    made = self.proposer.propose(kind, wanted, parents, count, self.rng)
-                elif generation == 0 and self.player:
-                    drawn = self.player.paths(kind, wanted)[: self.settings.offers]
-                    made = self.proposer.resourced(drawn, parents, self.rng)
-                else:
-                    continue
+                made = self.proposer.propose(kind, wanted, parents, count, self.rng)
                 new = [one for one in dict.fromkeys(made) if one not in self.trial.archive and one not in seen]
                 seen.update(dict.fromkeys(new))
                 result[kind] += new

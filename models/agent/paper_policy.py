@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.agent.offline import update
 from models.front import Array
 from models.search.environment import Actions, PathSpace
 from models.search.features import FEATURES
@@ -227,6 +226,15 @@ def ppo(
         parts = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
         result = {name: float(part.detach()) for name, part in parts.items()}
     return result
+
+
+def update(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One optimiser step on a loss, the gradients of each group of parameters clipped to norm 1."""
+    optimiser.zero_grad()
+    torch.autograd.backward(loss)
+    for group in optimiser.param_groups:
+        nn.utils.clip_grad_norm_(group["params"], 1.0)
+    optimiser.step()
 
 
 def spread(reward: Tensor, actions: Tensor, stop: int) -> Tensor:

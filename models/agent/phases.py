@@ -1,4 +1,4 @@
-"""The phases of HM3 before the online search: sample recipes, score paths for the offline data set, train on it.
+"""The phases of HM3 before the online search: sample recipes, score paths for the offline data set, fit the surrogate.
 
 Stages call them one by one and hand the results on in files; a comparison calls them in a row.
 """
@@ -6,16 +6,15 @@ Stages call them one by one and hand the results on in files; a comparison calls
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from models.agent.description import Describer
 from models.agent.judge import FIRST_STEPS, Judge
-from models.agent.networks import Agent, AgentConfig
-from models.agent.offline import OfflineData, TrainSettings, split, train_offline
 from models.agent.online import SearchSettings, search
 from models.agent.surrogate import Surrogate
 from models.candidate import Candidate
@@ -23,8 +22,13 @@ from models.front import Array
 from models.merge.space import RecipeSpace
 from models.search.anchors import choose_anchors
 from models.search.environment import PathSpace
-from models.search.features import FEATURES
 from models.search.trial import Trial
+
+HELD_OUT = 0.1
+"""Share of the candidates by which the surrogate's first fit is judged."""
+
+CHECKS = 10
+"""How often they are looked at in it."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,10 @@ class DatasetSettings:
 
 
 @dataclass(frozen=True)
-class AgentSettings:
-    """Networks and their offline training."""
+class TrainSettings:
+    """The first fit of the surrogate."""
 
-    hidden: int = 64
-    dropout: float = 0.1
-    training: TrainSettings = field(default_factory=TrainSettings)
+    steps: int = FIRST_STEPS  # of Adam on its hyperparameters
 
 
 def sample(
@@ -133,54 +135,52 @@ def new_judge(trial: Trial, space: RecipeSpace) -> Judge:
     return Judge(describer, Surrogate(describer.groups), trial.reward)
 
 
-def new_agent(trial: Trial, paths: PathSpace, statistics: Array, settings: AgentSettings, seed: int) -> Agent:
-    """Untrained networks for the paths over a pool; ``statistics`` are those of its layers (M, L, F)."""
-    reward = trial.reward
-    config = AgentConfig(
-        paths.models,
-        paths.layers,
-        paths.rules,
-        reward.scale,
-        FEATURES,
-        hidden=settings.hidden,
-        dropout=settings.dropout,
-    )
-    agent = Agent(config, statistics, seed)
-    agent.reward = reward
-    return agent
-
-
 def train(
     trial: Trial,
-    agent: Agent,
     judge: Judge,
     settings: TrainSettings,
     rng: np.random.Generator,
-    on_step: Callable[[str, int, int], None] | None = None,
+    on_step: Callable[[int], None] | None = None,
 ) -> list[dict[str, float | str]]:
-    """Train surrogate, critic and actor on what a trial has scored, in place.
+    """Fit the surrogate to what a trial has scored, in place: its hyperparameters to most of it, then to all.
+
+    Args:
+        trial: what is known.
+        judge: has the surrogate.
+        settings: hyperparameters.
+        rng: which candidates are held out, and the fit's own choices.
+        on_step: called with the step.
 
     Returns:
-        Rows with the network, the step, its loss and its loss on held-out paths. That of the surrogate is the mean
-        squared error over the variance, of a fit without the held-out ones.
+        Rows with the step, the loss where it is fitted and the loss on held-out candidates: there the mean squared
+        error over the variance.
     """
     archive = trial.archive
     index = archive.scored(1)
     candidates = [archive.entries[i].candidate for i in index]
-    kept, held_out = split(candidates, settings.held_out, rng)
+    kept, held_out = split(candidates, HELD_OUT, rng)
     scores = archive.task_scores(index)
     items = np.array([archive.cost(0, archive.entries[i].items) for i in index], dtype=np.float64)
     described = judge.describe(candidates)
-    loss = judge.surrogate.fit(described[kept], scores[kept], items[kept], FIRST_STEPS, rng)
-    error = judge.surrogate.predict(described[held_out])[0] - scores[held_out]
-    unexplained = float((np.square(error).mean(axis=0) / scores.var(axis=0)).mean())
+    every, rows = max(settings.steps // CHECKS, 1), list[dict[str, float | str]]()
+
+    def check(step: int, loss: float) -> None:
+        if step % every == 0 or step == settings.steps:
+            error = judge.surrogate.predict(described[held_out])[0] - scores[held_out]
+            unexplained = float((np.square(error).mean(axis=0) / scores.var(axis=0)).mean())
+            rows.append({"network": "surrogate", "step": step, "loss": loss, "held_out": unexplained})
+        if on_step:
+            on_step(step)
+
+    judge.surrogate.fit(described[kept], scores[kept], items[kept], settings.steps, rng, check)
     judge.learn(archive, rng, steps=0)
-    rows: list[dict[str, float | str]] = [
-        {"network": "surrogate", "step": FIRST_STEPS, "loss": loss, "held_out": unexplained}
-    ]
-    if on_step:
-        on_step("surrogate", settings.steps, settings.steps)
-    mine = [i for i in index if agent.space.contains(archive.entries[i].candidate)]
-    scored = archive.task_scores(np.array(mine, dtype=np.int64))
-    data = OfflineData(tuple(archive.entries[i].candidate for i in mine), scored)
-    return rows + train_offline(agent, data, settings, rng, on_step)
+    return rows
+
+
+def split(
+    candidates: Sequence[Candidate], share: float, rng: np.random.Generator
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Indices of the candidates to fit and of those held out, at least one each."""
+    count = min(max(round(share * len(candidates)), 1), len(candidates) - 1)
+    order = rng.permutation(len(candidates))
+    return np.sort(order[count:]), np.sort(order[:count])

@@ -174,18 +174,3 @@ class Proposer:
         drawn = [spaces[one].edit(one.path, rng) for one in chosen]
         legal = self.paths.legal_orders([[layer for _, layer in path] for path in drawn])
         return [self.paths.candidate(path) for path in compress(drawn, legal)][:count]
-
-    def resourced(
-        self, paths: Sequence[Candidate], parents: Sequence[Sequence[Candidate]], rng: np.random.Generator
-    ) -> list[Candidate]:
-        """Paths of the agent, every other one with a recipe of the parents in place of its host, if that is an anchor.
-
-        The pool's anchors were the best recipes when it was made, and stand for those that were found since.
-        """
-        result = []
-        for i, path in enumerate(paths):
-            some = parents[i % len(parents)]
-            if path.host in self.trial.recipes and rng.random() < 0.5:
-                path = with_recipe(path, path.host, self._recipe_of(some[int(rng.integers(len(some)))], rng))
-            result.append(path)
-        return result

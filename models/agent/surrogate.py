@@ -7,6 +7,7 @@ that most features matter little. It replaced an ensemble of networks: on a few 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,12 +52,21 @@ class Surrogate:
         self.hyper = Hyperparameters(scales, torch.zeros(()).double(), noise)
         self.known = False
 
-    def fit(self, descriptions: Array, scores: Array, items: Array, steps: int, rng: np.random.Generator) -> float:
+    def fit(
+        self,
+        descriptions: Array,
+        scores: Array,
+        items: Array,
+        steps: int,
+        rng: np.random.Generator,
+        on_step: Callable[[int, float], None] | None = None,
+    ) -> float:
         """Learn from described candidates (N, F), task scores (N, K_tasks), and the items that each averages (N,).
 
         Args:
             steps: of Adam on the marginal likelihood, from the hyperparameters as they are; 0 keeps them.
             rng: draws the examples on which they are fitted, where there are many.
+            on_step: called behind each step with its number and the value below; predictions are those after it.
 
         Returns:
             Negative log marginal likelihood of an example and task where it was fitted, in nats; NaN without steps.
@@ -70,7 +80,7 @@ class Surrogate:
         value = float("nan")
         if steps:
             chosen = torch.from_numpy(rng.permutation(len(scores))[:SUBSET])
-            value = self._maximise(self.inputs[chosen], self.target[chosen], self.share[chosen], steps)
+            value = self._maximise(self.inputs[chosen], self.target[chosen], self.share[chosen], steps, on_step)
         self._condition()
         return value
 
@@ -96,14 +106,16 @@ class Surrogate:
     def _noise(self, share: Tensor) -> Tensor:
         return torch.exp(self.hyper.noise) * share + JITTER
 
-    def _maximise(self, inputs: Tensor, target: Tensor, share: Tensor, steps: int) -> float:
+    def _maximise(
+        self, inputs: Tensor, target: Tensor, share: Tensor, steps: int, on_step: Callable[[int, float], None] | None
+    ) -> float:
         """Adam on the log posterior of the hyperparameters."""
         parts = [self.hyper.scales, self.hyper.amplitude, self.hyper.noise]
         for part in parts:
             part.requires_grad_()
         optimiser = torch.optim.Adam(parts, lr=0.1)
         tasks, value = target.shape[1], 0.0
-        for _ in range(steps):
+        for step in range(1, steps + 1):
             optimiser.zero_grad()
             covariance = self._kernel(inputs, inputs) + torch.diag(self._noise(share))
             factor = torch.linalg.cholesky(covariance)
@@ -114,6 +126,9 @@ class Surrogate:
             torch.autograd.backward(likelihood + prior)
             optimiser.step()
             value = float(likelihood.detach()) / target.numel() + 0.5 * np.log(2 * np.pi)
+            if on_step:
+                self._condition()
+                on_step(step, value)
         for part in parts:
             part.requires_grad_(False)
         return value

@@ -1,4 +1,4 @@
-"""Statistics of each source layer's weights: φ(θ_{m,l}) of method.md, the part of a state that a new pool shares."""
+"""Statistics of each source layer's weights: φ(θ_{m,l}) of the published algorithm (Zhou et al. 2025, Eq. 7)."""
 
 from __future__ import annotations
 

@@ -331,4 +331,4 @@ PROMPTS = {"asked": '["a prompt"]', "answer": "text"}
 IMAGES = {"asked": '{"image": [PNG_IN_BASE64]}', "answer": "the class of each image, by task"}
 """What a member is asked, and what it answers."""
 
-AGENT = """Actor, critic and surrogate that propose inference paths for profile `{profile}`, as files."""
+AGENT = """What the search for profile `{profile}` has learned, as files: a surrogate of its candidates' scores."""

@@ -28,7 +28,6 @@ JUMP = EXPERTS[3]
 SEARCH = {
     "hv": ("Hypervolume of the archive, search split", "fraction"),
     "utility": ("Best utility, mean over the preferences", "utility"),
-    "entropy": ("Entropy of the policy", "nats"),
     "surrogate_error": ("Error of the surrogate on new candidates", "mean absolute error"),
 }
 """Columns of ``search.csv`` that are drawn, with title and unit."""
@@ -190,7 +189,7 @@ def paths(front: Front, composition: Composition) -> Figure:
 
 
 def search(table: pd.DataFrame) -> Figure:
-    """How the search went, by item evaluations: what it found, and how its networks fared."""
+    """How the search went, by item evaluations: what it found, and how the surrogate fared."""
     found = [(name, label) for name, label in SEARCH.items() if name in table and table[name].notna().any()]
     rows = -(-len(found) // 2)
     with canvas(rows, 2, 2.7 * rows) as (figure, grid):
@@ -204,17 +203,16 @@ def search(table: pd.DataFrame) -> Figure:
 
 
 def training(table: pd.DataFrame) -> Figure:
-    """Losses of the networks in offline training, a panel a kind of network; an ensemble shares one."""
-    kinds = table["network"].str.replace(r"\s*\d+$", "", regex=True)
-    titles = list(dict.fromkeys(kinds))
+    """Losses in stage `train`, a panel for each thing that is trained."""
+    titles = list(dict.fromkeys(table["network"]))
     with canvas(1, len(titles), 3.0) as (figure, grid):
         for title, axes in zip(titles, grid.flat, strict=True):
-            for _, own in table[kinds == title].groupby("network", sort=False):
-                axes.plot(own["step"], own["loss"], color=TRAINED, linewidth=1.2)
-                axes.plot(own["step"], own["held_out"], "--", color=HELD_OUT, linewidth=1.2)
+            own = table[table["network"] == title]
+            axes.plot(own["step"], own["loss"], color=TRAINED, linewidth=1.2)
+            axes.plot(own["step"], own["held_out"], "--", color=HELD_OUT, linewidth=1.2)
             axes.set(xlabel="optimiser step", ylabel="loss", title=label(title.capitalize()))
         trained = Line2D([], [], color=TRAINED, label="training")
-        held_out = Line2D([], [], color=HELD_OUT, linestyle="--", label="held-out paths")
+        held_out = Line2D([], [], color=HELD_OUT, linestyle="--", label="held-out candidates")
         figure.legend(handles=[trained, held_out], loc="outside upper center", ncols=2)
     return figure
 

@@ -225,7 +225,7 @@ def sections(workspace: Workspace, front: Front, composition: Composition) -> li
             inline_svg(figures.paths(front, composition), "Inference path of each member"),
         ),
         curve(run / "search.csv", "Search", SEARCH, figures.search),
-        curve(run / "train.csv", "Offline training", TRAINING, figures.training),
+        curve(run / "train.csv", "Training", TRAINING, figures.training),
     ]
 
 
@@ -243,7 +243,10 @@ SEARCH = (
     "How the hypervolume of the archive grew with the item evaluations that were spent (one candidate scored on one "
     "item), on the search split."
 )
-TRAINING = "Losses of the networks on the offline data set, and on paths of it that they were not trained on."
+TRAINING = (
+    "How the surrogate was fitted to what was scored before the search: negative log likelihood where it is fitted, "
+    "and the share of the variance that it leaves unexplained on candidates that were held out."
+)
 
 
 def curve(path: Path, title: str, words: str, draw: Callable[[pd.DataFrame], Figure]) -> Section:

@@ -69,31 +69,20 @@ class DatasetParams(Strict):
 
 
 class TrainParams(Strict):
-    """Offline training of actor, critic and surrogate (method.md, section 4)."""
+    """First fit of the surrogate to what sample and dataset have scored (method.md, section 4)."""
 
-    hidden: Count = Field(64, description="Width of the GRU encoder; 256 for pools of many layers.")
-    steps: Count = Field(120, description="Optimiser steps of each network, at most.")
-    batch: Count = Field(128, description="Pairs of path and preference a step: batch / relabels paths.")
-    learning_rate: float = Field(2e-3, gt=0, description="AdamW's learning rate.")
-    dropout: Share = Field(0.1, description="Dropout in the encoder and the heads.")
-    expectile: Share = Field(0.8, description="Expectile of the critic's regression.")
-    relabels: Count = Field(8, description="Preferences under which a path is seen in one step.")
-    patience: Count = Field(5, description="Checks on held-out paths without gain after which a network stops.")
+    steps: Count = Field(80, description="Optimiser steps on its hyperparameters.")
 
 
 class SearchParams(Strict):
-    """Online search over paths with the trained networks."""
+    """Online search over recipes and paths."""
 
     budget: Count = Field(150_000, description="Item evaluations of sample, dataset and search together.")
     batch: Count = Field(16, description="Candidates proposed and scored a round.")
     rungs: tuple[Count, ...] = Field((32, 128), description="Items a task at each rung of successive halving.")
     keep: Share = Field(0.25, description="Share of a round that is promoted to the next rung.")
     preferences: Count = Field(16, description="Preference vectors that the rounds cycle through.")
-    ppo_epochs: Count = Field(2, description="Epochs of PPO a round, on rollouts that the surrogate scores.")
-    rollouts: Count = Field(128, description="Rollouts a round for PPO.")
     stops: Count = Field(4, description="Values of a per-layer recipe from the first layer to the last.")
-    beam: Count = Field(8, description="Width of the beam and Wolpertinger's number of nearest actions.")
-    epsilon: Share = Field(0.1, description="Probability of a uniform action in Wolpertinger's choice.")
 
 
 class ParetoParams(Strict):

@@ -1,4 +1,4 @@
-"""`hm3 choose --search N`: the search goes on from the trained agent for one preference (method.md, section 4).
+"""`hm3 choose --search N`: the search goes on from archive and agent for one preference (method.md, section 4).
 
 It begins with everything that the pipeline has scored, and spends what N candidates cost on all items of `search`.
 Nothing under ``runs/`` changes and `test` is not read. The journal answers for what was scored before, so the same call
@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from models.agent.agent import load_agent
 from models.agent.judge import Judge
-from models.agent.networks import load_agent
 from models.agent.online import search
 from models.agent.phases import new_judge
 from models.candidate import Candidate
@@ -97,11 +97,9 @@ def search_for(workspace: Workspace, front: Front, wish: Wish, count: int, progr
     trial = reopened(front, lab, archive, wish)
     trial.budget = trial.spent + count * trial.whole
     began, known = trial.spent, len(trial.archive)
-    agent.reward = trial.reward
     space = recipe_space(engine)
     judge = new_judge(trial, space)
-    if agent.surrogate is not None:
-        judge.surrogate = agent.surrogate
+    judge.surrogate = agent.surrogate
     rng = np.random.default_rng([workspace.params.seed, 7, seed_of(wish.weights)])
     with progress.bar("searching", trial.left, "item evaluations") as bar:
         trial.on_spent = bar.advance
@@ -113,7 +111,6 @@ def search_for(workspace: Workspace, front: Front, wish: Wish, count: int, progr
             wish.weights[None],
             search_settings(workspace.params.search),
             rng,
-            agent,
             lambda row: bar.advance(0, f"utility {row['utility']:.3f}"),
         )
     judge.learn(trial.archive, rng, steps=0)

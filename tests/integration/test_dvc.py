@@ -81,7 +81,7 @@ def test_an_experiment_is_run_shown_and_compared(project):
 
 
 PLOTS = {
-    "train.csv": ("tiny: offline training, a panel a network", "optimiser step", "loss on held-out paths"),
+    "train.csv": ("tiny: training of the surrogate", "optimiser step", "loss on held-out candidates"),
     "search.csv": (
         *("tiny: hypervolume found by the search, on the search split", "item evaluations spent"),
         "hypervolume, share of the box from nadir to ideal",

@@ -32,8 +32,8 @@ PARAMS = {
     "profiles": ["p"],
     "sample": {"candidates": 6, "preferences": 4, "anchors": 2},
     "dataset": {"edits": 6, "random": 3, "items": 4},
-    "train": {"hidden": 16, "steps": 6, "batch": 16},
-    "search": {"budget": 900, "batch": 8, "rungs": [4, 14], "preferences": 4, "rollouts": 8, "beam": 4},
+    "train": {"steps": 6},
+    "search": {"budget": 900, "batch": 8, "rungs": [4, 14], "preferences": 4},
     "pareto": {"members": 3, "rescored": 4},
 }
 

@@ -95,7 +95,7 @@ def front_of(
             {
                 "id": one.id,
                 "name": one.id,
-                "kind": "policy",
+                "kind": "edit",
                 "layers": one.depth,
                 "path": [list(step) for step in one.path],
                 "host": one.host,
@@ -147,7 +147,7 @@ def archive(pool: list[str], count: int, rng: np.random.Generator) -> pd.DataFra
         {
             "candidate": texts,
             "id": [key_of(text=one)[:10] for one in texts],
-            "kind": rng.choice(["edit", "policy", "beam", "random"], count),
+            "kind": rng.choice(["edit", "recipe", "layered", "random"], count),
             "round": np.arange(count) // 32,
             "items": np.where(rng.random(count) < 0.6, ITEMS, 32),
             "charged": ITEMS * len(TASKS),

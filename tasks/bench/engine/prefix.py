@@ -11,14 +11,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from models.agent.networks import Agent, load_agent
-from models.agent.rollouts import beam, roll_out
 from models.candidate import Candidate
 from models.paths.pool import Pool
 from models.paths.prefix import Requests, path_likelihoods
-from models.preferences import preferences
 from models.search.environment import PathSpace
-from tasks import dataset, sample, train
+from tasks import dataset, sample
 from tasks.bench.engine.by_depth import by_depth
 from tasks.bench.engine.families import OPEN_GATES, make_project
 from tasks.bench.engine.registry import Bench, Measure, Todo, benchmark
@@ -26,7 +23,7 @@ from tasks.bench.engine.rows import Row
 from tasks.bench.process import edges, timed
 from tasks.trials.pool import open_pool, path_space
 
-SETS = ("random", "edits", "proposals")
+SETS = ("random", "edits")
 DEPTHS, SMALL_DEPTHS = (8, 30), (3,)
 
 PATHS = 64
@@ -37,12 +34,6 @@ ITEMS = 64
 
 PARENTS = 4
 """Good paths that are edited, as many as for a preference in the search."""
-
-WANTED = 4
-"""Preferences under which the policy proposes, as many as in a round of the search."""
-
-BEAM, EPSILON = 12, 0.1
-"""Width of the beam, and how often one of its places goes to a path drawn uniformly, as in the search."""
 
 BATCHED = 1e-5
 """Greatest difference of a log-likelihood when all states of a depth pass a layer as one batch."""
@@ -63,27 +54,25 @@ class Family:
     requests: Requests
     space: PathSpace
     good: tuple[Candidate, ...]
-    agent: Agent
 
 
 @benchmark(
     "prefix",
     "shared prefixes computed once, against the same 64 different paths scored one by one",
-    "≥ 1.6× on edits and on a policy's proposals, never slower on random paths",
+    "≥ 1.6× on edits, never slower on random paths",
     "every log-likelihood and greedy match is the same bit for bit; by depth, log-likelihoods within 1e-5",
     cases=cases(DEPTHS),
     small_cases=cases(SMALL_DEPTHS),
     measures=[
         Measure("random*", "wall", bound=1.0),
         Measure("edits*", "wall", bound=1.6),
-        Measure("proposals*", "wall", bound=1.6),
         Measure("*", "cpu"),
         Measure("*", "layer forwards"),
         Measure("*", "wall by depth"),
     ],
 )
 def prefix(bench: Bench, todo: Todo) -> Iterator[Sequence[Row]]:
-    """Score three sets of paths, new ones in every repetition, over trained families of different depth."""
+    """Score two sets of paths, new ones in every repetition, over trained families of different depth."""
     families: dict[int, Family] = {}
     for case, repetition in todo:
         name, depth = case.split(", L = ")
@@ -107,7 +96,7 @@ def prefix(bench: Bench, todo: Todo) -> Iterator[Sequence[Row]]:
 
 
 def make_family(bench: Bench, layers: int) -> Family:
-    """Base, experts and anchors of a depth, with a policy trained on real scores: the stages, with less of each."""
+    """Base, experts and anchors of a depth, and good paths of them: the stages, with less of each."""
     params = {
         "zoo": {
             "layers": layers,
@@ -116,14 +105,13 @@ def make_family(bench: Bench, layers: int) -> Family:
         },
         "sample": {"candidates": 6 if bench.small else 24, "anchors": 3},
         "dataset": {"edits": 12, "random": 4, "items": 8} if bench.small else {"edits": 120, "random": 40, "items": 32},
-        "train": {"steps": 10 if bench.small else 120},
         "seed": bench.seed,
     }
     workspace = make_project(bench, layers, params)
-    for stage in (sample, dataset, train):
+    for stage in (sample, dataset):
         stage.run(workspace, bench.progress)
     engine, anchors = open_pool(workspace, bench.progress)
-    space, agent = path_space(engine, anchors), load_agent(workspace.run / "agent")
+    space = path_space(engine, anchors)
     objectives = engine.objectives("search")
     requests = Requests.from_pairs(
         [
@@ -141,7 +129,7 @@ def make_family(bench: Bench, layers: int) -> Family:
     known = known[known["failed"].isna()]
     best = known.assign(mean=known[anchors.objectives].mean(axis=1)).sort_values("mean", ascending=False, kind="stable")
     good = tuple(Candidate.from_json(text) for text in best["candidate"][:PARENTS])
-    return Family(engine.pool, requests, space, good, agent)
+    return Family(engine.pool, requests, space, good)
 
 
 def paths_of(name: str, family: Family, count: int, rng: np.random.Generator) -> list[Candidate]:
@@ -155,26 +143,13 @@ def paths_of(name: str, family: Family, count: int, rng: np.random.Generator) ->
 
 
 def draws(name: str, family: Family, count: int, rng: np.random.Generator) -> Iterator[Candidate]:
-    """Paths of a set without end, as a round of the search draws them.
-
-    Edits come from ``PARENTS`` good paths in turn. Proposals are the beams under ``WANTED`` preferences, then rollouts
-    of the policy under the same ones.
-    """
-    space, agent = family.space, family.agent
-    wanted = preferences(len(agent.config.scale.names), 16, rng)[rng.permutation(16)[:WANTED]]
-    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    if name == "proposals":
-        for preference in wanted:
-            yield from beam(agent, preference, BEAM, EPSILON, rng)
+    """Paths of a set without end, as a round of the search draws them: edits from ``PARENTS`` good paths in turn."""
     while True:
         if name == "random":
-            yield space.random_path(rng)
-        elif name == "edits":
-            for path in family.good:
-                yield from space.edits(path, rng, -(-count // PARENTS))
+            yield family.space.random_path(rng)
         else:
-            rollouts = roll_out(agent, np.repeat(wanted, -(-count // WANTED), axis=0), generator)
-            yield from map(space.decode, rollouts.actions)
+            for path in family.good:
+                yield from family.space.edits(path, rng, -(-count // PARENTS))
 
 
 def one_by_one(family: Family, chosen: Sequence[Candidate]) -> Scores:

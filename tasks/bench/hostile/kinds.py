@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from models.agent.networks import load_agent
+from models.agent.agent import load_agent
 from models.errors import BadInput
 from models.files import read_text
 from models.learned.texts import read_texts

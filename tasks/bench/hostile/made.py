@@ -28,7 +28,8 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from models.agent.networks import Agent, AgentConfig
+from models.agent.agent import Agent, AgentConfig
+from models.agent.surrogate import Surrogate
 from models.candidate import Candidate
 from models.front import Scale
 from models.search.environment import PathRules
@@ -261,8 +262,9 @@ def make_outs(run: Path) -> None:
     for name in ("archive.parquet", "offline.parquet"):
         table.astype({"failed": "string", "recipes": "string"}).to_parquet(run / name)
     scale = Scale(tuple(names), (1.0, 1.0, 0.5), (0.0, 0.0, 1.1))
-    config = AgentConfig(("math", "code"), LAYERS, PathRules(), scale, features=4, hidden=8, embedding=4, proto=4)
-    Agent(config, np.zeros((2, LAYERS, 4)), seed=0).save(run / "agent")
+    surrogate, rng = Surrogate(np.arange(4)), np.random.default_rng(0)
+    surrogate.fit(rng.random((6, 4)), rng.random((6, len(TASKS))), np.full(6, 4), 1, rng)
+    Agent(AgentConfig(("math", "code"), LAYERS, PathRules(), scale), surrogate).save(run / "agent")
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -1,7 +1,7 @@
-"""What a trained agent is worth: new preferences, searched for from where it stands or from nothing.
+"""What it is worth to go on from a search: new preferences, searched for from where it stands or from nothing.
 
 For each the best model is sought in three ways: among the members of the front, without any search; by a search that
-goes on from agent, surrogate and archive, as `hm3 choose --search` does; and by HM3 from nothing for this preference
+goes on from surrogate and archive, as `hm3 choose --search` does; and by HM3 from nothing for this preference
 alone, with four times the budget of that. All choose on `selection`; utilities are those on `test`.
 """
 
@@ -97,8 +97,8 @@ class Finder:
         trial = self.trial(before.spent + budget)
         trial.archive, trial.spent = Archive(before.archive.entries, before.archive.counts.tolist()), before.spent
         trial.recipes.update(before.recipes)
-        judge, agent = copy.deepcopy((done.judge, done.agent))
-        search(trial, judge, self.ground.space, done.paths, wanted[None], self.settings.search, rng, agent)
+        judge = copy.deepcopy(done.judge)
+        search(trial, judge, self.ground.space, done.paths, wanted[None], self.settings.search, rng)
         found = best(trial, judge, wanted, SHORTLIST)
         return self.choose([*members, *found], wanted, trial.reward, trial.spent - before.spent)
 

@@ -109,7 +109,7 @@ def searcher(settings: HM3Settings, linear: bool = False) -> Run:
     return run
 
 
-PARAMETERS, ARCHITECTURE = ("recipe", "layered"), ("edit", "policy", "beam")
+PARAMETERS, ARCHITECTURE = ("recipe", "layered"), ("edit",)
 
 
 def hm3_settings(params: Params) -> HM3Settings:
@@ -119,16 +119,14 @@ def hm3_settings(params: Params) -> HM3Settings:
         anchors=params.sample.anchors,
         sample=sample_settings(params.sample),
         dataset=dataset_settings(params.dataset),
-        agent=train_settings(params.train),
+        train=train_settings(params.train),
         search=search_settings(params.search),
     )
 
 
 def hm3_arms(settings: HM3Settings) -> Iterator[Arm]:
     """HM3, and what is left of it when one part is taken away."""
-    searching, training = settings.search, settings.agent.training
-    fixed = replace(searching.player, relabels=0)
-    untaught = replace(settings.agent, training=replace(training, relabels=0))
+    searching = settings.search
     without = {
         "parameters": (
             "no parameter level",
@@ -138,9 +136,7 @@ def hm3_arms(settings: HM3Settings) -> Iterator[Arm]:
             "no architecture level",
             replace(settings, dataset=None, search=replace(searching, kinds=PARAMETERS)),
         ),
-        "agent": ("no agent", replace(settings, search=replace(searching, kinds=(*PARAMETERS, "edit")))),
-        "offline": ("no offline training", replace(settings, dataset=None)),
-        "relabelling": ("no relabelling", replace(settings, agent=untaught, search=replace(searching, player=fixed))),
+        "offline": ("no offline data set", replace(settings, dataset=None)),
         "halving": ("no successive halving", replace(settings, search=replace(searching, rungs=()))),
     }
     told = "as stage by stage, with the parameters of the profile"

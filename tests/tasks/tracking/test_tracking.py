@@ -75,7 +75,7 @@ def test_parameters_go_by_the_names_that_dvc_takes(shared_project, walked):
     assert parent.data.params["search.budget"] == str(shared_project.params.search.budget)
     assert parent.data.params["profile.objectives.math.task"] == "tiny_math"
     assert parent.data.params["search.rungs"] == str(list(shared_project.params.search.rungs))
-    assert stages["train"].data.params["train.hidden"] == str(shared_project.params.train.hidden)
+    assert stages["train"].data.params["train.steps"] == str(shared_project.params.train.steps)
     assert "search.budget" not in stages["train"].data.params
 
 
