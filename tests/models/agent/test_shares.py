@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from models.agent.shares import FLOOR, MEMORY, Shares, fair_gains
 
-KINDS = ("recipe", "layered", "edit", "policy", "beam")
+KINDS = ("recipe", "layered", "edit", "random", "other")
 GAINS = st.just(0.0) | st.floats(1e-9, 1)
 ROUNDS = st.lists(
     st.tuples(
