@@ -37,7 +37,7 @@ def run(workspace: Workspace, progress: Progress) -> None:
     references = reference_models(engine, anchors)
     listed = [*references, *shortlist(archive, scale, engine, references, params.rescored)]
     members = choose_members(engine, scale, listed, params.members, progress)
-    spent = int(archive["charged"].sum()) + (anchors.repair.item_evaluations if anchors.repair else 0)
+    spent = int(archive["at"].max())  # the actor's training and the anchors' repairs are in it
     spent += repair_members(engine, [one.candidate for one in members])
     shown = [*members, *(one for one in references if one not in members)]
     with progress.bar("reporting on test", len(shown), "candidates") as bar:

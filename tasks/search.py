@@ -29,11 +29,11 @@ def run(workspace: Workspace, progress: Progress) -> None:
     agent = load_agent(workspace.run / "agent")
     offline = read_offline(workspace.run, anchors.objectives)
     lab = EngineLab(engine)
-    trial = open_trial(workspace, lab, anchors, offline, params.budget)
+    trial = open_trial(workspace, lab, anchors, offline, params.budget, agent.config.spent)
     if trial.left <= 0:
         raise BadInput(
-            f"params.yaml: search.budget: {params.budget}, of which sample and dataset have spent {trial.spent}; "
-            "raise it, or lower sample.candidates, dataset.edits or dataset.random"
+            f"params.yaml: search.budget: {params.budget}, of which sample, dataset and train have spent"
+            f" {trial.spent}; raise it, or lower train.share, sample.candidates, dataset.edits or dataset.random"
         )
     rng = np.random.default_rng([workspace.params.seed, 5])
     wanted = preferences(len(agent.config.scale.names), params.preferences, rng)
@@ -46,7 +46,7 @@ def run(workspace: Workspace, progress: Progress) -> None:
         def on_round(row: dict[str, float]) -> None:
             bar.advance(0, f"HV {row['hv']:.3f}")
 
-        rows = search(trial, judge, space, paths, wanted, search_settings(params), rng, on_round)
+        rows = search(trial, judge, space, paths, wanted, search_settings(params), rng, on_round, agent.actor)
     failures = {
         Candidate.from_json(str(row["candidate"])): str(row["failed"])
         for row in offline[offline["failed"].notna()].to_dict("records")

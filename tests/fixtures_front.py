@@ -13,6 +13,7 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from models.agent.actor import Actor
 from models.agent.agent import Agent, AgentConfig
 from models.agent.surrogate import Surrogate
 from models.candidate import Candidate
@@ -276,7 +277,8 @@ def make_agent() -> Agent:
     surrogate = Surrogate(np.zeros(2, dtype=np.int64))
     surrogate.fit(rng.random((6, 2)), rng.random((6, len(TASKS))), np.full(6, ITEMS), 1, rng)
     scale = Scale(TASKS, (0.9,) * len(TASKS), (0.3,) * len(TASKS))
-    return Agent(AgentConfig(TASKS, LAYERS, PathRules(), scale), surrogate)
+    actor = Actor.untrained(TASKS, LAYERS, len(TASKS), range(len(TASKS)))
+    return Agent(AgentConfig(TASKS, LAYERS, PathRules(), scale, TASKS, spent=0), actor, surrogate)
 
 
 def make_lock(workspace: Workspace) -> None:

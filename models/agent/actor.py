@@ -11,7 +11,7 @@ Tchebycheff loss by Adam. The preference's task scores alone count here: depth i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,7 +64,13 @@ class ActorSettings:
 class Actor:
     """A(λ) over E experts, L layers and K tasks."""
 
-    def __init__(self, experts: Sequence[str], layers: int, tasks: int, own: Sequence[int]) -> None:
+    def __init__(self, experts: Sequence[str], matrix: Tensor) -> None:
+        """With the E experts' names, and A_0, A_1, … A_K as a matrix ``(1 + K, E, L)``."""
+        self.experts = tuple(experts)
+        self.matrix = matrix.double()
+
+    @classmethod
+    def untrained(cls, experts: Sequence[str], layers: int, tasks: int, own: Sequence[int]) -> Actor:
         """Coefficients where they begin: 0.4 + 0.5 (λ_j − 1/K) for an expert whose own task is j.
 
         Args:
@@ -73,16 +79,16 @@ class Actor:
             tasks: K.
             own: of each expert the task that it is for.
         """
-        self.experts = tuple(experts)
-        self.layers = layers
-        self.tasks = tasks
-        start = torch.zeros(1 + tasks, len(self.experts), layers, dtype=torch.float64)
-        start[0] = 0.4 - 0.5 / tasks
+        matrix = torch.zeros(1 + tasks, len(experts), layers, dtype=torch.float64)
+        matrix[0] = 0.4 - 0.5 / tasks
         for expert, task in enumerate(own):
-            start[1 + task, expert] = 0.5
-        self.start = start
-        self.matrix = start.clone()
-        """A ``(1 + K, E, L)``."""
+            matrix[1 + task, expert] = 0.5
+        return cls(experts, matrix)
+
+    @property
+    def tasks(self) -> int:
+        """K."""
+        return len(self.matrix) - 1
 
     def weights(self, preference: Array) -> Array:
         """Coefficients (E, L) for a preference over the tasks (K,), which need not sum to 1."""
@@ -95,12 +101,8 @@ class Actor:
         return space.make(METHOD, {name: {"weight": _shortest(own[name])} for name in space.experts})
 
     def state(self) -> dict[str, Tensor]:
-        """Its tensors, by name."""
-        return {"start": self.start, "matrix": self.matrix}
-
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Inverse of :meth:`state`."""
-        self.start, self.matrix = state["start"].double(), state["matrix"].double()
+        """Its tensor, by name."""
+        return {"matrix": self.matrix}
 
 
 def own_tasks(costs: Array) -> list[int]:
@@ -113,7 +115,7 @@ def new_actor(trial: Trial, space: RecipeSpace) -> Actor:
     """An actor that has learned nothing, over the experts of a trial that has scored them."""
     experts = [Candidate.identity(name, trial.lab.layers) for name in space.experts]
     costs = trial.costs(experts)[:, : trial.reward.tasks]
-    return Actor(tuple(space.experts), trial.lab.layers, trial.reward.tasks, own_tasks(costs))
+    return Actor.untrained(tuple(space.experts), trial.lab.layers, trial.reward.tasks, own_tasks(costs))
 
 
 def train_actor(
@@ -143,7 +145,7 @@ def train_actor(
     optimiser = torch.optim.Adam([parameters], lr=settings.rate, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(steps, 1))
     decks = [Deck(count, settings.items, rng) for count in counts]
-    shift, mean = Shift(k), actor.matrix
+    shift, start, mean = Shift(k), actor.matrix, actor.matrix
     rows: list[dict[str, float]] = []
     for step in range(1, steps + 1):
         preference = draw_preference(k, rng)
@@ -156,7 +158,7 @@ def train_actor(
             loss, slope = smooth_tchebycheff(costs, torch.tensor(preference[known]), settings.sharpness)
             towards = torch.tensor(np.stack([one.slopes for one in taught]) / -span[known, None, None])
             downhill = (torch.einsum("j,jel->el", slope, towards) * weights).sum()
-            pull = settings.pull * (parameters - actor.start).square().sum()
+            pull = settings.pull * (parameters - start).square().sum()
             (gradient,) = torch.autograd.grad(downhill + pull, parameters)
             parameters.grad = gradient if settings.layered else gradient.mean(dim=-1, keepdim=True).expand_as(gradient)
             optimiser.step()
@@ -198,7 +200,8 @@ class Deck:
         dealt: list[int] = []
         while len(dealt) < self.size:
             if not self.left:
-                self.left = [item for item in self.rng.permutation(self.count).tolist() if item not in dealt]
+                mixed = self.rng.permutation(self.count).tolist()
+                self.left = sorted(mixed, key=lambda item: item not in dealt)  # those in hand come last
             dealt.append(self.left.pop())
         return sorted(dealt)
 

@@ -1,4 +1,4 @@
-"""What a search has learned of a family, as files: what it was made for, and the surrogate of its scores."""
+"""What is learned of a family, as files: what it was made for, the actor, and the critic, a surrogate of scores."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
+from models.agent.actor import Actor
 from models.agent.surrogate import Surrogate
 from models.errors import BadInput
 from models.files import parse_object, read_text, reading, validate
 from models.front import Scale
 from models.search.environment import PathRules
+from models.search.reward import LAYERS
 from models.sources.tensors import open_tensors
 
-VERSION = 4
+VERSION = 5
 """Version of the saved agent. A change of what it holds, or of its meaning, raises it."""
 
 
@@ -29,22 +31,26 @@ class AgentConfig:
     layers: int  # L
     rules: PathRules
     scale: Scale  # objectives with ideal and nadir point, `layers` last where depth is one
+    experts: tuple[str, ...]  # E, of the actor's coefficients
+    spent: int  # item evaluations that the actor's training was charged
 
 
 @dataclass(frozen=True)
 class Agent:
-    """The surrogate that stands in for the scores of a family's candidates."""
+    """Actor and critic of a family."""
 
     config: AgentConfig
+    actor: Actor
     surrogate: Surrogate
+    """Stands in for the scores of candidates."""
 
     def save(self, folder: Path) -> None:
-        """Write ``config.json`` and ``surrogate.safetensors``. Equal agents give equal bytes."""
+        """Write ``config.json``, ``actor.safetensors`` and ``surrogate.safetensors``. Equal agents give equal bytes."""
         part = folder.with_name(folder.name + ".part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        state = {key: value.contiguous() for key, value in self.surrogate.state().items()}
-        save_file(state, part / "surrogate.safetensors")
+        for name, state in (("actor", self.actor.state()), ("surrogate", self.surrogate.state())):
+            save_file({key: value.contiguous() for key, value in state.items()}, part / f"{name}.safetensors")
         config = {"version": VERSION, **asdict(self.config)}
         (part / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
@@ -64,7 +70,11 @@ def load_agent(folder: Path) -> Agent:
         if version != VERSION:
             raise BadInput(f"{folder.name}/config.json: version: {version}, but this hm3 reads {VERSION}; {remedy}")
         config = validate(AgentConfig, fields, f"{folder.name}/config.json", remedy=remedy)
-        return Agent(config, Surrogate.load(_tensors(folder, "surrogate.safetensors")))
+        actor = Actor(config.experts, _tensors(folder, "actor.safetensors")["matrix"])
+        tasks = len(config.scale.names) - (config.scale.names[-1] == LAYERS)
+        if tuple(actor.matrix.shape) != (1 + tasks, len(config.experts), config.layers):
+            raise ValueError(f"actor.safetensors: matrix: is {list(actor.matrix.shape)}, which is not for this family")
+        return Agent(config, actor, Surrogate.load(_tensors(folder, "surrogate.safetensors")))
 
 
 def _tensors(folder: Path, name: str) -> dict[str, Tensor]:

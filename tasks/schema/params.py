@@ -69,9 +69,14 @@ class DatasetParams(Strict):
 
 
 class TrainParams(Strict):
-    """First fit of the surrogate to what sample and dataset have scored (method.md, section 4)."""
+    """The actor, by gradients, and the critic's first fit to what sample and dataset have scored (method.md)."""
 
-    steps: Count = Field(80, description="Optimiser steps on its hyperparameters.")
+    share: Share | None = Field(
+        None,
+        description="Share of search.budget that trains the actor. Default: 0.36, or 0.8 where depth is no objective.",
+    )
+    items: Count = Field(32, description="Items a task in each of the actor's steps; each costs three evaluations.")
+    steps: Count = Field(80, description="Optimiser steps on the critic's hyperparameters.")
 
 
 class SearchParams(Strict):

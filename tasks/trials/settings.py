@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from models.agent.actor import ActorSettings
 from models.agent.online import SearchSettings
 from models.agent.phases import DatasetSettings, SampleSettings, TrainSettings
 from tasks.schema.params import DatasetParams, SampleParams, SearchParams, TrainParams
@@ -19,7 +20,12 @@ def dataset_settings(params: DatasetParams) -> DatasetSettings:
 
 def train_settings(params: TrainParams) -> TrainSettings:
     """Hyperparameters of the surrogate's first fit."""
-    return TrainSettings(**params.model_dump())
+    return TrainSettings(steps=params.steps)
+
+
+def actor_settings(params: TrainParams) -> ActorSettings:
+    """Hyperparameters of the actor's training."""
+    return ActorSettings(share=params.share, items=params.items)
 
 
 def search_settings(params: SearchParams) -> SearchSettings:

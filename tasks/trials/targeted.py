@@ -112,6 +112,7 @@ def search_for(workspace: Workspace, front: Front, wish: Wish, count: int, progr
             search_settings(workspace.params.search),
             rng,
             lambda row: bar.advance(0, f"utility {row['utility']:.3f}"),
+            agent.actor,
         )
     judge.learn(trial.archive, rng, steps=0)
     members = {one.candidate for one in front.members}

@@ -19,13 +19,16 @@ from tasks.trials.pool import full_scale
 
 
 def open_trial(
-    workspace: Workspace, lab: EngineLab, anchors: Anchors, offline: pd.DataFrame, budget: int | None = None
+    workspace: Workspace, lab: EngineLab, anchors: Anchors, offline: pd.DataFrame, budget: int, trained: int = 0
 ) -> Trial:
-    """A trial that has scored what the stages ``sample`` and ``dataset`` have, and may go on to a budget."""
+    """A trial that has scored what the stages ``sample`` and ``dataset`` have, and may go on to a budget.
+
+    Training the actor has been charged ``trained`` item evaluations.
+    """
     archive = Archive(known(lab.engine, anchors, offline), lab.counts)
-    spent = anchors.spent + int(offline["charged"].sum())
+    spent = anchors.spent + int(offline["charged"].sum()) + trained
     reward = Reward(full_scale(workspace, anchors), lab.layers)
-    trial = Trial(lab, reward, archive, spent if budget is None else budget, spent)
+    trial = Trial(lab, reward, archive, budget, spent)
     trial.recipes.update(lab.engine.recipes)
     return trial
 

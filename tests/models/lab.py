@@ -8,6 +8,7 @@ from models.candidate import Candidate
 from models.front import Scale, hypervolume
 from models.merge.recipe import recipe_name
 from models.merge.space import RecipeSpace
+from models.paths.slopes import Taught
 from models.search.archive import Archive, Entry
 from models.search.environment import PathRules, PathSpace
 from models.search.features import FEATURES
@@ -43,6 +44,8 @@ class FormulaLab:
     spans: list = field(default_factory=list)
     """Of what was evaluated: the candidate, and its first item and the one after the last."""
     measured: list = field(default_factory=list)
+    lessons: list = field(default_factory=list)
+    """Items of which slopes were asked, a number a step."""
 
     def __post_init__(self):
         rng = np.random.default_rng(self.seed)
@@ -101,6 +104,23 @@ class FormulaLab:
         if self.fails and len(self.measured) % self.fails[0] == 0:
             return None
         return np.array([self.weight[:, layer].mean() for _, layer in candidate.path])
+
+    @property
+    def answered(self):
+        return COUNTS
+
+    def slopes(self, weights, items):
+        """Of the formula for a merge; scores are their own soft ones."""
+        self.lessons.append(sum(map(len, items)))
+        found = []
+        for j, (some, by_item) in enumerate(zip(items, self.by_item, strict=True)):
+            weight = by_item[list(some)].mean(axis=0)
+            strengths = np.stack([self.strengths[name][j] for name in EXPERTS])
+            total = (weights * strengths).sum(axis=0)
+            beyond = np.maximum(total - 0.8, 0)
+            value = float((weight * (total - 0.4 * beyond**2)).sum())
+            found.append(Taught(value, value, weight * (1 - 0.8 * beyond) * strengths))
+        return found
 
     def statistics(self, models):
         found = np.zeros((len(models), self.layers, FEATURES))

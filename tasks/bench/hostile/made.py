@@ -28,6 +28,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
+from models.agent.actor import Actor
 from models.agent.agent import Agent, AgentConfig
 from models.agent.surrogate import Surrogate
 from models.candidate import Candidate
@@ -264,7 +265,9 @@ def make_outs(run: Path) -> None:
     scale = Scale(tuple(names), (1.0, 1.0, 0.5), (0.0, 0.0, 1.1))
     surrogate, rng = Surrogate(np.arange(4)), np.random.default_rng(0)
     surrogate.fit(rng.random((6, 4)), rng.random((6, len(TASKS))), np.full(6, 4), 1, rng)
-    Agent(AgentConfig(("math", "code"), LAYERS, PathRules(), scale), surrogate).save(run / "agent")
+    actor = Actor.untrained(("math", "code"), LAYERS, len(TASKS), [0, 1])
+    config = AgentConfig(actor.experts, LAYERS, PathRules(), scale, actor.experts, spent=0)
+    Agent(config, actor, surrogate).save(run / "agent")
 
 
 def write_json(path: Path, content: Any) -> None:

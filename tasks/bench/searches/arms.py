@@ -17,7 +17,7 @@ from models.merge.space import RecipeSpace
 from models.search.environment import PathRules
 from models.search.trial import Trial
 from tasks.schema.params import Params
-from tasks.trials.settings import dataset_settings, sample_settings, search_settings, train_settings
+from tasks.trials.settings import actor_settings, dataset_settings, sample_settings, search_settings, train_settings
 
 Group = Literal["hm3", "baseline", "ablation", "paper"]
 
@@ -119,6 +119,7 @@ def hm3_settings(params: Params) -> HM3Settings:
         anchors=params.sample.anchors,
         sample=sample_settings(params.sample),
         dataset=dataset_settings(params.dataset),
+        actor=actor_settings(params.train),
         train=train_settings(params.train),
         search=search_settings(params.search),
     )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
+from models.agent.actor import Actor
 from models.agent.agent import Agent, AgentConfig, load_agent
 from models.agent.surrogate import Surrogate
 from models.errors import BadInput
@@ -18,7 +19,8 @@ def learned(seed=0):
     rng, surrogate = np.random.default_rng(seed), Surrogate(np.arange(4))
     surrogate.fit(rng.random((9, 4)), rng.random((9, 3)), np.full(9, 60), 2, rng)
     scale = Scale(("x", "y", "z", "layers"), (1.0, 0.9, 0.8, 0.5), (0.2, 0.1, 0.0, 1.0))
-    return Agent(AgentConfig(("a", "b", "m"), 6, PathRules(end=3), scale), surrogate)
+    actor = Actor.untrained(("a", "b"), 6, 3, [0, 2])
+    return Agent(AgentConfig(("a", "b", "m"), 6, PathRules(end=3), scale, actor.experts, spent=7), actor, surrogate)
 
 
 def test_a_saved_agent_is_loaded_as_it_was(tmp_path):
@@ -26,6 +28,8 @@ def test_a_saved_agent_is_loaded_as_it_was(tmp_path):
     agent.save(tmp_path / "agent")
     loaded = load_agent(tmp_path / "agent")
     assert loaded.config == agent.config
+    assert loaded.actor.experts == ("a", "b")
+    assert loaded.actor.matrix.equal(agent.actor.matrix)
     described = np.random.default_rng(0).random((5, 4))
     for a, b in zip(loaded.surrogate.predict(described), agent.surrogate.predict(described), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -35,7 +39,7 @@ def test_equal_agents_are_saved_as_equal_bytes_that_name_no_folder(tmp_path):
     for name in ("first", "second"):
         learned(seed=5).save(tmp_path / name)
     files = sorted(path.name for path in (tmp_path / "first").iterdir())
-    assert files == ["config.json", "surrogate.safetensors"]
+    assert files == ["actor.safetensors", "config.json", "surrogate.safetensors"]
     for name in files:
         content = (tmp_path / "first" / name).read_bytes()
         assert content == (tmp_path / "second" / name).read_bytes()
@@ -50,7 +54,7 @@ def test_an_agent_of_another_version_is_bad_input(tmp_path):
         load_agent(tmp_path / "agent")
 
 
-@pytest.mark.parametrize("name", ["config.json", "surrogate.safetensors"])
+@pytest.mark.parametrize("name", ["actor.safetensors", "config.json", "surrogate.safetensors"])
 @pytest.mark.parametrize("damage", ["missing", "cut"])
 def test_a_damaged_agent_is_bad_input_in_one_line(tmp_path, name, damage):
     learned().save(tmp_path / "agent")

@@ -14,6 +14,7 @@ from models.agent.online import SearchSettings
 from models.agent.phases import SampleSettings
 from models.baselines import BASELINES
 from models.front import hypervolume
+from models.search.trial import PASSES
 from tests.models.agent.small import SEARCH, SMALL
 from tests.models.lab import FULL, RULES, new_trial, reached, recipe_space
 
@@ -43,11 +44,13 @@ def done(request):
 def test_it_keeps_its_budget_and_every_charge_is_accounted_for(done):
     trial, rows, told = done
     archive = trial.archive
-    assert sum(entry.charged for entry in archive.entries) == trial.spent == sum(told) <= trial.budget
+    taught = PASSES * sum(trial.lab.lessons)
+    assert taught > 0
+    assert sum(entry.charged for entry in archive.entries) + taught == trial.spent == sum(told) <= trial.budget
     assert trial.left < trial.whole
     assert rows[-1]["evaluations"] == trial.spent
     spans = [archive.cost(start, stop) for _, start, stop in trial.lab.spans]
-    assert sum(spans) == trial.spent
+    assert sum(spans) + taught == trial.spent
     for entry in archive.entries:
         assert entry.charged == (0 if entry.kind in ("base", "expert") else archive.cost(0, entry.items))
         assert entry.at <= trial.spent
@@ -156,7 +159,8 @@ def test_failures_break_nothing_and_are_kept_and_charged(fails):
     search(trial)
     failed = [entry for entry in trial.archive.entries if entry.scores is None]
     assert len(failed) == len(trial.lab.calls) // fails[0]
-    assert sum(entry.charged for entry in trial.archive.entries) == trial.spent <= trial.budget
+    taught = PASSES * sum(trial.lab.lessons)
+    assert sum(entry.charged for entry in trial.archive.entries) + taught == trial.spent <= trial.budget
     assert trial.left < trial.whole
     assert np.isfinite(trial.archive.task_scores(trial.archive.scored(1))).all()
     for entry in failed:
@@ -176,14 +180,14 @@ def test_a_small_budget_will_do(candidates):
     "left_out",
     [
         {"dataset": None},
-        {"sample": None, "search": replace(SEARCH, kinds=("edit",))},
-        {"dataset": None, "search": replace(SEARCH, kinds=("recipe",))},
+        {"sample": None, "actor": None, "search": replace(SEARCH, kinds=("edit",))},
+        {"dataset": None, "actor": None, "search": replace(SEARCH, kinds=("recipe",))},
         {"search": replace(SEARCH, rungs=())},
     ],
     ids=["no offline data", "no recipes", "recipes alone", "no halving"],
 )
 def test_a_part_that_is_left_out_leaves_the_others_at_work(left_out):
-    trial = new_trial(25)
+    trial = new_trial(32)
     settings = replace(SMALL, **left_out)
     before = reached(trial)
     rows = search(trial, settings=settings)
