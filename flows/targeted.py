@@ -1,4 +1,4 @@
-"""A search for one preference as `hm3 choose --search` and the deployment `hm3-search` both start it."""
+"""A model or a search for one preference, as `hm3 choose` and the deployment `hm3-search` start them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tasks.front.choice import Wish
     from tasks.front.front import Front
     from tasks.project.progress import Progress
+    from tasks.trials.made import Made
     from tasks.trials.targeted import Targeted
 
 
@@ -32,3 +33,17 @@ def search_on(
         from tasks.trials.targeted import search_for
 
         return search_for(workspace, front, wish, count, progress)
+
+
+def made_for(
+    workspace: Workspace, front: Front, wish: Wish, evaluate: bool, progress: Progress, say: Callable[[str], None]
+) -> Made:
+    """Let the actor make a model for a wish; with the profile's journal to itself, as scores are written to it.
+
+    Raises:
+        BadInput: a file is missing.
+    """
+    with claimed(workspace, "a model for a preference", say, lock=workspace.name, computes=True):
+        from tasks.trials.made import make_for
+
+        return make_for(workspace, front, wish, evaluate, progress)

@@ -20,6 +20,9 @@ def choose(
         typer.Option(metavar="OBJECTIVE>=NUMBER", help="A bound on a score; may be given several times."),
     ] = None,
     max_layers: Annotated[int | None, typer.Option(help="Most layers that a token may pass.")] = None,
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate", help="Score the model that is made for this, and keep it under its id.")
+    ] = False,
     search: Annotated[
         int | None,
         typer.Option(metavar="N", help="First search on for exactly this, at the cost of N fully scored candidates."),
@@ -27,7 +30,10 @@ def choose(
     profile: ProfileOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Choose the member for a preference, by its scores on the selection split. No model is run without `--search`.
+    """Choose the model for a preference: the nearest member of the front, and one that is made for exactly this.
+
+    Members are chosen by their scores on the selection split. With `--prefer` the trained actor makes a model for this
+    very preference, of as many layers as it asks for; its scores are foreseen, and with `--evaluate` measured.
 
     With `--search N` the search first goes on for something better, from all that is known. What it finds has an
     id, which `hm3 export`, `hm3 evaluate` and `hm3 promote` take; the front stays as it is. The same command gives the
@@ -38,13 +44,18 @@ def choose(
     """
     from tasks.front.choice import Wish, choose_among
     from tasks.front.front import Front
-    from tasks.front.table import member_data, member_table
+    from tasks.front.table import made_table, member_data, member_table
     from tasks.project.workspace import open_workspace
 
     workspace = open_workspace(profile)
     front = Front.read(workspace.run)
     wish = Wish.parse(front, prefer, require or [], max_layers)
-    found = None
+    found = made = None
+    if evaluate or (prefer is not None and search is None):
+        from flows.targeted import made_for
+
+        with progress_of_command() as progress:
+            made = made_for(workspace, front, wish, evaluate, progress, output(stderr=True).print)
     if search is not None:
         from flows.targeted import search_on
 
@@ -52,8 +63,11 @@ def choose(
             found = search_on(workspace, front, wish, search, progress, output(stderr=True).print)
     member = found.member if found else choose_among(front, front.members, wish)
     if as_json:
-        emit(member_data(front, member) | ({"search": found.to_json()} if found else {}))
+        more = {"search": found.to_json()} if found else {}
+        emit(member_data(front, member) | more | ({"made": made.to_json()} if made else {}))
         return
     output().print(member_table(front, member))
     if found:
         output().print(str(found), highlight=False)
+    if made:
+        output().print("\nmade for exactly this", made_table(made), sep="\n", highlight=False)

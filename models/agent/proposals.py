@@ -64,7 +64,7 @@ class Proposer:
             return [self._act(wanted[i % len(wanted)], parents[i % len(parents)], rng) for i in range(count)]
         if kind in self.spaces:
             return [self._vary(kind, parents[i % len(parents)], parents, rng) for i in range(count)]
-        chains = self._deletions(wanted, [some[int(rng.integers(len(some)))] for some in parents])
+        chains = self.deletions(wanted, [some[int(rng.integers(len(some)))] for some in parents])
         return chains + self._edits([one for some in parents for one in some], max(count - len(chains), 0), rng)
 
     def enter(self, candidate: Candidate) -> Candidate:
@@ -140,13 +140,15 @@ class Proposer:
     def _is_recipe(self, model: str) -> bool:
         return model in self.trial.recipes or model in self.made or model in self.acted
 
-    def _deletions(self, wanted: Array, starts: Sequence[Candidate]) -> list[Candidate]:
+    def deletions(self, wanted: Array, starts: Sequence[Candidate], down_to: int | None = None) -> list[Candidate]:
         """What is left of a path as its layers go, one by one, each the one that is expected to cost least.
 
-        One path for each preference (R, K), down to the ideal depth; two layers where depth is no objective.
+        One path for each preference (R, K), ``down_to`` so many layers; by default to the ideal depth, or two layers
+        fewer where depth is no objective.
         """
         here, reward = dict(enumerate(starts)), self.trial.reward
-        goal = {r: reward.shortest if reward.depth_counts else one.depth - 2 for r, one in here.items()}
+        least = reward.shortest if reward.depth_counts else None
+        goal = {r: down_to or least or one.depth - 2 for r, one in here.items()}
         found: list[Candidate] = []
         while here := {r: one for r, one in here.items() if one.depth > goal[r]}:
             children = [
