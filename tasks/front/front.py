@@ -8,17 +8,21 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from models.candidate import Candidate
 from models.errors import BadInput
 from models.files import find_inside, is_plain, parse_object, read_text, validate
-from models.front import Array, Scale, balanced, choose, hypervolume
+from models.front import Array, Scale, choose, hypervolume
+from models.preferences import DEPTH, alike
 
 REMEDY = "no front of this version; run stage `pareto` again"
 IDENTIFIER = re.compile("[0-9a-f]{4,64}")
+
+BALANCED = re.compile(r"balanced(-[0-9]+)?")
+"""Aliases that belong to fronts: another front has other depths, and so others of them."""
 
 Scores = dict[str, dict[str, float]]
 """Split → objective → value; ``layers`` is T/L and lower is better, of all others higher is better."""
@@ -52,6 +56,8 @@ class Member:
     scores: Scores
     reported: dict[str, float] = field(default_factory=dict)
     kind: str = ""
+    corner: bool = False
+    """Whether it is listed beside the members, as the best of one objective."""
 
     @property
     def candidate(self) -> Candidate:
@@ -63,6 +69,9 @@ class Member:
         """What it serves best, the greatest weight first, as `hm3 choose --prefer` takes it."""
         weights = sorted(self.serves.items(), key=lambda pair: -pair[1])
         return ",".join(f"{name}={weight:.4g}" for name, weight in weights if weight > 0)
+
+
+Row = TypeVar("Row", bound=Member | Reference)
 
 
 @dataclass(frozen=True)
@@ -172,12 +181,46 @@ class Front:
         return hypervolume(self.costs(rows, split))
 
     def aliases(self) -> dict[str, Member]:
-        """``balanced`` and ``best-OBJECTIVE``: the member for equal weights and for each objective, on `selection`."""
-        costs = self.costs(self.members, "selection")
-        chosen = {"balanced": self.members[balanced(costs)]}
+        """``balanced``, ``balanced-N`` and ``best-OBJECTIVE``, on `selection`.
+
+        ``balanced`` weighs the tasks alike and ignores depth; ``balanced-N`` is the same with at most N layers; the
+        best of an objective is chosen by that alone.
+        """
+        best = self._balanced(self.members)
+        chosen = {"balanced": best, **{f"balanced-{one.layers}": one for one in self._cut(best.layers)}}
         for name, corner in zip(self.objectives, np.eye(len(self.objectives)), strict=True):
-            chosen[f"best-{name}"] = self.members[choose(costs, corner)]
+            chosen[f"best-{name}"] = self.members[choose(self.costs(self.members, "selection"), corner)]
         return chosen
+
+    def _cut(self, layers: int) -> list[Member]:
+        """The best balanced members of fewer layers than so many, each of fewer than the one before.
+
+        Of more than three the first, the one in the middle and the last.
+        """
+        found: list[Member] = []
+        while shallower := [one for one in self.members if DEPTH in self.objectives and one.layers < layers]:
+            found.append(self._balanced(shallower))
+            layers = found[-1].layers
+        return found if len(found) <= 3 else [found[0], found[len(found) // 2], found[-1]]
+
+    def _balanced(self, rows: Sequence[Row]) -> Row:
+        """The best model for who weighs the tasks alike and ignores depth, on `selection`."""
+        return rows[choose(self.costs(rows, "selection"), alike(self.objectives))]
+
+    @cached_property
+    def whole(self) -> Member | Reference:
+        """The balanced model of full depth: a member, or what members are held against if all of them lack layers."""
+        uncut = [one for one in self.members if one.layers >= self.layers]
+        return self._balanced(uncut) if uncut else self._balanced(self.references or self.members)
+
+    def gives_up(self, model: Member | Reference, split: str) -> tuple[str, float]:
+        """The task on which a model loses most against the balanced one of full depth, and how much.
+
+        The loss is a share of that model's score; below 0 where it is better at every task.
+        """
+        held, own = self.whole.scores[split], model.scores[split]
+        losses = {name: (held[name] - own[name]) / max(abs(held[name]), 1e-9) for name in self.tasks}
+        return max(losses.items(), key=lambda pair: pair[1])
 
 
 def member_of(data: dict[str, Any]) -> Member:
