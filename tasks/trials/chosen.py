@@ -106,7 +106,8 @@ def choose(table: ItemTable, references: Sequence[int], count: int) -> Chosen:
         return Chosen((), ())
     corners = best_of_each(table.costs, among)
     utilities = utility(table.costs, chosen_by(table.scale.names))
-    others = [i for i in among if i not in corners]
+    # of equal gains the first counts: with the least sum of costs in front, no member dominates another
+    others = sorted((i for i in among if i not in corners), key=lambda i: float(table.costs[i].sum()))
     members = [others[i] for i in greedy(utilities[others], count, utilities[corners].max(axis=0))]
     needed: list[int] = []
     while (lead := missing(table, references, [*members, *corners])).any():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.front import REFERENCE, RHO, Scale, utility
+from models.front import REFERENCE, RHO, Scale, nondominated, utility
 from tasks.trials.chosen import ItemTable, choose, chosen_by, missing
 from tasks.trials.members import standard_error
 
@@ -160,6 +160,23 @@ def test_a_plain_merge_that_is_best_for_somebody_becomes_a_member_in_the_place_o
     table = ItemTable(SCALE, items, np.full(5, LAYERS), LAYERS)
     chosen = choose(table, [3, 4], 1)
     assert chosen.corners == (0, 1, 2) and chosen.members == (4,)  # the merge is best for who wants all three
+
+
+@settings(max_examples=40, deadline=None)
+@given(ARCHIVES, st.integers(1, 12))
+def test_members_do_not_dominate_each_other(archive, count):
+    table, references = archive
+    chosen = choose(table, references, count)
+    members = np.unique(table.costs[[*chosen.members, *chosen.corners]], axis=0)
+    assert len(nondominated(members)) == len(members)
+
+
+def test_as_many_plain_merges_as_somebody_needs_are_members_whatever_the_places():
+    angles = np.linspace(0, np.pi / 2, 7)
+    scores = np.stack([0.3 + 0.55 * np.sin(angles), 0.3 + 0.45 * np.cos(angles), np.full(7, -0.5)], axis=1)
+    items = {name: np.repeat(scores[:, [k]], 20, axis=1) for k, name in enumerate("xyz")}
+    chosen = choose(ItemTable(SCALE, items, np.full(7, LAYERS), LAYERS), list(range(7)), 1)
+    assert sorted([*chosen.members, *chosen.corners]) == list(range(7)) and len(chosen.members) > 1
 
 
 def test_a_shallow_find_does_not_stand_in_for_a_plain_merge_that_is_better():
