@@ -143,6 +143,11 @@ def serve(costs: Array, preferences: Array) -> Array:
     return np.asarray(preferences[lead.argmax(axis=1)])
 
 
+def ranked(costs: Array, preference: Array) -> Indices:
+    """Members (N,) from the best for a preference (K,) on; ties go to the least sum of costs, then to the first."""
+    return np.lexsort((costs.sum(axis=1), -utility(costs, preference)))
+
+
 def choose(costs: Array, preference: Array) -> int:
-    """The member for a preference (K,): greatest utility; ties go to the least sum of costs, then to the first."""
-    return int(np.lexsort((costs.sum(axis=1), -utility(costs, preference)))[0])
+    """The member for a preference (K,)."""
+    return int(ranked(costs, preference)[0])

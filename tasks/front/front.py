@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 
 from models.candidate import Candidate
 from models.errors import BadInput
 from models.files import find_inside, is_plain, parse_object, read_text, validate
-from models.front import Array, Scale, choose, hypervolume
+from models.front import Array, Scale, choose, hypervolume, ranked
 from models.preferences import DEPTH, alike
 
 REMEDY = "no front of this version; run stage `pareto` again"
@@ -69,9 +69,6 @@ class Member:
         """What it serves best, the greatest weight first, as `hm3 choose --prefer` takes it."""
         weights = sorted(self.serves.items(), key=lambda pair: -pair[1])
         return ",".join(f"{name}={weight:.4g}" for name, weight in weights if weight > 0)
-
-
-Row = TypeVar("Row", bound=Member | Reference)
 
 
 @dataclass(frozen=True)
@@ -183,35 +180,28 @@ class Front:
     def aliases(self) -> dict[str, Member]:
         """``balanced``, ``balanced-N`` and ``best-OBJECTIVE``, on `selection`.
 
-        ``balanced`` weighs the tasks alike and ignores depth; ``balanced-N`` is the same with at most N layers; the
-        best of an objective is chosen by that alone.
+        ``balanced`` weighs the tasks alike and ignores depth; ``balanced-N`` is the same with at most N layers, for N
+        where it is better than with fewer: of more than three the first, the one in the middle and the last.
         """
-        best = self._balanced(self.members)
-        chosen = {"balanced": best, **{f"balanced-{one.layers}": one for one in self._cut(best.layers)}}
+        costs, chosen = self.costs(self.members, "selection"), {}
+        stairs: list[Member] = []
+        for one in (self.members[i] for i in ranked(costs, alike(self.objectives))):
+            if not stairs or one.layers < stairs[-1].layers:
+                stairs.append(one)
+        chosen["balanced"], *cut = stairs
+        if DEPTH in self.objectives:
+            few = cut if len(cut) <= 3 else [cut[0], cut[len(cut) // 2], cut[-1]]
+            chosen |= {f"balanced-{one.layers}": one for one in few}
         for name, corner in zip(self.objectives, np.eye(len(self.objectives)), strict=True):
-            chosen[f"best-{name}"] = self.members[choose(self.costs(self.members, "selection"), corner)]
+            chosen[f"best-{name}"] = self.members[choose(costs, corner)]
         return chosen
-
-    def _cut(self, layers: int) -> list[Member]:
-        """The best balanced members of fewer layers than so many, each of fewer than the one before.
-
-        Of more than three the first, the one in the middle and the last.
-        """
-        found: list[Member] = []
-        while shallower := [one for one in self.members if DEPTH in self.objectives and one.layers < layers]:
-            found.append(self._balanced(shallower))
-            layers = found[-1].layers
-        return found if len(found) <= 3 else [found[0], found[len(found) // 2], found[-1]]
-
-    def _balanced(self, rows: Sequence[Row]) -> Row:
-        """The best model for who weighs the tasks alike and ignores depth, on `selection`."""
-        return rows[choose(self.costs(rows, "selection"), alike(self.objectives))]
 
     @cached_property
     def whole(self) -> Member | Reference:
         """The balanced model of full depth: a member, or what members are held against if all of them lack layers."""
         uncut = [one for one in self.members if one.layers >= self.layers]
-        return self._balanced(uncut) if uncut else self._balanced(self.references or self.members)
+        rows: Sequence[Member | Reference] = uncut or self.references or self.members
+        return rows[choose(self.costs(rows, "selection"), alike(self.objectives))]
 
     def gives_up(self, model: Member | Reference, split: str) -> tuple[str, float]:
         """The task on which a model loses most against the balanced one of full depth, and how much.

@@ -17,6 +17,9 @@ from tasks.front.running_costs import RunningCosts
 
 UNKNOWN = RunningCosts()
 
+OWN = ("member", "corner")
+"""Kinds of rows that are of the front itself; a corner is the best of one objective."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -24,7 +27,7 @@ class Row:
 
     name: str
     kind: str
-    """``member``, ``corner`` (the best of one objective), ``base``, ``expert`` or ``baseline``."""
+    """``member``, ``corner``, ``base``, ``expert`` or ``baseline``."""
     layers: str
     costs: tuple[str, ...]
     """What it takes to run, a value a column."""
@@ -111,10 +114,9 @@ def front_table(
     table.add_column("serves")
     table.add_column("aliases", style="cyan")
     rows = table_rows(front, split, aliases, costs)
-    own = [one for one in rows if one.kind in ("member", "corner")]
-    best = [max(one.scores[index] for one in own) for index in range(len(front.tasks))]
+    best = [max(one.scores[index] for one in rows if one.kind in OWN) for index in range(len(front.tasks))]
     for row in rows:
-        member = row in own
+        member = row.kind in OWN
         scores = [
             Text(value, "bold") if member and value == top else value
             for value, top in zip(row.scores, best, strict=True)

@@ -103,6 +103,7 @@ def compare(registered: Registered, front: Front) -> Aliases:
             continue
         if not here:
             notes.append(f"{alias} is version {number}, which {whereabouts(version)}")
+    # `hm3 publish` takes away those of an older front: nobody set them by hand
     present = {alias: number for alias, number in present.items() if not BALANCED.fullmatch(alias)}
     audited = dict.fromkeys([*(one.alias for one in moves), *(alias for alias in present if alias not in own)])
     by_hand = [trail.by_hand(moves, alias, present.get(alias)) for alias in audited]
