@@ -65,8 +65,8 @@ def run(workspace: Workspace, progress: Progress) -> None:
     summary = metrics(front, scale, spent)
     write_text(workspace.run / "metrics.json", json.dumps(summary, indent=1) + "\n")
     write_table(workspace.run / "plots" / "front.csv", plot_rows(front))
-    beside = f" and {len(chosen.corners)} best of one objective" if chosen.corners else ""
-    progress.message(f"{len(chosen.members)} members{beside}; hypervolume on test {front['hv']['test']:.3f}")
+    count = f"{len(members)} members, {len(chosen.corners)} of them the best of an objective"
+    progress.message(f"{count}; hypervolume on test {front['hv']['test']:.3f}")
 
 
 def reference_models(engine: Engine, anchors: Anchors) -> list[Listed]:
