@@ -181,7 +181,11 @@ def front(
     split: Annotated[str | None, typer.Option(help="Show one split only: test, selection or search.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the members of the front: scores by split, layers, what they take to run, what each serves, aliases.
+    """Show the members of the front: scores by split, layers, what they take to run, what each gives up, aliases.
+
+    A model gives up what it loses on its worst task against the balanced model of full depth, in percent of that
+    model's score. It serves the preference for which it leads the other members by most. A corner is the best of one
+    objective, listed beside the members.
 
     Parameters, milliseconds a token one text and 32 texts at a time, and bytes of KV cache a token are measured on this
     machine when they are first shown, where the models are. Aliases are those of the MLflow registry at this moment.

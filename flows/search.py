@@ -34,7 +34,7 @@ def hm3_search(
 
     Args:
         profile: The model family, a file in profiles/.
-        prefer: What matters how much, such as `translation=0.5,math=0.3`. Empty: all objectives equally.
+        prefer: What matters how much, such as `translation=0.5,math=0.3`. Empty: all tasks alike, depth ignored.
         require: Bounds on scores, such as `math>=0.6`.
         max_layers: Most layers that a token may pass. 0: any number.
         search: Fully scored candidates whose cost may be spent.
@@ -52,7 +52,7 @@ def hm3_search(
     with slot(workspace.profile.device):
         found = search_on(workspace, front, wish, search, progress, say)
     progress.gauge.finish()
-    say(f"for {prefer.strip() or 'all objectives equally'}: {found.member.id}\n{found}")
+    say(f"for {prefer.strip() or 'all tasks alike'}: {found.member.id}\n{found}")
     return member_data(front, found.member) | {"search": found.to_json()}
 
 

@@ -1,4 +1,4 @@
-"""The Pareto front in cost space: dominance, hypervolume, thinning, and the utility that chooses a member.
+"""The Pareto front in cost space: dominance, hypervolume, and the utility that chooses members.
 
 A cost is c_k = (z*_k - f_k) / (z*_k - z^nad_k): 0 at the ideal point, 1 at the nadir point, below 0 where a candidate
 beats the best source. Ideal above nadir means that higher scores are better, ideal below nadir (``layers``) that lower
@@ -26,6 +26,9 @@ REFERENCE = 1.1
 RHO = 0.05
 """Weight of the augmentation term that makes the best of a preference properly Pareto optimal."""
 
+TINY = 1e-12
+"""Below it a difference of utilities is one of rounding."""
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -52,10 +55,6 @@ class Scale:
         """Costs (N, K) from scores (N, K), clipped at ``REFERENCE`` above and not below."""
         return np.minimum(self.relative(scores), REFERENCE)
 
-    def relative_errors(self, errors: npt.ArrayLike) -> Array:
-        """Standard errors of costs (N, K) from those of scores (N, K)."""
-        return np.asarray(np.asarray(errors, dtype=np.float64) / np.abs(np.array(self.ideal) - np.array(self.nadir)))
-
 
 def hypervolume(costs: Array) -> float:
     """Hypervolume of costs (N, K) as a fraction of the box between ideal and reference point.
@@ -68,24 +67,9 @@ def hypervolume(costs: Array) -> float:
     return float(moocore.hypervolume(costs, ref=np.full(costs.shape[1], REFERENCE)) / REFERENCE ** costs.shape[1])
 
 
-def nondominated(costs: Array, errors: Array | None = None) -> Indices:
-    """Indices, ascending, of the costs (N, K) that no other dominates; equal ones all stay.
-
-    With the ``errors`` (N, K) of the costs, those are dropped too that are better than another only within noise: a
-    candidate goes if one that stays is nowhere worse by more than the standard error of their difference, and
-    somewhere better by more than that. Candidates are taken by their sum of costs; the best of each objective stays.
-    """
-    front = np.sort(np.asarray(NonDominatedSorting().do(np.asarray(costs), only_non_dominated_front=True), np.int64))
-    if errors is None or len(front) == 0:
-        return front
-    kept = list(best_of_each(costs, front))
-    for i in front[np.argsort(costs[front].sum(axis=1), kind="stable")]:
-        margin = np.sqrt(errors[kept] ** 2 + errors[i] ** 2)
-        gain = costs[kept] - costs[i]  # above zero where i is the better one
-        beaten = (gain <= margin).all(axis=1) & (gain < -margin).any(axis=1)
-        if i not in kept and not beaten.any():
-            kept.append(i)
-    return np.sort(np.array(kept, dtype=np.int64))
+def nondominated(costs: Array) -> Indices:
+    """Indices, ascending, of the costs (N, K) that no other dominates; equal ones all stay."""
+    return np.sort(np.asarray(NonDominatedSorting().do(np.asarray(costs), only_non_dominated_front=True), np.int64))
 
 
 def best_of_each(costs: Array, among: Sequence[int] | Indices) -> list[int]:
@@ -94,31 +78,27 @@ def best_of_each(costs: Array, among: Sequence[int] | Indices) -> list[int]:
     return list(dict.fromkeys(int(min(order, key=lambda i: costs[i, k])) for k in range(costs.shape[1])))
 
 
-def thin(costs: Array, members: int) -> Indices:
-    """Indices, ascending, of at most ``members`` of the costs (N, K).
+def greedy(utilities: Array, count: int, have: Array | None = None) -> list[int]:
+    """Up to ``count`` of N, one after the other the one that raises the mean of the best utilities most.
 
-    The one with the least hypervolume contribution goes, again and again (ties: the largest sum of costs, then the
-    last). The best of each objective goes last of all.
+    It ends where none raises it; ties go to the first. The mean is submodular, so this reaches 63 % of the best gain at
+    least (Nemhauser, Wolsey & Fisher 1978), and in practice nearly all.
+
+    Args:
+        utilities: (N, M) under M preferences that matter alike.
+        count: how many.
+        have: (M,) the best utilities of what is there already.
     """
-    costs = np.asarray(costs, dtype=np.float64)
-    protected = best_of_each(costs, range(len(costs)))
-    kept = list(range(len(costs)))
-    while len(kept) > members:
-        loss = contributions(costs[kept])
-        order = range(len(kept))
-        worst = min(order, key=lambda j: (kept[j] in protected, loss[j], -costs[kept[j]].sum(), -j))
-        del kept[worst]
-    return np.array(kept, dtype=np.int64)
-
-
-def contributions(costs: Array) -> Array:
-    """(N,) hypervolume that is lost when one of the costs (N, K) is taken away."""
-    if costs.shape[1] == 1:
-        whole = hypervolume(costs)
-        return np.array([whole - hypervolume(np.delete(costs, i, axis=0)) for i in range(len(costs))])
-    reference = np.full(costs.shape[1], REFERENCE)
-    # Dominated points get zero, but must not take from those that they repeat, as they would with the default.
-    return np.asarray(moocore.hv_contributions(costs, ref=reference, ignore_dominated=False), dtype=np.float64)
+    best = np.full(utilities.shape[1], -np.inf) if have is None else have
+    chosen: list[int] = []
+    while len(chosen) < min(count, len(utilities)):
+        means = np.maximum(utilities, best).mean(axis=1)
+        most = int(means.argmax())
+        if means[most] <= best.mean() + TINY:
+            break
+        chosen.append(most)
+        best = np.maximum(best, utilities[most])
+    return chosen
 
 
 def scalarise(costs: Array, preferences: Array, rho: float = RHO) -> Array:
@@ -163,11 +143,11 @@ def serve(costs: Array, preferences: Array) -> Array:
     return np.asarray(preferences[lead.argmax(axis=1)])
 
 
+def ranked(costs: Array, preference: Array) -> Indices:
+    """Members (N,) from the best for a preference (K,) on; ties go to the least sum of costs, then to the first."""
+    return np.lexsort((costs.sum(axis=1), -utility(costs, preference)))
+
+
 def choose(costs: Array, preference: Array) -> int:
-    """The member for a preference (K,): greatest utility; ties go to the least sum of costs, then to the first."""
-    return int(np.lexsort((costs.sum(axis=1), -utility(costs, preference)))[0])
-
-
-def balanced(costs: Array) -> int:
-    """The member for equal weights."""
-    return choose(costs, np.full(costs.shape[1], 1 / costs.shape[1]))
+    """The member for a preference (K,)."""
+    return int(ranked(costs, preference)[0])

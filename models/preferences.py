@@ -1,4 +1,8 @@
-"""Preferences: non-negative weights over the objectives that sum to 1 (λ of method.md)."""
+"""Preferences: non-negative weights over the objectives that sum to 1 (λ of method.md).
+
+:func:`preferences_for` says which ones matter. The search aims at them, members of the front are chosen by them, and
+each member is said to serve one of them.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,40 @@ from pymoo.util.ref_dirs import get_reference_directions
 from models.errors import BadInput
 
 Array = npt.NDArray[np.float64]
+
+
+DEPTH = "layers"
+"""The objective that some users ignore."""
+
+
+def preferences_for(names: Sequence[str], count: int, rng: np.random.Generator) -> Array:
+    """The preferences that matter: half of them ignore depth, half spread over it. All ignore it where it is none.
+
+    Both halves cover the tasks alike (:func:`preferences`). In the second one the weights of depth are spaced as on a
+    simplex that is filled evenly: w = 1 - (1 - u)^(1/(K-1)), u uniform on (0, 1), K with depth.
+
+    Args:
+        names: of the objectives (K).
+        count: N. The half that ignores depth has the odd one.
+        rng: fills up Das-Dennis directions, and deals out the weights of depth.
+
+    Returns:
+        (N, K), the rows sum to 1; those that ignore depth and the others in turn.
+    """
+    if DEPTH not in names:
+        return preferences(len(names), count, rng)
+    tasks = preferences(len(names) - 1, -(-count // 2), rng)
+    half = count // 2
+    weights = np.zeros(count)
+    weights[1::2] = 1 - (1 - (rng.permutation(half) + 0.5) / max(half, 1)) ** (1 / (len(names) - 1))
+    over_tasks = np.repeat(tasks, 2, axis=0)[:count] * (1 - weights)[:, None]
+    return np.insert(over_tasks, list(names).index(DEPTH), weights, axis=1)
+
+
+def alike(names: Sequence[str]) -> Array:
+    """The preference (K,) that weighs all tasks alike and ignores depth."""
+    weights = np.array([float(name != DEPTH) for name in names])
+    return np.asarray(weights / weights.sum())
 
 
 def preferences(objectives: int, count: int, rng: np.random.Generator) -> Array:
@@ -33,9 +71,9 @@ def preferences(objectives: int, count: int, rng: np.random.Generator) -> Array:
         partitions = 1
         while math.comb(objectives + partitions, partitions + 1) + 1 <= count:
             partitions += 1
-        for direction in get_reference_directions("das-dennis", objectives, n_partitions=partitions):
-            if not any(np.allclose(direction, other) for other in fixed):
-                fixed.append(np.asarray(direction, dtype=np.float64))
+        directions = get_reference_directions("das-dennis", objectives, n_partitions=partitions)
+        known = np.isclose(directions[:, None], np.stack(fixed)).all(axis=2).any(axis=1)
+        fixed += list(np.asarray(directions[~known], dtype=np.float64))
     fixed = fixed[:count]
     samples = rng.dirichlet(np.ones(objectives), size=count - len(fixed))
     return np.concatenate([np.stack(fixed), samples])

@@ -1,4 +1,4 @@
-"""Stage `pareto`: the front. Chosen on `selection`, reported on `test`, which is read here and nowhere before."""
+"""Stage `pareto`: the front, chosen on `search` and `selection`, reported on `test`, which is read nowhere before."""
 
 from __future__ import annotations
 
@@ -13,18 +13,15 @@ from models.candidate import Candidate
 from models.front import Array, Scale, hypervolume, serve
 from models.merge.path_recipe import path_recipe
 from models.merge.recipe import dump_recipes
-from models.preferences import preferences
 from tasks.objectives.items import SPLITS
 from tasks.project.progress import Progress
 from tasks.project.records import Anchors, read_archive, write_table, write_text
 from tasks.project.workspace import Workspace
 from tasks.scoring.engine import Engine
+from tasks.trials.chosen import chosen_by
 from tasks.trials.members import Listed, choose_members, score_table, shortlist, standard_error
 from tasks.trials.pool import add_recipes, full_scale, open_pool, rebuilt_by_mergekit
 from tasks.trials.repair import recipe_block, repair_members
-
-DIRECTIONS = 64
-"""Preferences of which each member is given the one that it serves."""
 
 
 def run(workspace: Workspace, progress: Progress) -> None:
@@ -36,7 +33,8 @@ def run(workspace: Workspace, progress: Progress) -> None:
     add_recipes(engine, archive)
     references = reference_models(engine, anchors)
     listed = [*references, *shortlist(archive, scale, engine, references, params.rescored)]
-    members = choose_members(engine, scale, listed, params.members, progress)
+    chosen = choose_members(engine, scale, listed, params.members, progress)
+    members = chosen.all
     spent = int(archive["at"].max())  # the actor's training and the anchors' repairs are in it
     spent += repair_members(engine, [one.candidate for one in members])
     shown = [*members, *(one for one in references if one not in members)]
@@ -44,8 +42,7 @@ def run(workspace: Workspace, progress: Progress) -> None:
         engine.scored([one.candidate for one in shown], "test", bar=bar)
     scores = {split: score_table(engine, scale, shown, split) for split in SPLITS}
     reported = generate(engine, members, progress)
-    wanted = preferences(len(scale.names), DIRECTIONS, np.random.default_rng([workspace.params.seed, 4]))
-    served = serve(scale.costs(scores["selection"][: len(members)]), wanted)
+    served = serve(scale.costs(scores["selection"][: len(members)]), chosen_by(scale.names))
     named = [{split: _named(scale, table[row]) for split, table in scores.items()} for row in range(len(shown))]
     rows = [{"name": one.name, "kind": one.kind, "scores": own} for one, own in zip(shown, named, strict=True)]
     front: dict[str, Any] = {
@@ -58,7 +55,8 @@ def run(workspace: Workspace, progress: Progress) -> None:
         "members": [
             describe(workspace, engine, one)
             | rows[row]
-            | {"serves": _named(scale, np.round(served[row], 4)), "reported": reported[row]}
+            | {"serves": _named(scale, np.round(served[row], 4)), "corner": one in chosen.corners}
+            | {"reported": reported[row]}
             for row, one in enumerate(members)
         ],
         "references": [row for row, one in zip(rows, shown, strict=True) if one in references],
@@ -67,7 +65,8 @@ def run(workspace: Workspace, progress: Progress) -> None:
     summary = metrics(front, scale, spent)
     write_text(workspace.run / "metrics.json", json.dumps(summary, indent=1) + "\n")
     write_table(workspace.run / "plots" / "front.csv", plot_rows(front))
-    progress.message(f"{len(members)} members; hypervolume on test {front['hv']['test']:.3f}")
+    count = f"{len(members)} members, {len(chosen.corners)} of them the best of an objective"
+    progress.message(f"{count}; hypervolume on test {front['hv']['test']:.3f}")
 
 
 def reference_models(engine: Engine, anchors: Anchors) -> list[Listed]:

@@ -11,7 +11,7 @@ from models.agent.phases import new_judge
 from models.candidate import Candidate
 from models.errors import BadInput
 from models.merge.recipe import dump_recipes
-from models.preferences import preferences
+from models.preferences import preferences_for
 from models.search.trial import Trial
 from tasks.project.progress import Progress
 from tasks.project.records import Anchors, read_offline, write_table
@@ -36,7 +36,7 @@ def run(workspace: Workspace, progress: Progress) -> None:
             f" {trial.spent}; raise it, or lower train.share, sample.candidates, dataset.edits or dataset.random"
         )
     rng = np.random.default_rng([workspace.params.seed, 5])
-    wanted = preferences(len(agent.config.scale.names), params.preferences, rng)
+    wanted = preferences_for(agent.config.scale.names, params.preferences, rng)
     paths, space = path_space(engine, anchors), recipe_space(engine)
     judge = new_judge(trial, space)
     judge.surrogate = agent.surrogate

@@ -13,7 +13,9 @@ from flows.screen.watch import output
 def choose(
     prefer: Annotated[
         str | None,
-        typer.Option(metavar="OBJECTIVE=WEIGHT,…", help="What matters how much. Default: every objective equally."),
+        typer.Option(
+            metavar="OBJECTIVE=WEIGHT,…", help="What matters how much. Default: all tasks alike, depth ignored."
+        ),
     ] = None,
     require: Annotated[
         list[str] | None,

@@ -22,7 +22,7 @@ from models.agent.phases import (
 )
 from models.front import Array
 from models.merge.space import RecipeSpace
-from models.preferences import preferences
+from models.preferences import preferences_for
 from models.search.environment import PathRules, PathSpace
 from models.search.trial import Trial
 
@@ -72,7 +72,7 @@ def hm3(
         wanted: preferences (M, K) to search for, one alone for its utility; by default some that cover them all.
     """
     if wanted is None:
-        wanted = preferences(len(trial.reward.scale.names), settings.preferences, rng)
+        wanted = preferences_for(trial.reward.scale.names, settings.preferences, rng)
     pool = tuple(space.experts)
     if settings.sample is not None:
         sample(trial, space, wanted, settings.sample, rng)

@@ -71,7 +71,7 @@ def costs_of(workspace: Workspace, seconds_an_item: float | None = None) -> dict
     left = max(0, params.search.budget - sample * search - offline)
     first_rung = sum(min(params.search.rungs[0], one.items.search) for one in objectives)
     sources = len(workspace.profile.experts) + 1
-    final = (params.pareto.rescored + sources) * selection + (params.pareto.members + sources) * test
+    final = (params.pareto.rescored + sources) * selection + (front_size(workspace) + sources) * test
     numbers = {
         "zoo": (0, 0),
         "sample": (sample, sample * search),
@@ -86,6 +86,12 @@ def costs_of(workspace: Workspace, seconds_an_item: float | None = None) -> dict
     return {stage: Cost(stage, *pair, times.get(stage)) for stage, pair in numbers.items()}
 
 
+def front_size(workspace: Workspace) -> int:
+    """Members, and the best of each objective beside them, at most."""
+    profile = workspace.profile
+    return workspace.params.pareto.members + len(profile.objectives) + (profile.layers is not None)
+
+
 def plan_of(workspace: Workspace, sources: Mapping[str, Model], seconds_an_item: float | None) -> Plan:
     """What a run will cost at most; base and experts among the sources as far as they are there."""
     costs = tuple(costs_of(workspace, seconds_an_item).values())
@@ -96,7 +102,7 @@ def plan_of(workspace: Workspace, sources: Mapping[str, Model], seconds_an_item:
     model = parameter_count(base) * width
     pool = min(profile.pool_bytes, model * (len(sources) + workspace.params.sample.anchors))
     merging = 2 * len(sources) * model // base.architecture.layers(base.config)
-    uploads = {"members": workspace.params.pareto.members, "champion": 1, "none": 0}[profile.registry.weights]
+    uploads = {"members": front_size(workspace), "champion": 1, "none": 0}[profile.registry.weights]
     return Plan(costs, RUNTIME_BYTES + pool + merging, uploads * int(model * profile.paths.stretch))
 
 

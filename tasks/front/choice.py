@@ -11,7 +11,7 @@ import numpy as np
 
 from models.errors import BadInput
 from models.front import Array, Scale, choose
-from models.preferences import parse_preference
+from models.preferences import alike, parse_preference
 from tasks.front.front import Front, Member
 
 SPLIT = "selection"
@@ -73,13 +73,13 @@ class Wish:
     def parse(
         cls, front: Front, prefer: str | None, require: Sequence[str] = (), max_layers: int | None = None
     ) -> Wish:
-        """A wish from texts: ``objective=weight,…``, equal weights if left out, and bounds on task scores.
+        """A wish from texts: ``objective=weight,…``, all tasks alike if left out, and bounds on task scores.
 
         Raises:
             BadInput: one of the three is malformed.
         """
         names = front.objectives
-        weights = parse_preference(prefer, names) if prefer is not None else np.full(len(names), 1 / len(names))
+        weights = parse_preference(prefer, names) if prefer is not None else alike(names)
         requirements = tuple(parse_requirement(text, front.tasks) for text in require)
         if max_layers is not None and max_layers < 1:
             raise BadInput(f"--max-layers {max_layers}: give at least 1")

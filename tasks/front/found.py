@@ -1,11 +1,12 @@
-"""Models that `hm3 choose --search` has found beside the front, kept in the state folder under their ids."""
+"""Models that `hm3 choose` has made or found beside the front, kept in the state folder under their ids."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from models.errors import BadInput
 from models.files import read_object, reading
@@ -17,8 +18,30 @@ from tasks.project.workspace import Workspace
 RECIPE, RECORD = "recipe.yaml", "member.json"
 
 
+@dataclass(frozen=True)
+class Made:
+    """A model for a preference."""
+
+    id: str
+    layers: int
+    """That a token passes."""
+    recipe: str
+    """File of its recipe."""
+    weights: dict[str, list[float]]
+    """Coefficients of each expert, from the first layer to the last."""
+    foreseen: dict[str, tuple[float, float]]
+    """Of each task the score on `search` that the critic foresees, and its standard deviation."""
+    measured: Member | None = None
+    """The same with scores, once it is evaluated."""
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``--json`` prints beside the nearest member."""
+        told = {"id": self.id, "layers": self.layers, "recipe": self.recipe, "weights": self.weights}
+        return told | {"foreseen": self.foreseen, "scores": self.measured.scores if self.measured else None}
+
+
 def keep(workspace: Workspace, member: Member, recipe: str) -> Member:
-    """Keep what was found with its recipe, in YAML; the same with the place of the recipe."""
+    """Keep what was found, or made, with its recipe, in YAML; the same with the place of the recipe."""
     folder = folder_of(workspace) / member.id
     write_text(folder / RECIPE, recipe)
     record = {"family": family_digest(workspace), "member": asdict(replace(member, recipe=RECIPE))}

@@ -15,10 +15,14 @@ import numpy as np
 from models.candidate import Candidate
 from models.errors import BadInput
 from models.files import find_inside, is_plain, parse_object, read_text, validate
-from models.front import Array, Scale, balanced, choose, hypervolume
+from models.front import Array, Scale, choose, hypervolume, ranked
+from models.preferences import DEPTH, alike
 
 REMEDY = "no front of this version; run stage `pareto` again"
 IDENTIFIER = re.compile("[0-9a-f]{4,64}")
+
+BALANCED = re.compile(r"balanced(-[0-9]+)?")
+"""Aliases that belong to fronts: another front has other depths, and so others of them."""
 
 Scores = dict[str, dict[str, float]]
 """Split → objective → value; ``layers`` is T/L and lower is better, of all others higher is better."""
@@ -52,6 +56,8 @@ class Member:
     scores: Scores
     reported: dict[str, float] = field(default_factory=dict)
     kind: str = ""
+    corner: bool = False
+    """Whether it is listed beside the members, as the best of one objective."""
 
     @property
     def candidate(self) -> Candidate:
@@ -172,12 +178,39 @@ class Front:
         return hypervolume(self.costs(rows, split))
 
     def aliases(self) -> dict[str, Member]:
-        """``balanced`` and ``best-OBJECTIVE``: the member for equal weights and for each objective, on `selection`."""
-        costs = self.costs(self.members, "selection")
-        chosen = {"balanced": self.members[balanced(costs)]}
+        """``balanced``, ``balanced-N`` and ``best-OBJECTIVE``, on `selection`.
+
+        ``balanced`` weighs the tasks alike and ignores depth; ``balanced-N`` is the same with at most N layers, for N
+        where it is better than with fewer: of more than three the first, the one in the middle and the last.
+        """
+        costs, chosen = self.costs(self.members, "selection"), {}
+        stairs: list[Member] = []
+        for one in (self.members[i] for i in ranked(costs, alike(self.objectives))):
+            if not stairs or one.layers < stairs[-1].layers:
+                stairs.append(one)
+        chosen["balanced"], *cut = stairs
+        if DEPTH in self.objectives:
+            few = cut if len(cut) <= 3 else [cut[0], cut[len(cut) // 2], cut[-1]]
+            chosen |= {f"balanced-{one.layers}": one for one in few}
         for name, corner in zip(self.objectives, np.eye(len(self.objectives)), strict=True):
             chosen[f"best-{name}"] = self.members[choose(costs, corner)]
         return chosen
+
+    @cached_property
+    def whole(self) -> Member | Reference:
+        """The balanced model of full depth: a member, or what members are held against if all of them lack layers."""
+        uncut = [one for one in self.members if one.layers >= self.layers]
+        rows: Sequence[Member | Reference] = uncut or self.references or self.members
+        return rows[choose(self.costs(rows, "selection"), alike(self.objectives))]
+
+    def gives_up(self, model: Member | Reference, split: str) -> tuple[str, float]:
+        """The task on which a model loses most against the balanced one of full depth, and how much.
+
+        The loss is a share of that model's score; below 0 where it is better at every task.
+        """
+        held, own = self.whole.scores[split], model.scores[split]
+        losses = {name: (held[name] - own[name]) / max(abs(held[name]), 1e-9) for name in self.tasks}
+        return max(losses.items(), key=lambda pair: pair[1])
 
 
 def member_of(data: dict[str, Any]) -> Member:

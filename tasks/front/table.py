@@ -12,10 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from models.text import markdown as escaped
+from tasks.front.found import Made
 from tasks.front.front import Front, Member, Reference
 from tasks.front.running_costs import RunningCosts
 
 UNKNOWN = RunningCosts()
+
+OWN = ("member", "corner")
+"""Kinds of rows that are of the front itself; a corner is the best of one objective."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +28,13 @@ class Row:
 
     name: str
     kind: str
-    """``member``, ``base``, ``expert`` or ``baseline``."""
+    """``member``, ``corner``, ``base``, ``expert`` or ``baseline``."""
     layers: str
     costs: tuple[str, ...]
     """What it takes to run, a value a column."""
     scores: tuple[str, ...]
     """One value an objective, in the front's order."""
+    gives_up: str
     serves: str
     aliases: str
 
@@ -51,11 +56,14 @@ def table_rows(
         name = one.id if one.name == one.id else f"{one.id} ({one.name})"
         own = " ".join(aliases.get(one.id, ()))
         taken = costs.cells(one.candidate.depth)
-        rows.append(Row(name, "member", str(one.layers), taken, shown(front, one, split), preference(one), own))
+        scores, lost = shown(front, one, split), given_up(front, one, split)
+        kind = "corner" if one.corner else "member"
+        rows.append(Row(name, kind, str(one.layers), taken, scores, lost, preference(one), own))
     for against in front.references:
         depth = depth_of(front, against, split)
         taken = costs.cells(front.layers if depth else 0)
-        rows.append(Row(against.name, against.kind, depth, taken, shown(front, against, split), "", ""))
+        scores, lost = shown(front, against, split), given_up(front, against, split)
+        rows.append(Row(against.name, against.kind, depth, taken, scores, lost, "", ""))
     return rows
 
 
@@ -80,6 +88,14 @@ def shown(front: Front, model: Member | Reference, split: str) -> tuple[str, ...
     return tuple(f"{model.scores[split][name]:.3f}" for name in front.tasks)
 
 
+def given_up(front: Front, model: Member | Reference, split: str) -> str:
+    """The most that a model loses on a task against the balanced model of full depth, in percent of its score."""
+    if model == front.whole:
+        return ""
+    task, share = front.gives_up(model, split)
+    return f"{100 * share:.0f}% {task}" if share >= 0.005 else "0%"
+
+
 def preference(member: Member, most: int = 2) -> str:
     """The greatest weights of the preference that a member serves best."""
     weights = sorted(member.serves.items(), key=lambda pair: -pair[1])
@@ -95,26 +111,27 @@ def front_table(
     table.add_column("kind")
     for heading in ("layers", *costs.headings, *front.tasks):
         table.add_column(heading, justify="right")
+    table.add_column("gives up", justify="right")
     table.add_column("serves")
     table.add_column("aliases", style="cyan")
     rows = table_rows(front, split, aliases, costs)
-    best = [max(one.scores[index] for one in rows if one.kind == "member") for index in range(len(front.tasks))]
+    best = [max(one.scores[index] for one in rows if one.kind in OWN) for index in range(len(front.tasks))]
     for row in rows:
-        member = row.kind == "member"
+        member = row.kind in OWN
         scores = [
             Text(value, "bold") if member and value == top else value
             for value, top in zip(row.scores, best, strict=True)
         ]
-        before, after = (row.name, row.kind, row.layers, *row.costs), (row.serves, row.aliases)
+        before, after = (row.name, row.kind, row.layers, *row.costs), (row.gives_up, row.serves, row.aliases)
         table.add_row(*map(Text, before), *scores, *map(Text, after), style="" if member else "dim")
     return table
 
 
 def markdown(front: Front, split: str, costs: RunningCosts = UNKNOWN) -> str:
     """The same table in Markdown."""
-    heads = ("model", "kind", "layers", *costs.headings, *front.tasks, "serves", "aliases")
+    heads = ("model", "kind", "layers", *costs.headings, *front.tasks, "gives up", "serves", "aliases")
     rows = [
-        (one.name, one.kind, one.layers, *one.costs, *one.scores, one.serves, one.aliases)
+        (one.name, one.kind, one.layers, *one.costs, *one.scores, one.gives_up, one.serves, one.aliases)
         for one in table_rows(front, split, costs=costs)
     ]
     lines = [f"| {' | '.join(map(escaped, cells))} |" for cells in (heads, ["---"] * len(heads), *rows)]
@@ -152,7 +169,14 @@ def member_data(front: Front, member: Member, aliases: Mapping[str, Sequence[str
         "id": member.id,
         "name": member.name,
         "layers": member.layers,
+        "corner": member.corner,
         "serves": member.serves,
+        "gives_up": {
+            split: {"task": task, "share": share}
+            for split in front.splits
+            if split in member.scores
+            for task, share in [front.gives_up(member, split)]
+        },
         "aliases": list((by_member(front) if aliases is None else aliases).get(member.id, ())),
         "recipe": recipe_file(front, member),
         "mergekit": member.mergekit,
@@ -171,10 +195,32 @@ def member_table(front: Front, member: Member) -> RenderableType:
     for name in front.tasks:
         table.add_row(name, *(f"{member.scores[split][name]:.3f}" for split in splits))
     table.add_row("layers", str(member.layers))
-    below = Text(f"serves {preference(member, len(member.serves))}\nrecipe {recipe_file(front, member)}")
-    return Group(table, below)
+    lost = given_up(front, member, splits[0])
+    below = [
+        f"serves {preference(member, len(member.serves))}",
+        *([f"gives up {lost} on {splits[0]}, against the balanced model of full depth"] if lost else []),
+        f"recipe {recipe_file(front, member)}",
+    ]
+    return Group(table, Text("\n".join(below)))
 
 
 def recipe_file(front: Front, member: Member) -> str:
     """Where a member's recipe lies, from the project's folder."""
     return str(PurePath("runs") / front.profile / member.recipe)
+
+
+def made_table(made: Made) -> RenderableType:
+    """A model that was made for a preference, with what is foreseen of it, and its scores where it was evaluated."""
+    table = Table(title=Text(f"model {made.id}"), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    splits = list(made.measured.scores) if made.measured else []
+    for heading in ("objective", "foreseen", *splits):
+        table.add_column(heading, justify="left" if heading == "objective" else "right")
+    for name, (mean, deviation) in made.foreseen.items():
+        own = [f"{made.measured.scores[split][name]:.3f}" for split in splits] if made.measured else []
+        table.add_row(name, f"{mean:.3f} ± {deviation:.3f}", *own)
+    table.add_row("layers", str(made.layers))
+    weights = "; ".join(f"{name} {min(own):.2f} to {max(own):.2f}" for name, own in made.weights.items())
+    after = (
+        "" if made.measured else "\nnot measured: with --evaluate it is, and can be exported and promoted like a member"
+    )
+    return Group(table, Text(f"weights {weights}\nrecipe {made.recipe}{after}"))

@@ -12,7 +12,7 @@ from typing import Literal
 
 from models.errors import BadInput, Failed, one_line
 from tasks.front.found import kept
-from tasks.front.front import Front, Member
+from tasks.front.front import BALANCED, Front, Member
 from tasks.front.table import by_member
 from tasks.project.references import is_model
 from tasks.project.workspace import Workspace
@@ -103,6 +103,8 @@ def compare(registered: Registered, front: Front) -> Aliases:
             continue
         if not here:
             notes.append(f"{alias} is version {number}, which {whereabouts(version)}")
+    # `hm3 publish` takes away those of an older front: nobody set them by hand
+    present = {alias: number for alias, number in present.items() if not BALANCED.fullmatch(alias)}
     audited = dict.fromkeys([*(one.alias for one in moves), *(alias for alias in present if alias not in own)])
     by_hand = [trail.by_hand(moves, alias, present.get(alias)) for alias in audited]
     of: dict[str, list[str]] = {one.id: [] for one in front.members}

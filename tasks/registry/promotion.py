@@ -18,7 +18,7 @@ from pydantic import Field
 from models.errors import BadInput, Failed
 from tasks.front import found
 from tasks.front.choice import SPLIT, choose_member
-from tasks.front.front import Front
+from tasks.front.front import BALANCED, Front
 from tasks.project.progress import Progress
 from tasks.project.workspace import Workspace
 from tasks.registry import trail
@@ -137,7 +137,7 @@ def promote(workspace: Workspace, request: Request, progress: Progress) -> Promo
     registered = open_registry(workspace)
     with answering(workspace.state):
         front = Front.read(workspace.run)
-        if request.alias in front.aliases():
+        if request.alias in front.aliases() or BALANCED.fullmatch(request.alias):
             raise BadInput(f"--alias {request.alias}: `hm3 publish` moves it; take another, such as {CHAMPION}")
         _, member, version = meant = resolve(workspace, front, registered, request)
         before = registered.aliases().get(request.alias)

@@ -20,7 +20,7 @@ from filelock import FileLock
 from models.errors import BadInput, without_secrets
 from models.text import markdown
 from tasks.front.composition import Composition
-from tasks.front.front import Front, Member
+from tasks.front.front import BALANCED, Front, Member
 from tasks.project.family import load_family
 from tasks.project.git import git_tags
 from tasks.project.progress import Progress
@@ -264,7 +264,10 @@ class Publication:
         moves = {alias: version for alias, version in aliases.items() if int(now.get(alias, -1)) != version}
         for alias, version in moves.items():
             self.client.set_registered_model_alias(self.name, alias, str(version))
-        return bool(moves)
+        gone = [alias for alias in now if BALANCED.fullmatch(alias) and alias not in aliases]
+        for alias in gone:  # of an older front, whose members had other depths
+            self.client.delete_registered_model_alias(self.name, alias)
+        return bool(moves or gone)
 
     def _open_run(self) -> str:
         """The run that records what is sent: the one that a killed process left open for this front, or a new one."""
@@ -322,7 +325,8 @@ FRONT = """A front of merged models that hm3 found: a version a member; versions
 
 `mlflow.pyfunc.load_model("models:/{name}@balanced").predict({asked})` answers with {answer}.
 
-Aliases: `balanced` weighs all objectives alike, `best-OBJECTIVE` is best at one. Tags hold what one filters by; \
+Aliases: `balanced` weighs all tasks alike and ignores depth, `balanced-N` is the same with at most N layers, \
+`best-OBJECTIVE` is best at one. Tags hold what one filters by; \
 `member.json` among a version's files has the scores by split and what it was made of. A version with the tag `found` \
 is what a search for one preference found beside a front.
 """

@@ -18,7 +18,7 @@ from models.text import plain
 from tasks.front.composition import Composition, recipe_text
 from tasks.front.front import Front, Member, Reference
 from tasks.front.running_costs import RunningCosts, running_costs
-from tasks.front.table import by_member
+from tasks.front.table import by_member, given_up
 from tasks.project.progress import Progress
 from tasks.project.records import read_json, write_text
 from tasks.project.workspace import Workspace
@@ -54,6 +54,8 @@ class Row:
     """What it takes to run, a value a column."""
     scores: tuple[Score, ...]
     reported: tuple[str, ...]
+    gives_up: str
+    """What it loses at most on a task against the balanced model of full depth."""
     serves: tuple[tuple[str, int], ...] = ()
     """Objective and weight in percent, the greatest first."""
     preference: str = ""
@@ -164,14 +166,16 @@ def rows(
 
     def row(number: int, one: Member) -> Row:
         weights = [(name, round(100 * weight)) for name, weight in one.serves.items()]
+        role = "corner" if one.corner else "member"
         return Row(
             number=number,
             name=one.id,
-            kind="member" if one.kind not in KINDS else f"member: {KINDS[one.kind]} {one.name}",
+            kind=role if one.kind not in KINDS else f"{role}: {KINDS[one.kind]} {one.name}",
             layers=one.layers,
             costs=costs.cells(one.candidate.depth),
             scores=tuple(score(one, name) for name in front.tasks),
             reported=tuple(f"{one.reported[name]:.3g}" if name in one.reported else "" for name in further),
+            gives_up=given_up(front, one, split),
             serves=tuple(pair for pair in sorted(weights, key=lambda pair: -pair[1]) if pair[1] > 0),
             preference=one.preference,
             mergekit=one.mergekit,
@@ -183,7 +187,8 @@ def rows(
     def reference(one: Reference) -> Row:
         scores = tuple(score(one, name) for name in front.tasks)
         taken = costs.cells(front.layers)
-        return Row(None, one.name, KINDS[one.kind], front.layers, taken, scores, ("",) * len(further))
+        lost = given_up(front, one, split)
+        return Row(None, one.name, KINDS[one.kind], front.layers, taken, scores, ("",) * len(further), lost)
 
     return [*(row(*pair) for pair in enumerate(members, start=1)), *(reference(one) for one in front.references)]
 

@@ -93,8 +93,8 @@ class SearchParams(Strict):
 class ParetoParams(Strict):
     """Which candidates become members of the front."""
 
-    members: Count = Field(12, description="Members of the front at most.")
-    rescored: Count = Field(48, description="Candidates of the archive that are scored again on the selection split.")
+    members: Count = Field(12, description="Members of the front at most, beside the best of each objective.")
+    rescored: Count = Field(48, description="Finds of the search that are scored again on the selection split.")
 
 
 class Params(Strict):

@@ -6,8 +6,7 @@ preference or is bounded. With ``evaluate`` it is scored on `search` and `select
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,8 +18,8 @@ from models.front import Array
 from models.merge.path_recipe import path_recipe
 from models.merge.recipe import dump_recipes
 from tasks.front.choice import Wish
-from tasks.front.found import RECIPE, folder_of, keep
-from tasks.front.front import Front, Member
+from tasks.front.found import RECIPE, Made, folder_of, keep
+from tasks.front.front import Front
 from tasks.project.progress import Progress
 from tasks.project.records import read_archive, write_text
 from tasks.project.workspace import Workspace
@@ -30,28 +29,6 @@ from tasks.trials.pool import add_recipes, open_pool, path_space, rebuilt_by_mer
 from tasks.trials.repair import recipe_block
 from tasks.trials.targeted import on_selection, reopened
 from tasks.trials.trial import recipe_space
-
-
-@dataclass(frozen=True)
-class Made:
-    """A model for a preference."""
-
-    id: str
-    layers: int
-    """That a token passes."""
-    recipe: str
-    """File of its recipe."""
-    weights: dict[str, list[float]]
-    """Coefficients of each expert, from the first layer to the last."""
-    foreseen: dict[str, tuple[float, float]]
-    """Of each task the score on `search` that the critic foresees, and its standard deviation."""
-    measured: Member | None = None
-    """The same with scores, once it is evaluated."""
-
-    def to_json(self) -> dict[str, Any]:
-        """What ``--json`` prints beside the nearest member."""
-        told = {"id": self.id, "layers": self.layers, "recipe": self.recipe, "weights": self.weights}
-        return told | {"foreseen": self.foreseen, "scores": self.measured.scores if self.measured else None}
 
 
 def make_for(workspace: Workspace, front: Front, wish: Wish, evaluate: bool, progress: Progress) -> Made:

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
 from models.candidate import Candidate
-from models.front import REFERENCE, Array, Scale, nondominated, thin
+from models.front import REFERENCE, Array, Scale, greedy, utility
+from models.preferences import DEPTH
 from tasks.project.progress import Progress
 from tasks.scoring.engine import Engine
+from tasks.trials.chosen import ItemTable, choose, chosen_by
 
 REFERENCES = ("base", "expert", "baseline")
-"""Kinds of what the front is held against."""
+"""Kinds of what the front is held against: base, experts and plain merges."""
 
 
 @dataclass(frozen=True)
@@ -28,53 +29,63 @@ class Listed:
 
 
 def shortlist(archive: pd.DataFrame, scale: Scale, engine: Engine, known: Sequence[Listed], count: int) -> list[Listed]:
-    """The ``count`` fully scored candidates that look best on the search split, front by front, thinned by hypervolume.
+    """What is looked at on `selection` beside the ``known``: all plain merges, and ``count`` finds.
 
-    A candidate that was scored on a part of the items is left out, and so are those that are ``known`` or lie beyond
-    the reference point.
+    Finds are taken for what they add, on the search split, to the best utility under the preferences that matter, over
+    base, experts and plain merges first; when none adds anything, what is left begins anew. Candidates that were scored
+    on a part of the items are left out, and so are finds beyond the reference point.
     """
-    seen = archive["candidate"].isin([one.candidate.to_json() for one in known])
-    whole = archive[(archive["items"] == engine.items("search")) & archive["failed"].isna() & ~seen]
+    whole = archive[(archive["items"] == engine.items("search")) & archive["failed"].isna()]
     costs = scale.relative(whole[list(scale.names)].to_numpy(dtype=float))
-    whole = whole.iloc[np.flatnonzero((costs < REFERENCE).all(axis=1))]
-    if whole.empty:
-        return []
+    utilities = utility(costs, chosen_by(scale.names))
     found = [Candidate.from_json(text) for text in whole["candidate"]]
     listed = [Listed(one, str(kind), one.id) for one, kind in zip(found, whole["kind"], strict=True)]
-    scores = whole[list(scale.names)].to_numpy(dtype=float)
+    given = {one.candidate for one in known}
+    plain = np.array([one.kind in REFERENCES or one.candidate in given for one in listed], dtype=bool)
+    inside = (costs < REFERENCE).all(axis=1)
+    left = [int(i) for i in np.flatnonzero(~plain & inside)]
+    have = utilities[plain].max(axis=0) if plain.any() else None
     chosen: list[int] = []
-    for rank in NonDominatedSorting().do(scale.relative(scores)):
-        left = count - len(chosen)
-        kept = rank if len(rank) <= left else rank[thin(scale.costs(scores[rank]), left)]
-        chosen += [int(index) for index in kept]
-        if len(chosen) >= count:
-            break
-    return [listed[index] for index in chosen]
+    while left and len(chosen) < count:
+        chosen += [left[i] for i in greedy(utilities[left], count - len(chosen), have)]
+        left, have = [i for i in left if i not in chosen], None
+    more = [one for one, is_plain in zip(listed, plain, strict=True) if is_plain and one.candidate not in given]
+    return [*more, *(listed[i] for i in chosen)]
 
 
-def choose_members(
-    engine: Engine, scale: Scale, listed: Sequence[Listed], count: int, progress: Progress
-) -> list[Listed]:
-    """The non-dominated ones, thinned by hypervolume contribution; the best by objective always stay.
+@dataclass(frozen=True)
+class Members:
+    """A front."""
 
-    Scores are means over the items of `search` and `selection` together: twice as many items mislead less, though the
-    first have been searched on. Candidates whose advantage is within the noise of these means are dropped, and so are
-    finds beyond the reference point: a model is not worth having for being short alone.
+    members: tuple[Listed, ...]
+    corners: tuple[Listed, ...]
+    """The best of an objective, where no member is; they are listed beside the members."""
+
+    @property
+    def all(self) -> list[Listed]:
+        """Members, then corners."""
+        return [*self.members, *self.corners]
+
+
+def choose_members(engine: Engine, scale: Scale, listed: Sequence[Listed], count: int, progress: Progress) -> Members:
+    """Members by the item scores of `search` and `selection` together, ``count`` at most if references need no more.
+
+    Twice as many items mislead less, though the first have been searched on. See :func:`tasks.trials.chosen.choose`.
     """
     candidates = [one.candidate for one in listed]
     with progress.bar("choosing on selection", len(listed), "candidates") as bar:
         looked_at = engine.scored(candidates, "selection", bar=bar)
     searched = engine.scored(candidates, "search")
     sound = [i for i in range(len(listed)) if not (looked_at[i].failed or searched[i].failed)]
-    items = [{name: (*searched[i].items[name], *values) for name, values in looked_at[i].items.items()} for i in sound]
-    depths = [candidates[i].depth / engine.layers for i in sound]
-    scores = columns(scale, [{name: float(np.mean(values)) for name, values in one.items()} for one in items], depths)
-    noise = [{name: standard_error(values) for name, values in one.items()} for one in items]
-    errors = scale.relative_errors(columns(scale, noise, [0.0] * len(sound)))
-    relative = scale.relative(scores)
-    held = np.array([listed[i].kind in REFERENCES for i in sound], dtype=bool) | (relative < REFERENCE).all(axis=1)
-    front = np.flatnonzero(held)[nondominated(relative[held], errors[held])]
-    return [listed[sound[front[index]]] for index in thin(scale.costs(scores[front]), count)]
+    names = [name for name in scale.names if name != DEPTH]
+    items = {name: np.array([[*searched[i].items[name], *looked_at[i].items[name]] for i in sound]) for name in names}
+    layers = np.array([candidates[i].depth for i in sound], dtype=np.int64)
+    references = [place for place, i in enumerate(sound) if listed[i].kind in REFERENCES]
+    chosen = choose(ItemTable(scale, items, layers, engine.layers), references, count)
+    members, corners = (tuple(listed[sound[i]] for i in part) for part in (chosen.members, chosen.corners))
+    if len(members) > count:
+        progress.message(f"{len(members)} members: with {count} some plain merge or expert would be better than all")
+    return Members(members, corners)
 
 
 def standard_error(values: Sequence[float]) -> float:

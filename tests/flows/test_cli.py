@@ -186,7 +186,7 @@ def test_the_front_as_json(here, project):
     assert [one["scores"] for one in shown["members"]] == [one["scores"] for one in stored["members"]]
     assert shown["aliases_from"] == "front.json"
     aliases = [alias for one in shown["members"] for alias in one["aliases"]]
-    assert sorted(aliases) == ["balanced", "best-code", "best-layers", "best-math", "best-translation"]
+    assert sorted(aliases) == ["balanced", "balanced-3", "best-code", "best-layers", "best-math", "best-translation"]
 
 
 def test_the_front_says_what_its_members_take_to_run(here, project):

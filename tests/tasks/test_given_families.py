@@ -119,7 +119,7 @@ def test_a_given_family_passes_all_stages(make, tmp_path, monkeypatch):
     for stage in STAGES:
         importlib.import_module(f"tasks.{stage}").run(workspace, Progress())
     front = Front.read(workspace.run)
-    assert 1 <= len(front.members) <= 3
+    assert len(front.members) >= 1 and len([one for one in front.members if not one.corner]) <= 3
     for member in front.members:
         assert set(member.scores["test"]) == {"one", "two", "layers"}
         assert 0 <= member.reported["one_acc"] <= 1

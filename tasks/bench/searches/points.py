@@ -33,8 +33,8 @@ class Points:
 def anytime(ground: Ground, case: Case, finished: Finished, tell: Callable[[int], None] | None = None) -> Points:
     """Choose and score the fronts of a run.
 
-    At t item evaluations the front is chosen among the candidates that had been scored on all items by then. Base and
-    experts are always looked at on `selection`, as in stage `pareto`; all else has to make the shortlist.
+    At t item evaluations the front is chosen among the candidates that had been scored on all items by then. Base,
+    experts and plain merges are always looked at on `selection`, as in stage `pareto`; finds must make the shortlist.
 
     Args:
         ground: the family; the run's recipes take part.
@@ -82,7 +82,7 @@ def members_of(ground: Ground, scale: Scale, archive: pd.DataFrame) -> list[List
     params, engine = ground.workspace.params.pareto, ground.engine
     references = [Listed(one, "base" if one.host == "base" else "expert", one.host) for one in ground.sources]
     listed = [*references, *shortlist(archive, scale, engine, references, params.rescored)]
-    members = choose_members(engine, scale, listed, params.members, Progress())
+    members = choose_members(engine, scale, listed, params.members, Progress()).all
     tested = engine.scored([one.candidate for one in members], "test")
     return [one for one, result in zip(members, tested, strict=True) if result.failed is None]
 

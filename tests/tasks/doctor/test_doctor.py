@@ -75,7 +75,7 @@ def test_the_costs_add_up(finished):
     assert costs["sample"].item_evaluations == 5 * search
     assert costs["dataset"].item_evaluations == 5 * 2 * 4
     assert sum(costs[one].item_evaluations for one in ("sample", "dataset", "search")) == 1000
-    assert costs["pareto"].item_evaluations == (6 + 3) * selection + (3 + 3) * test
+    assert costs["pareto"].item_evaluations == (6 + 3) * selection + (3 + 3 + 3) * test  # corners
     assert costs["sample"].seconds == 0.5 * 5 * search
     assert costs["train"].seconds is None
 

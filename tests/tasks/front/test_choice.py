@@ -1,5 +1,7 @@
 """Choosing a member: by utility on `selection`, among those that meet the requirements."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -27,8 +29,44 @@ def test_the_member_has_the_greatest_utility(front, weights):
     assert utilities[front.members.index(member)] == utilities.max()
 
 
-def test_without_a_preference_all_objectives_weigh_the_same(front):
-    assert choose_member(front, None) == front.aliases()["balanced"]
+def test_without_a_preference_all_tasks_weigh_the_same_and_depth_is_ignored(front):
+    balanced = choose_member(front, None)
+    assert balanced == front.aliases()["balanced"] == choose_member(front, "translation=1,math=1,code=1")
+    costs = front.costs(front.members, SPLIT)[:, :3]
+    assert front.members.index(balanced) == utility(costs, np.full(3, 1 / 3)).argmax()
+
+
+def test_balanced_n_is_the_balanced_member_of_at_most_n_layers(front):
+    cut = {alias: one for alias, one in front.aliases().items() if alias.startswith("balanced-")}
+    assert cut
+    for alias, member in cut.items():
+        most = int(alias.removeprefix("balanced-"))
+        assert member == choose_member(front, None, max_layers=most) and member.layers == most
+        assert most < front.aliases()["balanced"].layers
+
+
+def test_of_many_depths_the_first_the_middle_and_the_last_have_an_alias(front):
+    one = front.members[1]
+
+    def of(layers, math):
+        scores = {split: {**own, "math": math, "layers": layers / 12} for split, own in one.scores.items()}
+        return replace(one, id=f"{layers:04x}", layers=layers, scores=scores)
+
+    def named(*members):
+        aliases = replace(front, members=members).aliases()
+        return {alias: member.layers for alias, member in aliases.items() if alias.startswith("balanced")}
+
+    members = [of(layers, layers / 20) for layers in (12, 11, 10, 9, 8, 7)]
+    assert named(*members) == {"balanced": 12, "balanced-11": 11, "balanced-9": 9, "balanced-7": 7}
+    assert named(*members[:3]) == {"balanced": 12, "balanced-11": 11, "balanced-10": 10}
+    assert named(*members[:3], of(9, 0.52)) == {"balanced": 12, "balanced-11": 11, "balanced-9": 9}
+    assert named(members[0]) == {"balanced": 12}
+
+
+def test_a_front_without_depth_has_no_balanced_n(front):
+    objectives = front.tasks
+    alone = replace(front, objectives=objectives)
+    assert set(alone.aliases()) == {"balanced", *(f"best-{name}" for name in objectives)}
 
 
 def test_requirements_hold_for_the_member_and_leave_the_best_of_the_rest(front):

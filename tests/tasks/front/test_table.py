@@ -1,10 +1,13 @@
 """The front as a table."""
 
 import io
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from rich.console import Console
 
+from models.front import choose
 from tasks.front.front import Front
 from tasks.front.table import by_member, front_table, markdown, member_table, preference, summary, table_rows
 from tests.fixtures_front import make_project
@@ -38,10 +41,40 @@ def test_the_terminal_and_the_page_show_the_same_cells(front):
     console.print(front_table(front, "selection"))
     shown, written = console.file.getvalue(), markdown(front, "selection")
     for row in table_rows(front, "selection"):
-        for cell in (row.name, row.layers, *row.scores, row.serves, row.aliases):
+        for cell in (row.name, row.layers, *row.scores, row.gives_up, row.serves, row.aliases):
             assert cell in shown
             assert cell in written
     assert len({line.count("|") for line in written.splitlines()[2:]}) == 1
+
+
+def test_what_a_member_gives_up_is_its_worst_loss_against_the_balanced_model_of_full_depth(front):
+    uncut = [one for one in front.members if one.layers == 4]
+    whole = uncut[choose(front.costs(uncut, "selection"), np.array([1, 1, 1, 0]) / 3)]
+    assert front.whole == whole
+    rows = {row.name.split(" ")[0]: row for row in table_rows(front, "test")}
+    said = {one["id"]: one["gives_up"]["test"] for one in summary(front)["members"]}
+    for member in front.members:
+        losses = {task: 1 - member.scores["test"][task] / whole.scores["test"][task] for task in front.tasks}
+        task = max(losses, key=losses.get)
+        assert said[member.id] == {"task": task, "share": pytest.approx(losses[task])}
+        shown = "" if member == whole else f"{100 * losses[task]:.0f}% {task}" if losses[task] > 0.005 else "0%"
+        assert rows[member.id].gives_up == shown
+    assert all(rows[one.name.split(" ")[0]].gives_up for one in front.references if one.name != "math")
+
+
+def test_where_all_members_lack_layers_the_best_reference_is_what_they_are_held_against(front):
+    short = replace(front, members=tuple(one for one in front.members if one.layers < 4))
+    kinds = {one.name: one for one in front.references}
+    assert front.layers == short.layers == 4
+    assert short.whole == kinds["task arithmetic"]
+
+
+def test_the_best_of_one_objective_is_listed_as_a_corner(front):
+    marked = replace(front, members=(replace(front.members[0], corner=True), *front.members[1:]))
+    rows = {row.name.split(" ")[0]: row.kind for row in table_rows(marked, "test")}
+    assert [kind for kind in rows.values() if kind in ("member", "corner")].count("corner") == 1
+    assert rows[front.members[0].id] == "corner"
+    assert [one["corner"] for one in summary(marked)["members"]] == [True] + [False] * (len(front.members) - 1)
 
 
 def test_the_greatest_weights_come_first(front):

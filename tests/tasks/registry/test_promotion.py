@@ -171,6 +171,7 @@ def test_an_alias_that_is_there_already_is_left_alone(published):
         ({"member": "a", "alias": "latest"}, "MLflow keeps this name"),
         ({"member": "a", "alias": "v3"}, "MLflow keeps this name"),
         ({"member": "a", "alias": "best-one"}, "`hm3 publish` moves it"),
+        ({"member": "a", "alias": "balanced-7"}, "`hm3 publish` moves it"),
         ({"member": "nobody"}, "member 'nobody': none of that name"),
         ({"prefer": "nothing=1"}, "unknown objective"),
     ],

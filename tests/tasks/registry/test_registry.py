@@ -159,12 +159,24 @@ def test_aliases_name_the_balanced_member_and_the_best_of_each_objective(publish
     workspace, client, result, _ = published
     front = Front.read(workspace.run)
     aliases = client.get_registered_model("hm3-front-tiny").aliases
-    assert set(aliases) == {"balanced", "best-translation", "best-math", "best-code", "best-layers"}
+    assert set(aliases) == set(front.aliases())
+    assert set(aliases) == {"balanced", "balanced-3", *(f"best-{name}" for name in front.objectives)}
     assert {alias: int(version) for alias, version in aliases.items()} == result.aliases
     best = max(front.members, key=lambda one: one.scores["selection"]["code"])
     assert int(aliases["best-code"]) == result.versions[best.id]
     shallow = min(one.layers for one in front.members)
     assert client.get_model_version_by_alias("hm3-front-tiny", "best-layers").tags["layers"] == str(shallow)
+
+
+def test_a_balanced_alias_of_an_older_front_is_taken_away(published):
+    workspace, client, _, _ = published
+    client.set_registered_model_alias("hm3-front-tiny", "balanced-7", "1")
+    client.set_registered_model_alias("hm3-front-tiny", "balanced-by-hand", "1")
+    assert not publish(workspace).already
+    left = client.get_registered_model("hm3-front-tiny").aliases
+    assert set(left) == {*Front.read(workspace.run).aliases(), "balanced-by-hand"}
+    client.delete_registered_model_alias("hm3-front-tiny", "balanced-by-hand")
+    assert publish(workspace).already
 
 
 def test_publishing_is_recorded_in_a_run_within_the_pipeline_run(published):
