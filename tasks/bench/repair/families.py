@@ -1,7 +1,8 @@
 """The families on which repair is measured: a real one, and made ones whose layers were not trained to be left out.
 
-Each is a copy of a profile with items of its own. Rows of the split ``selection`` are those that models are calibrated
-on: training rows where the data has files of them, else items that nothing else here sees.
+Each is a copy of a profile with items of its own. Texts of the split ``selection`` are those that models are calibrated
+on: training rows where the data has files of them, else items that nothing else here sees. Images are those that a run
+calibrates on.
 """
 
 from __future__ import annotations

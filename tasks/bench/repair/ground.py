@@ -17,10 +17,12 @@ from models.candidate import Candidate
 from models.front import Array
 from models.merge.recipe import parse_recipes
 from models.merge.source import MergedSource
+from models.paths.calibration import Calibration
 from models.paths.pool import Pool
 from models.paths.prefix import CPU_TOKENS, Pair, Requests, path_likelihoods
 from models.sources.checkpoint import Source
 from tasks.bench.repair.families import Kind
+from tasks.objectives.calibration import calibration_of
 from tasks.objectives.objectives import Objectives
 from tasks.objectives.parts import TaskPart
 from tasks.project.workspace import Workspace
@@ -142,12 +144,17 @@ class Ground:
 
     @cached_property
     def calibration(self) -> dict[str, list[Pair]]:
-        """By task the texts that models are calibrated on, as tokens; none where items are images."""
+        """By task the texts that models are calibrated on, as tokens."""
         composed = self.engine.objectives("selection").composed
         return {
             name: [item[0][0] for part in one.parts if isinstance(part, TaskPart) for item in part.tokens]
             for name, one in composed.items()
         }
+
+    @cached_property
+    def images(self) -> Calibration:
+        """The images that models are calibrated on, of all tasks: those that a run takes."""
+        return calibration_of(self.workspace, self.engine.tokenizer)
 
     def texts(
         self,
@@ -158,18 +165,17 @@ class Ground:
         answers: bool = True,
         batch: int = CPU_TOKENS,
     ) -> Requests:
-        """Requests of so many tokens at least, from each task alike; images are all taken.
+        """Requests of so many tokens at least, from each task alike: texts, or images.
 
         Args:
             tokens: of all requests together.
-            tasks: by default all of them.
-            skip: tokens of each that are left for others.
+            tasks: by default all of them; images are of all.
+            skip: tokens of each that are left for others; of texts alone, like what follows.
             answers: whether they have their answers, or prompts alone.
             batch: tokens of a batch.
         """
         if self.kind.unit == "image":
-            (requests,) = self.engine.objectives("selection").requests(self.pool)
-            return requests
+            return self.images.first(tokens).requests(self.pool)
         pairs: list[Pair] = []
         for task in tasks or self.tasks:
             pairs += _until(self.calibration[task], tokens / len(tasks or self.tasks), skip, answers)

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from flows.cli import app
 from models.errors import BadInput
 from models.paths.repair import calibrate
+from tasks import zoo
 from tasks.bench.repair import studies
 from tasks.bench.repair.arms import (
     by_cosine,
@@ -33,8 +34,10 @@ from tasks.bench.repair.run import STUDIES, measure
 from tasks.bench.repair.summary import correlation, rise, verdicts
 from tasks.bench.repair.sweep import in_turn, with_attention
 from tasks.bench.setup import describe_setup
+from tasks.objectives.calibration import calibration_of
 from tasks.project.progress import Progress
 from tasks.project.workspace import open_workspace
+from tests.small_images import make_vit_project
 from tests.small_tasks import COUNTS, make_family_project
 
 pytestmark = pytest.mark.lab
@@ -249,6 +252,24 @@ def test_every_study_has_its_table(lab, monkeypatch):
     for study in STUDIES.values():
         study(again)
     assert len(again.book.rows) == count
+
+
+def test_encoders_are_calibrated_on_the_images_that_a_run_takes(tmp_path, monkeypatch):
+    monkeypatch.delenv("HM3_STATE", raising=False)
+    workspace = make_vit_project(tmp_path / "project")
+    zoo.run(workspace, Progress())
+    ground = Ground("vit", Kind("p", {}, "image"), workspace)
+    (found,) = ground.score([cut_path(ground, ())], ground.test)
+    (engine,) = ground.engine.scored([cut_path(ground, ())], "test")
+    assert (-found.loss).tolist() == pytest.approx([*engine.items["one"], *engine.items["two"]], abs=1e-6)
+    assert ground.images.digest == calibration_of(workspace, workspace.root / "models" / "base").digest
+    assert ground.texts(21).count == 5 < ground.texts(ALL).count == len(ground.images.tasks)
+    lab = Lab(ground, Book(tmp_path / "raw", describe_setup(tmp_path, 0)), lambda _: None)
+    for study in STUDIES.values():
+        study(lab)
+    assert set(lab.book.rows["study"]) == {"uncut", "choice", "depth", "cost", "moves", "foreign"}
+    assert {"naive", "ours", "ours, solved again", "every later layer, solved again"} <= set(lab.book.rows["arm"])
+    assert "### Layers left out" in write_repair(tmp_path).read_text()
 
 
 def test_the_copy_of_a_profile_calibrates_on_training_rows(tmp_path, make_family):
