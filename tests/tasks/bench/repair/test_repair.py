@@ -1,5 +1,9 @@
 """`hm3 bench repair`: its own ways to repair agree with the engine's, its numbers with plain sums, and it resumes."""
 
+import json
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -37,6 +41,7 @@ from tasks.bench.setup import describe_setup
 from tasks.objectives.calibration import calibration_of
 from tasks.project.progress import Progress
 from tasks.project.workspace import open_workspace
+from tests.flows.project import hm3
 from tests.small_images import make_vit_project
 from tests.small_tasks import COUNTS, make_family_project
 
@@ -294,3 +299,18 @@ def test_the_command_names_what_there_is(tmp_path, monkeypatch):
     assert done.exit_code == 0
     for name in (*FAMILIES, *STUDIES):
         assert name in done.output
+
+
+@pytest.mark.slow  # trains a family
+def test_the_command_measures_a_small_family_that_it_makes(tmp_path, monkeypatch):
+    monkeypatch.delenv("HM3_STATE", raising=False)
+    project = Path(__file__).parents[4]
+    shutil.copy(project / "params.yaml", tmp_path)
+    shutil.copytree(project / "profiles", tmp_path / "profiles")
+    command = ("bench", "repair", "--small", "--study", "depth", "--study", "foreign", "--json")
+    done = hm3(tmp_path, *command, timeout=600, cold=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    titles = [sheet["title"] for sheet in found["families"]["small"]]
+    assert {"Layers left out", "Foreign seams"} <= set(titles)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hm3", "params.yaml", "profiles"]
