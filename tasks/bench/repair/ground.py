@@ -32,6 +32,9 @@ MERGE = "merge"
 """Name of the uncut merge: task arithmetic, every expert at one half."""
 WEIGHT = 0.5
 
+MOST = 64_000
+"""Tokens of calibration items that are ever asked for."""
+
 
 class Held:
     """A model all of whose tensors are in memory. Implements :class:`models.sources.checkpoint.Source`."""
@@ -143,18 +146,18 @@ class Ground:
         return [Losses(-likelihood.numpy() / items.sizes, right.numpy().astype(float)) for likelihood, right in found]
 
     @cached_property
-    def calibration(self) -> dict[str, list[Pair]]:
-        """By task the texts that models are calibrated on, as tokens."""
-        composed = self.engine.objectives("selection").composed
-        return {
-            name: [item[0][0] for part in one.parts if isinstance(part, TaskPart) for item in part.tokens]
-            for name, one in composed.items()
-        }
+    def calibration(self) -> Calibration:
+        """The items that models are calibrated on, of all tasks alike: those that a run takes, and more of them."""
+        return calibration_of(self.workspace, self.engine.tokenizer, MOST)
 
     @cached_property
-    def images(self) -> Calibration:
-        """The images that models are calibrated on, of all tasks: those that a run takes."""
-        return calibration_of(self.workspace, self.engine.tokenizer)
+    def pairs(self) -> dict[str, list[Pair]]:
+        """Of each task the texts among them, as tokens: prompt and answer."""
+        found: dict[str, list[Pair]] = {task: [] for task in self.tasks}
+        items = self.calibration
+        for task, text, answer in zip(items.tasks, items.tokens or (), items.answers, strict=True):
+            found[task].append((text[:-answer], text[-answer:]))
+        return found
 
     def texts(
         self,
@@ -175,10 +178,10 @@ class Ground:
             batch: tokens of a batch.
         """
         if self.kind.unit == "image":
-            return self.images.first(tokens).requests(self.pool)
+            return self.calibration.first(tokens).requests(self.pool)
         pairs: list[Pair] = []
         for task in tasks or self.tasks:
-            pairs += _until(self.calibration[task], tokens / len(tasks or self.tasks), skip, answers)
+            pairs += _until(self.pairs[task], tokens / len(tasks or self.tasks), skip, answers)
         return Requests.from_pairs(pairs, self.pool.max_length, batch)
 
     def plain(self, tokens: int, folder: Path) -> Requests:

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from models.errors import BadInput
+from models.paths.prefix import path_likelihoods
 from models.paths.repair import calibrate
 from tasks import zoo
 from tasks.bench.repair import studies
@@ -27,7 +28,7 @@ from tasks.bench.repair.arms import (
     seams,
 )
 from tasks.bench.repair.distil import distilled
-from tasks.bench.repair.families import FAMILIES, Kind, calibrating, open_family
+from tasks.bench.repair.families import FAMILIES, Kind, open_family
 from tasks.bench.repair.foreign import changes, paths
 from tasks.bench.repair.ground import MERGE, Ground
 from tasks.bench.repair.halves import Half, foreseen, left_out, repairs_of, saved, without
@@ -43,20 +44,26 @@ from tasks.project.progress import Progress
 from tasks.project.workspace import open_workspace
 from tests.flows.project import hm3
 from tests.small_images import make_vit_project
-from tests.small_tasks import COUNTS, make_family_project
+from tests.small_tasks import COUNTS, answered, make_family_project, prompts, write_items, write_task
 
 pytestmark = pytest.mark.lab
 
 KIND = Kind("p", COUNTS, "token")
 ALL = 10_000
 """More tokens than there are."""
+ROWS = 12
+"""Of a task for training."""
 
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory, make_family):
-    """A random family of six layers with the few items of small_tasks."""
+    """A random family of six layers with the few items of small_tasks, and rows for training."""
     root = tmp_path_factory.mktemp("repair") / "project"
     make_family_project(root, lambda folder, **options: make_family(folder, layers=6, **options))
+    for seed, (name, model) in enumerate((("one", "a"), ("two", "b"))):
+        files = {split: f"runs/p/tasks/{name}.{split}.jsonl" for split in ("train", *COUNTS)}
+        write_items(root / files["train"], answered(root / "runs/p/zoo" / model, prompts(ROWS, 100 + seed)))
+        write_task(root, name, training_split="train", dataset_kwargs={"data_files": files})
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("HM3_STATE", raising=False)
         return Ground("small", KIND, open_workspace("p", root))
@@ -71,15 +78,15 @@ def lab(ground, tmp_path):
     forget(ground)
 
 
-def loss(ground, *candidates, split="test"):
-    items = ground.items(ground.engine.objectives(split))
-    return np.array([one.loss for one in ground.score(candidates, items)])
+def loss(ground, *candidates):
+    return np.array([one.loss for one in ground.score(candidates, ground.test)])
 
 
 def off(ground, *candidates):
     """How far candidates are from the uncut merge on the texts that they were calibrated on."""
-    base, *found = loss(ground, cut_path(ground, ()), *candidates, split="selection")
-    return [np.abs(one - base).mean() for one in found]
+    paths = [cut_path(ground, ()), *candidates]
+    base, *found = [one for one, _ in path_likelihoods(ground.pool, paths, ground.texts(ALL))]
+    return [float((one - base).abs().mean()) for one in found]
 
 
 def test_the_loss_is_what_a_token_of_the_answer_takes(ground):
@@ -197,10 +204,10 @@ def test_paths_change_over_where_they_say(ground):
 
 def test_texts_are_of_all_tasks_alike_and_skip_what_others_had(ground):
     first, both = ground.texts(60), ground.texts(ALL)
-    assert first.count < both.count == 2 * COUNTS["selection"]
+    assert first.count < both.count == len(ground.calibration.tasks)
     rest = ground.texts(ALL, skip=30)
     assert rest.count + first.count == both.count
-    assert ground.texts(ALL, ["one"]).count == COUNTS["selection"]
+    assert ground.texts(ALL, ["one"]).count == ground.calibration.tasks.count("one") >= ROWS
     assert all(len(batch.target) == len(batch.rows) for batch in ground.texts(ALL, answers=False).batches)
 
 
@@ -259,6 +266,12 @@ def test_every_study_has_its_table(lab, monkeypatch):
     assert len(again.book.rows) == count
 
 
+def test_models_are_calibrated_on_the_texts_that_a_run_takes(ground):
+    assert ground.calibration.digest == calibration_of(ground.workspace, ground.engine.tokenizer).digest
+    seen = [tuple(context) + tuple(answer) for pairs in ground.pairs.values() for context, answer in pairs]
+    assert sorted(seen) == sorted(ground.calibration.tokens)
+
+
 def test_encoders_are_calibrated_on_the_images_that_a_run_takes(tmp_path, monkeypatch):
     monkeypatch.delenv("HM3_STATE", raising=False)
     workspace = make_vit_project(tmp_path / "project")
@@ -267,8 +280,8 @@ def test_encoders_are_calibrated_on_the_images_that_a_run_takes(tmp_path, monkey
     (found,) = ground.score([cut_path(ground, ())], ground.test)
     (engine,) = ground.engine.scored([cut_path(ground, ())], "test")
     assert (-found.loss).tolist() == pytest.approx([*engine.items["one"], *engine.items["two"]], abs=1e-6)
-    assert ground.images.digest == calibration_of(workspace, workspace.root / "models" / "base").digest
-    assert ground.texts(21).count == 5 < ground.texts(ALL).count == len(ground.images.tasks)
+    assert ground.calibration.digest == calibration_of(workspace, workspace.root / "models" / "base").digest
+    assert ground.texts(21).count == 5 < ground.texts(ALL).count == len(ground.calibration.tasks)
     lab = Lab(ground, Book(tmp_path / "raw", describe_setup(tmp_path, 0)), lambda _: None)
     for study in STUDIES.values():
         study(lab)
@@ -277,10 +290,7 @@ def test_encoders_are_calibrated_on_the_images_that_a_run_takes(tmp_path, monkey
     assert "### Layers left out" in write_repair(tmp_path).read_text()
 
 
-def test_the_copy_of_a_profile_calibrates_on_training_rows(tmp_path, make_family):
-    text = "files:\n  search: x/math.test.jsonl.gz\n  selection: x/math.test.jsonl.gz\n  test: x/math.test.jsonl.gz\n"
-    assert calibrating(text).count("math.train.jsonl.gz") == 1
-    assert "selection: x/math.train.jsonl.gz" in calibrating(text)
+def test_what_is_not_there_is_named(tmp_path, make_family):
     root = tmp_path / "project"
     user = make_family_project(root, make_family)
     with pytest.raises(BadInput, match=r"profiles/tiny\.yaml: no such file"):
