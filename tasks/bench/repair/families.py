@@ -1,7 +1,6 @@
 """The families on which repair is measured: a real one, and made ones whose layers were not trained to be left out.
 
-Each is a copy of a profile with items of its own. Rows of the split ``selection`` are those that models are calibrated
-on: training rows where the data has files of them, else items that nothing else here sees.
+Each is a copy of a profile with items of its own.
 """
 
 from __future__ import annotations
@@ -23,11 +22,6 @@ from tasks.project.progress import Progress
 from tasks.project.records import write_text
 from tasks.project.workspace import Workspace, open_workspace, profiles, read_yaml
 
-TEST = ".test.jsonl"
-TRAINING = ".train.jsonl"
-VALIDATION = ".validation.jsonl"
-"""Endings of the files of rows of a given family."""
-
 
 @dataclass(frozen=True)
 class Kind:
@@ -44,13 +38,13 @@ class Kind:
 
 def made(profile: str, layers: int, seed: int, **more: Any) -> Kind:
     """A family whose layers are neither left out nor repeated in training."""
-    items = {"search": 64, "selection": 600, "test": 256}
+    items = {"search": 64, "selection": 600, "test": 256}  # other numbers would make another family than the rows'
     settings = {"layers": layers, "skip": 0.0, "repeat": 0.0, **OPEN_GATES, **more}
     return Kind(profile, items, "token", seed, settings)
 
 
 FAMILIES: dict[str, Kind] = {
-    "smollm2": Kind("smollm2", {"search": 12, "selection": 430, "test": 48}, "byte"),
+    "smollm2": Kind("smollm2", {"search": 12, "selection": 24, "test": 48}, "byte"),
     "tiny-20": made("tiny", 20, 120),
     "vision-10": Kind(
         "tiny-vision",
@@ -94,20 +88,8 @@ def open_family(user: Workspace, folder: Path, kind: Kind, progress: Progress) -
     write_text(root / "params.yaml", yaml.safe_dump(params))
     write_text(root / "profiles" / f"{kind.profile}.yaml", yaml.safe_dump(data, sort_keys=False))
     if own.task_folder is not None:
-        copied = root / "profiles" / kind.profile
-        shutil.copytree(own.task_folder, copied, dirs_exist_ok=True)
-        for path in copied.glob("*.yaml"):
-            path.write_text(calibrating(path.read_text(encoding="utf-8")), encoding="utf-8")
+        shutil.copytree(own.task_folder, root / "profiles" / kind.profile, dirs_exist_ok=True)
     found = open_workspace(kind.profile, root, user.state)
     if not (found.zoo / "family.json").is_file():
         zoo.run(found, progress)
     return found
-
-
-def calibrating(task: str) -> str:
-    """A task's file, with training rows as its split ``selection``."""
-    lines = [
-        line.replace(TEST, TRAINING).replace(VALIDATION, TRAINING) if line.lstrip().startswith("selection:") else line
-        for line in task.splitlines(keepends=True)
-    ]
-    return "".join(lines)

@@ -46,8 +46,11 @@ def by_depth(axes: Axes, measured: Measured) -> None:
 
 
 def by_tokens(axes: Axes, measured: Measured) -> None:
-    """One cut, calibrated on more and more tokens."""
+    """One cut, calibrated on more and more tokens; nothing where that was not measured."""
     found = measured.rises("tokens", split="test")
+    if not found:
+        axes.set_axis_off()
+        return
     for number, arm in enumerate(dict.fromkeys(arm for arm, _ in found)):
         sized = {int(what): one for (name, what), one in found.items() if name == arm and what.isdigit()}
         x = sorted(sized)
@@ -55,5 +58,4 @@ def by_tokens(axes: Axes, measured: Measured) -> None:
     axes.set(xscale="log", xlabel="tokens of the calibration", ylabel="rise of the worst task", title=measured.family)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    if found:
-        axes.legend()
+    axes.legend()

@@ -17,10 +17,12 @@ from models.candidate import Candidate
 from models.front import Array
 from models.merge.recipe import parse_recipes
 from models.merge.source import MergedSource
+from models.paths.calibration import Calibration
 from models.paths.pool import Pool
 from models.paths.prefix import CPU_TOKENS, Pair, Requests, path_likelihoods
 from models.sources.checkpoint import Source
 from tasks.bench.repair.families import Kind
+from tasks.objectives.calibration import calibration_of
 from tasks.objectives.objectives import Objectives
 from tasks.objectives.parts import TaskPart
 from tasks.project.workspace import Workspace
@@ -29,6 +31,9 @@ from tasks.scoring.engine import Engine
 MERGE = "merge"
 """Name of the uncut merge: task arithmetic, every expert at one half."""
 WEIGHT = 0.5
+
+MOST = 64_000
+"""Tokens of calibration items that are ever asked for."""
 
 
 class Held:
@@ -141,13 +146,18 @@ class Ground:
         return [Losses(-likelihood.numpy() / items.sizes, right.numpy().astype(float)) for likelihood, right in found]
 
     @cached_property
-    def calibration(self) -> dict[str, list[Pair]]:
-        """By task the texts that models are calibrated on, as tokens; none where items are images."""
-        composed = self.engine.objectives("selection").composed
-        return {
-            name: [item[0][0] for part in one.parts if isinstance(part, TaskPart) for item in part.tokens]
-            for name, one in composed.items()
-        }
+    def calibration(self) -> Calibration:
+        """The items that models are calibrated on, of all tasks alike: those that a run takes, and more of them."""
+        return calibration_of(self.workspace, self.engine.tokenizer, MOST)
+
+    @cached_property
+    def pairs(self) -> dict[str, list[Pair]]:
+        """Of each task the texts among them, as tokens: prompt and answer."""
+        found: dict[str, list[Pair]] = {task: [] for task in self.tasks}
+        items = self.calibration
+        for task, text, answer in zip(items.tasks, items.tokens or (), items.answers, strict=True):
+            found[task].append((text[:-answer], text[-answer:]))
+        return found
 
     def texts(
         self,
@@ -158,21 +168,20 @@ class Ground:
         answers: bool = True,
         batch: int = CPU_TOKENS,
     ) -> Requests:
-        """Requests of so many tokens at least, from each task alike; images are all taken.
+        """Requests of so many tokens at least, from each task alike: texts, or images.
 
         Args:
             tokens: of all requests together.
-            tasks: by default all of them.
-            skip: tokens of each that are left for others.
+            tasks: by default all of them; images are of all.
+            skip: tokens of each that are left for others; of texts alone, like what follows.
             answers: whether they have their answers, or prompts alone.
             batch: tokens of a batch.
         """
         if self.kind.unit == "image":
-            (requests,) = self.engine.objectives("selection").requests(self.pool)
-            return requests
+            return self.calibration.first(tokens).requests(self.pool)
         pairs: list[Pair] = []
         for task in tasks or self.tasks:
-            pairs += _until(self.calibration[task], tokens / len(tasks or self.tasks), skip, answers)
+            pairs += _until(self.pairs[task], tokens / len(tasks or self.tasks), skip, answers)
         return Requests.from_pairs(pairs, self.pool.max_length, batch)
 
     def plain(self, tokens: int, folder: Path) -> Requests:

@@ -1,5 +1,9 @@
 """`hm3 bench repair`: its own ways to repair agree with the engine's, its numbers with plain sums, and it resumes."""
 
+import json
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +11,9 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from models.errors import BadInput
+from models.paths.prefix import path_likelihoods
 from models.paths.repair import calibrate
+from tasks import zoo
 from tasks.bench.repair import studies
 from tasks.bench.repair.arms import (
     by_cosine,
@@ -22,7 +28,7 @@ from tasks.bench.repair.arms import (
     seams,
 )
 from tasks.bench.repair.distil import distilled
-from tasks.bench.repair.families import FAMILIES, Kind, calibrating, open_family
+from tasks.bench.repair.families import FAMILIES, Kind, open_family
 from tasks.bench.repair.foreign import changes, paths
 from tasks.bench.repair.ground import MERGE, Ground
 from tasks.bench.repair.halves import Half, foreseen, left_out, repairs_of, saved, without
@@ -33,22 +39,31 @@ from tasks.bench.repair.run import STUDIES, measure
 from tasks.bench.repair.summary import correlation, rise, verdicts
 from tasks.bench.repair.sweep import in_turn, with_attention
 from tasks.bench.setup import describe_setup
+from tasks.objectives.calibration import calibration_of
 from tasks.project.progress import Progress
 from tasks.project.workspace import open_workspace
-from tests.small_tasks import COUNTS, make_family_project
+from tests.flows.project import hm3
+from tests.small_images import make_vit_project
+from tests.small_tasks import COUNTS, answered, make_family_project, prompts, write_items, write_task
 
 pytestmark = pytest.mark.lab
 
 KIND = Kind("p", COUNTS, "token")
 ALL = 10_000
 """More tokens than there are."""
+ROWS = 12
+"""Of a task for training."""
 
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory, make_family):
-    """A random family of six layers with the few items of small_tasks."""
+    """A random family of six layers with the few items of small_tasks, and rows for training."""
     root = tmp_path_factory.mktemp("repair") / "project"
     make_family_project(root, lambda folder, **options: make_family(folder, layers=6, **options))
+    for seed, (name, model) in enumerate((("one", "a"), ("two", "b"))):
+        files = {split: f"runs/p/tasks/{name}.{split}.jsonl" for split in ("train", *COUNTS)}
+        write_items(root / files["train"], answered(root / "runs/p/zoo" / model, prompts(ROWS, 100 + seed)))
+        write_task(root, name, training_split="train", dataset_kwargs={"data_files": files})
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("HM3_STATE", raising=False)
         return Ground("small", KIND, open_workspace("p", root))
@@ -63,15 +78,15 @@ def lab(ground, tmp_path):
     forget(ground)
 
 
-def loss(ground, *candidates, split="test"):
-    items = ground.items(ground.engine.objectives(split))
-    return np.array([one.loss for one in ground.score(candidates, items)])
+def loss(ground, *candidates):
+    return np.array([one.loss for one in ground.score(candidates, ground.test)])
 
 
 def off(ground, *candidates):
     """How far candidates are from the uncut merge on the texts that they were calibrated on."""
-    base, *found = loss(ground, cut_path(ground, ()), *candidates, split="selection")
-    return [np.abs(one - base).mean() for one in found]
+    paths = [cut_path(ground, ()), *candidates]
+    base, *found = [one for one, _ in path_likelihoods(ground.pool, paths, ground.texts(ALL))]
+    return [float((one - base).abs().mean()) for one in found]
 
 
 def test_the_loss_is_what_a_token_of_the_answer_takes(ground):
@@ -189,10 +204,10 @@ def test_paths_change_over_where_they_say(ground):
 
 def test_texts_are_of_all_tasks_alike_and_skip_what_others_had(ground):
     first, both = ground.texts(60), ground.texts(ALL)
-    assert first.count < both.count == 2 * COUNTS["selection"]
+    assert first.count < both.count == len(ground.calibration.tasks)
     rest = ground.texts(ALL, skip=30)
     assert rest.count + first.count == both.count
-    assert ground.texts(ALL, ["one"]).count == COUNTS["selection"]
+    assert ground.texts(ALL, ["one"]).count == ground.calibration.tasks.count("one") >= ROWS
     assert all(len(batch.target) == len(batch.rows) for batch in ground.texts(ALL, answers=False).batches)
 
 
@@ -251,10 +266,31 @@ def test_every_study_has_its_table(lab, monkeypatch):
     assert len(again.book.rows) == count
 
 
-def test_the_copy_of_a_profile_calibrates_on_training_rows(tmp_path, make_family):
-    text = "files:\n  search: x/math.test.jsonl.gz\n  selection: x/math.test.jsonl.gz\n  test: x/math.test.jsonl.gz\n"
-    assert calibrating(text).count("math.train.jsonl.gz") == 1
-    assert "selection: x/math.train.jsonl.gz" in calibrating(text)
+def test_models_are_calibrated_on_the_texts_that_a_run_takes(ground):
+    assert ground.calibration.digest == calibration_of(ground.workspace, ground.engine.tokenizer).digest
+    seen = [tuple(context) + tuple(answer) for pairs in ground.pairs.values() for context, answer in pairs]
+    assert sorted(seen) == sorted(ground.calibration.tokens)
+
+
+def test_encoders_are_calibrated_on_the_images_that_a_run_takes(tmp_path, monkeypatch):
+    monkeypatch.delenv("HM3_STATE", raising=False)
+    workspace = make_vit_project(tmp_path / "project")
+    zoo.run(workspace, Progress())
+    ground = Ground("vit", Kind("p", {}, "image"), workspace)
+    (found,) = ground.score([cut_path(ground, ())], ground.test)
+    (engine,) = ground.engine.scored([cut_path(ground, ())], "test")
+    assert (-found.loss).tolist() == pytest.approx([*engine.items["one"], *engine.items["two"]], abs=1e-6)
+    assert ground.calibration.digest == calibration_of(workspace, workspace.root / "models" / "base").digest
+    assert ground.texts(21).count == 5 < ground.texts(ALL).count == len(ground.calibration.tasks)
+    lab = Lab(ground, Book(tmp_path / "raw", describe_setup(tmp_path, 0)), lambda _: None)
+    for study in STUDIES.values():
+        study(lab)
+    assert set(lab.book.rows["study"]) == {"uncut", "choice", "depth", "cost", "moves", "foreign"}
+    assert {"naive", "ours", "ours, solved again", "every later layer, solved again"} <= set(lab.book.rows["arm"])
+    assert "### Layers left out" in write_repair(tmp_path).read_text()
+
+
+def test_what_is_not_there_is_named(tmp_path, make_family):
     root = tmp_path / "project"
     user = make_family_project(root, make_family)
     with pytest.raises(BadInput, match=r"profiles/tiny\.yaml: no such file"):
@@ -273,3 +309,18 @@ def test_the_command_names_what_there_is(tmp_path, monkeypatch):
     assert done.exit_code == 0
     for name in (*FAMILIES, *STUDIES):
         assert name in done.output
+
+
+@pytest.mark.slow  # trains a family
+def test_the_command_measures_a_small_family_that_it_makes(tmp_path, monkeypatch):
+    monkeypatch.delenv("HM3_STATE", raising=False)
+    project = Path(__file__).parents[4]
+    shutil.copy(project / "params.yaml", tmp_path)
+    shutil.copytree(project / "profiles", tmp_path / "profiles")
+    command = ("bench", "repair", "--small", "--study", "depth", "--study", "foreign", "--json")
+    done = hm3(tmp_path, *command, timeout=600, cold=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    titles = [sheet["title"] for sheet in found["families"]["small"]]
+    assert {"Layers left out", "Foreign seams"} <= set(titles)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hm3", "params.yaml", "profiles"]
