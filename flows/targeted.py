@@ -11,9 +11,9 @@ from tasks.project.workspace import Workspace
 
 if TYPE_CHECKING:
     from tasks.front.choice import Wish
+    from tasks.front.found import Made
     from tasks.front.front import Front
     from tasks.project.progress import Progress
-    from tasks.trials.made import Made
     from tasks.trials.targeted import Targeted
 
 

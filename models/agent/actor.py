@@ -124,7 +124,7 @@ def train_actor(
     settings: ActorSettings,
     rng: np.random.Generator,
     on_step: Callable[[int], None] | None = None,
-) -> list[dict[str, float]]:
+) -> list[dict[str, float | str]]:
     """Train in place with the settings' share of a trial's budget; tasks without right answers don't count.
 
     Args:
@@ -146,7 +146,7 @@ def train_actor(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(steps, 1))
     decks = [Deck(count, settings.items, rng) for count in counts]
     shift, start, mean = Shift(k), actor.matrix, actor.matrix
-    rows: list[dict[str, float]] = []
+    rows: list[dict[str, float | str]] = []
     for step in range(1, steps + 1):
         preference = draw_preference(k, rng)
         weights = _weights(parameters, preference)
@@ -162,7 +162,7 @@ def train_actor(
             (gradient,) = torch.autograd.grad(downhill + pull, parameters)
             parameters.grad = gradient if settings.layered else gradient.mean(dim=-1, keepdim=True).expand_as(gradient)
             optimiser.step()
-            rows.append({"step": step, "loss": float(loss), "cost": float(costs.max())})
+            rows.append({"network": "actor", "step": step, "loss": float(loss), "cost": float(costs.max())})
         schedule.step()
         mean = settings.averaged * mean + (1 - settings.averaged) * parameters.detach()
         if on_step:

@@ -168,7 +168,7 @@ def train(
         if step % every == 0 or step == settings.steps:
             error = judge.surrogate.predict(described[held_out])[0] - scores[held_out]
             unexplained = float((np.square(error).mean(axis=0) / scores.var(axis=0)).mean())
-            rows.append({"network": "surrogate", "step": step, "loss": loss, "held_out": unexplained})
+            rows.append({"network": "critic", "step": step, "loss": loss, "held_out": unexplained})
         if on_step:
             on_step(step)
 

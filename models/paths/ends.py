@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+SOFTNESS = 0.5
+"""Lead in logits at which an answer's token counts as three quarters given, where answers are to have slopes."""
+
 
 @dataclass(frozen=True)
 class Call:
@@ -62,3 +65,12 @@ class Ends(nn.Module):
         """Logits ``(…, V)`` of the last block's hidden states ``(…, D)``."""
         logits: Tensor = self.head(self.norm(hidden))
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+
+def leads(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-likelihood of targets ``(P,)`` under logits ``(P, V)``, and by how much each leads the likeliest other."""
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    index = target.unsqueeze(1)
+    own = logits.gather(1, index).squeeze(1)
+    others = logits.scatter(1, index, -torch.inf).amax(dim=1)
+    return own - logits.logsumexp(dim=1), own - others

@@ -9,9 +9,7 @@ scoring each candidate alone, bit for bit.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial, reduce
 from itertools import accumulate
@@ -22,17 +20,15 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from models.candidate import Candidate, SourceLayer
-from models.paths.ends import Ends
+from models.paths.ends import SOFTNESS, Ends, leads
 from models.paths.pool import Pool
+from models.paths.threads import one_thread_each
 
 CPU_TOKENS, GPU_TOKENS = 1024, 16384
 """Tokens of a batch of requests, padding included: what a core's cache holds, and what fills a GPU."""
 
 LOGITS = 2**24
 """Numbers that the logits of one step may have."""
-
-SOFTNESS = 0.5
-"""Lead in logits at which an answer's token counts as three quarters given, where answers are to have slopes."""
 
 HIDDEN_BYTES = 2**30
 """Bytes of hidden states that may be kept at branches."""
@@ -130,21 +126,9 @@ class Batch:
         """See ``Scorable``."""
         logits = ends.logits(hidden[self.row, self.column])
         likelihood, lead = leads(logits, self.target)
-
-        def of_rows(values: Tensor) -> Tensor:
-            return values.new_zeros(len(self.rows)).index_add(0, self.row, values)
-
-        sure = of_rows(logsigmoid(lead / SOFTNESS)).exp()
-        return of_rows(likelihood), sure, of_rows((lead <= 0).to(lead.dtype)) == 0
-
-
-def leads(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-likelihood of targets ``(P,)`` under logits ``(P, V)``, and by how much each leads the likeliest other."""
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    index = target.unsqueeze(1)
-    own = logits.gather(1, index).squeeze(1)
-    others = logits.scatter(1, index, -torch.inf).amax(dim=1)
-    return own - logits.logsumexp(dim=1), own - others
+        parts = (likelihood, logsigmoid(lead / SOFTNESS), (lead <= 0).to(lead.dtype))
+        rows = [one.new_zeros(len(self.rows)).index_add(0, self.row, one) for one in parts]
+        return rows[0], rows[1].exp(), rows[2] == 0
 
 
 @dataclass(frozen=True)
@@ -167,10 +151,7 @@ class Requests:
 
     @classmethod
     def from_groups(cls, groups: Sequence[Sequence[Pair]], max_length: int, tokens: int = CPU_TOKENS) -> Requests:
-        """The same of requests that belong together, which are in one batch; all groups are of one size, or nearly.
-
-        Requests are numbered through all groups.
-        """
+        """The same of requests that belong together, numbered through all groups; those of one are in one batch."""
         firsts = list(accumulate(map(len, groups), initial=0))
         longest = [max(sum(map(len, pair)) for pair in group) for group in groups]
         order = sorted(range(len(groups)), key=lambda index: (-longest[index], index))
@@ -286,24 +267,6 @@ class PathLikelihoods:
     ) -> list[tuple[Tensor, Tensor]]:
         """For each candidate ``(N,)`` log-likelihoods, and bools or shares."""
         return path_likelihoods(pool, candidates, self.requests, on_done, shares=self.shares)
-
-
-def one_thread_each(run: Callable[[Scorable], None], batches: Sequence[Scorable]) -> None:
-    """Score the batches in as many threads as torch has, with torch itself in one thread in each of them."""
-    with single_threads(torch.get_num_threads()) as workers:
-        for _ in workers.map(run, batches):
-            pass
-
-
-@contextmanager
-def single_threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads in each of which torch has one."""
-    before = torch.get_num_threads()
-    with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as workers:
-        try:
-            yield workers
-        finally:
-            torch.set_num_threads(before)
 
 
 @dataclass

@@ -26,7 +26,8 @@ from models.candidate import Candidate
 from models.errors import BadInput
 from models.paths.folded import Fold
 from models.paths.pool import Pool, shallow_clone, unwatched
-from models.paths.prefix import Requests, Scorable, single_threads
+from models.paths.prefix import Requests, Scorable
+from models.paths.threads import single_threads
 from models.sources.architecture import Architecture, module_of
 
 DAMP = 0.01

@@ -19,9 +19,10 @@ from torch.utils.checkpoint import checkpoint
 
 from models.candidate import Candidate
 from models.front import Array
-from models.paths.ends import Ends
+from models.paths.ends import SOFTNESS, Ends
 from models.paths.pool import Filled, Pool, shallow_clone
-from models.paths.prefix import SOFTNESS, Requests, Scorable, single_threads
+from models.paths.prefix import Requests, Scorable
+from models.paths.threads import single_threads
 
 
 @dataclass(frozen=True)

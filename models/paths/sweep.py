@@ -21,8 +21,9 @@ from models.candidate import Candidate
 from models.errors import BadInput
 from models.paths.folded import Fold, folded, parts_of
 from models.paths.pool import Pool, shallow_clone
-from models.paths.prefix import Requests, Scorable, single_threads
+from models.paths.prefix import Requests, Scorable
 from models.paths.repair import Seam, listen, modules_of, products, solved, sums_of, weights_of
+from models.paths.threads import single_threads
 from models.sources.architecture import Architecture
 
 Given = TypeVar("Given")

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from models.paths.ends import Ends
+from models.paths.ends import SOFTNESS, Ends, leads
 from models.paths.pool import Pool
-from models.paths.prefix import CPU_TOKENS, GPU_TOKENS, SOFTNESS, Requests, leads
+from models.paths.prefix import CPU_TOKENS, GPU_TOKENS, Requests
 from models.sources.heads import Head
 
 

@@ -220,7 +220,5 @@ def made_table(made: Made) -> RenderableType:
         table.add_row(name, f"{mean:.3f} ± {deviation:.3f}", *own)
     table.add_row("layers", str(made.layers))
     weights = "; ".join(f"{name} {min(own):.2f} to {max(own):.2f}" for name, own in made.weights.items())
-    after = (
-        "" if made.measured else "\nnot measured: with --evaluate it is, and can be exported and promoted like a member"
-    )
+    after = "" if made.measured else "\nnot measured; with --evaluate it is, and is exported and promoted like a member"
     return Group(table, Text(f"weights {weights}\nrecipe {made.recipe}{after}"))

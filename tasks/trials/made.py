@@ -1,7 +1,7 @@
 """`hm3 choose --prefer`: a model that the actor makes for exactly one preference, and what the critic foresees of it.
 
-No search and no score is needed: the actor gives the merge, the critic the layers that can go where depth counts in the
-preference or is bounded. With ``evaluate`` it is scored on `search` and `selection`, and kept as what a search finds is.
+No search and no score is needed: the actor gives the merge, the critic the layers that can go, where depth counts in
+the preference or is bounded. With ``evaluate`` it is scored on `search` and `selection`, and kept like a find.
 """
 
 from __future__ import annotations

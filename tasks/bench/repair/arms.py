@@ -16,8 +16,9 @@ from torch import Tensor
 
 from models.candidate import Candidate, SourceLayer
 from models.paths.folded import Fold, RepairedSource
-from models.paths.prefix import Requests, single_threads
+from models.paths.prefix import Requests
 from models.paths.repair import Seam, add_batch, seams_of, solved, sums_of, watched
+from models.paths.threads import single_threads
 from tasks.bench.repair.ground import MERGE, Ground, Held
 
 TOKENS, RIDGE = 8_000, 0.01

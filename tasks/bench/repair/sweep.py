@@ -14,9 +14,10 @@ from torch import Tensor
 
 from models.candidate import Candidate
 from models.paths.pool import shallow_clone, unwatched
-from models.paths.prefix import Requests, single_threads
+from models.paths.prefix import Requests
 from models.paths.repair import Seam, Sums, listen, modules_of, products, seams_of, solved, weights_of
 from models.paths.sweep import Sweep
+from models.paths.threads import single_threads
 from tasks.bench.repair.arms import add, add_fold
 from tasks.bench.repair.ground import MERGE, Ground
 
