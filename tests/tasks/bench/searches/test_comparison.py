@@ -126,7 +126,7 @@ def test_hm3_takes_its_settings_from_the_profile(ground, workspace):
     changed = open_workspace("p", workspace.root)
     settings = hm3_settings(changed.params)
     assert (settings.sample.candidates, settings.dataset.items) == (5, 8)
-    assert (settings.agent.training.steps, settings.search.rungs) == (9, (2, 4))
+    assert (settings.train.steps, settings.search.rungs) == (9, (2, 4))
     assert Family(0, changed, workspace.root / "kept").open().digest != ground.digest
 
 
