@@ -54,7 +54,7 @@ class Dataset(DatasetParams):
 
 @of_project
 class Train(TrainParams):
-    """First fit of the surrogate."""
+    """Actor and critic."""
 
 
 @of_project

@@ -80,7 +80,7 @@ def hm3(
         zoo: Stage zoo: how a made family is trained.
         sample: Stage sample: recipe search, and the anchors.
         dataset: Stage dataset: the offline data set of scored paths.
-        train: Stage train: the surrogate of the scores.
+        train: Stage train: actor and critic.
         search: Stage search: the online search over recipes and paths.
         pareto: Stage pareto: which candidates become members of the front.
     """
