@@ -44,6 +44,7 @@ def choose(
     Example: `hm3 choose --prefer translation=0.5,math=0.3,code=0.2 --require 'math>=0.6' --max-layers 11`, or
     `hm3 choose --prefer translation=0.5,math=0.3,code=0.2 --search 100`
     """
+    from models.errors import BadInput
     from tasks.front.choice import Wish, choose_among
     from tasks.front.front import Front
     from tasks.front.table import made_table, member_data, member_table
@@ -56,8 +57,14 @@ def choose(
     if evaluate or (prefer is not None and search is None):
         from flows.targeted import made_for
 
-        with progress_of_command() as progress:
-            made = made_for(workspace, front, wish, evaluate, progress, output(stderr=True).print)
+        say = output(stderr=True).print
+        try:
+            with progress_of_command() as progress:
+                made = made_for(workspace, front, wish, evaluate, progress, say)
+        except BadInput as error:
+            if evaluate:
+                raise
+            say(f"no model was made for exactly this: {error}", markup=False, highlight=False)
     if search is not None:
         from flows.targeted import search_on
 

@@ -25,7 +25,10 @@ from tasks.objectives.parts import Failure, TaskPart
 from tasks.objectives.right_answers import CHOICES, choice_of
 
 PROBES = (-1.0, -2.0, -3.0)
-"""Log-likelihoods with which a metric is probed; for a right choice the first, and the last for the others."""
+"""Log-likelihoods with which a metric is probed."""
+
+LIKELY, UNLIKELY = -1e-3, -1e3
+"""The same for one choice and the others: so far apart that lengths don't matter."""
 
 BY_LENGTH = "acc_norm"
 """lm-eval's metric that divides log-likelihoods by the length of the choices."""
@@ -121,7 +124,7 @@ def _of_choices(part: TaskPart, number: int) -> Item | None:
         return None
 
     def worth(best: int) -> float:
-        return _worth(part, number, [[Answer(PROBES[0 if i == best else -1], 0.0)] for i in range(len(requests))])
+        return _worth(part, number, [[Answer(LIKELY if i == best else UNLIKELY, 0.0)] for i in range(len(requests))])
 
     low = worth((right + 1) % len(requests))
     gain = worth(right) - low

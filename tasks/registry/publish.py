@@ -335,4 +335,6 @@ PROMPTS = {"asked": '["a prompt"]', "answer": "text"}
 IMAGES = {"asked": '{"image": [PNG_IN_BASE64]}', "answer": "the class of each image, by task"}
 """What a member is asked, and what it answers."""
 
-AGENT = """What is learned for profile `{profile}`, as files: a merge for every preference, and a surrogate of scores."""
+AGENT = (
+    """What is learned for profile `{profile}`, as files: a merge for every preference, and a surrogate of scores."""
+)

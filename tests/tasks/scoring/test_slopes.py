@@ -68,7 +68,10 @@ def project(made, tmp_path):
         write_task(tmp_path, "two")
         write_task(tmp_path, "other" if changes else "one", **changes)
         names = ("other" if changes else "one", "two")
-        write_profile(tmp_path, [{"name": name, "task": name, "items": COUNTS} for name in names])
+        objectives = [{"name": name, "task": name, "items": COUNTS} for name in names]
+        if "metric_list" in changes:
+            objectives[0]["metric"] = changes["metric_list"][0]["metric"]
+        write_profile(tmp_path, objectives)
         return Engine(open_workspace("p", tmp_path), tmp_path / "journal")
 
     return make
