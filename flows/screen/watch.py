@@ -21,7 +21,7 @@ from models.errors import without_secrets
 from models.text import plain
 from tasks.project.progress import Progress as StageProgress
 
-PLAIN_WIDTH = 160
+PLAIN_WIDTH = 180
 """Columns of output that goes to a file or a pipe."""
 
 LINE_SECONDS = 15.0

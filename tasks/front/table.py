@@ -35,6 +35,7 @@ class Row:
     scores: tuple[str, ...]
     """One value an objective, in the front's order."""
     gives_up: str
+    """In percent; the task is in ``--json`` and in the report, for want of room."""
     serves: str
     aliases: str
 
@@ -56,13 +57,13 @@ def table_rows(
         name = one.id if one.name == one.id else f"{one.id} ({one.name})"
         own = " ".join(aliases.get(one.id, ()))
         taken = costs.cells(one.candidate.depth)
-        scores, lost = shown(front, one, split), given_up(front, one, split)
+        scores, lost = shown(front, one, split), given_up(front, one, split).partition(" ")[0]
         kind = "corner" if one.corner else "member"
         rows.append(Row(name, kind, str(one.layers), taken, scores, lost, preference(one), own))
     for against in front.references:
         depth = depth_of(front, against, split)
         taken = costs.cells(front.layers if depth else 0)
-        scores, lost = shown(front, against, split), given_up(front, against, split)
+        scores, lost = shown(front, against, split), given_up(front, against, split).partition(" ")[0]
         rows.append(Row(against.name, against.kind, depth, taken, scores, lost, "", ""))
     return rows
 
@@ -113,7 +114,7 @@ def front_table(
         table.add_column(heading, justify="right")
     table.add_column("gives up", justify="right")
     table.add_column("serves")
-    table.add_column("aliases", style="cyan")
+    table.add_column("aliases", style="cyan", overflow="fold")
     rows = table_rows(front, split, aliases, costs)
     best = [max(one.scores[index] for one in rows if one.kind in OWN) for index in range(len(front.tasks))]
     for row in rows:
