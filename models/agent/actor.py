@@ -54,10 +54,14 @@ class ActorSettings:
     averaged: float = 0.9  # of an exponential mean of the parameters, which is what is kept
     layered: bool = True  # a coefficient for each layer, else one for each expert
 
+    def cost(self, counts: Sequence[int]) -> int:
+        """Item evaluations of a step, over tasks of so many items."""
+        return PASSES * sum(min(self.items, count) for count in counts)
+
     def steps(self, budget: int, left: int, counts: Sequence[int], depth_counts: bool) -> int:
         """Steps that its share of a budget of item evaluations pays for, and what is left of it."""
         share = SHARE[depth_counts] if self.share is None else self.share
-        cost = PASSES * sum(min(self.items, count) for count in counts)
+        cost = self.cost(counts)
         return int(min(share * budget, left) / cost) if cost else 0
 
 

@@ -28,6 +28,7 @@ from tasks.families.sizing import parameter_count
 from tasks.objectives.calibration import calibration_of, counted
 from tasks.objectives.images.items import open_processor
 from tasks.objectives.items import SPLITS
+from tasks.objectives.lessons import Lessons
 from tasks.objectives.objectives import Objectives, described
 from tasks.objectives.scorers import UNHELD, code_of, evaluation
 from tasks.objectives.task_files import TaskFile, check_names, find, task_label
@@ -261,9 +262,19 @@ def data(workspace: Workspace, found: Found, progress: Progress) -> Iterator[Che
         if getattr(workspace.profile.paths, "repair", False) and workspace.profile.layers is not None:
             folder = found.sources["base"].tokenizer
             yield attempt("calibration", lambda: counted(workspace, calibration_of(workspace, folder)))
+        yield attempt("actor", lambda: lessons(splits["search"]))
         for name in splits["search"].names:
             for text in described(name, splits):
                 yield Check("objective", "good", text)
+
+
+def lessons(objectives: Objectives) -> str:
+    """Which objectives the actor learns from: those whose items have right answers of a known worth."""
+    known = Lessons(objectives)
+    silent = [name for name in objectives.names if not known.has_answers(name)]
+    if not silent:
+        return "learns from every objective"
+    return f"learns nothing from {', '.join(silent)}, without right answers of a known worth; other proposals see to it"
 
 
 def task_code(workspace: Workspace) -> Iterator[Check]:

@@ -17,6 +17,7 @@ from tasks.objectives.objectives import Objectives
 from tasks.project.progress import Progress
 from tasks.project.records import read_json
 from tasks.project.workspace import Workspace
+from tasks.trials.settings import actor_settings
 
 RUNTIME_BYTES = 900 * 2**20
 """What Python, torch and transformers take by themselves."""
@@ -69,6 +70,8 @@ def costs_of(workspace: Workspace, seconds_an_item: float | None = None) -> dict
     paths = params.dataset.edits + params.dataset.random
     offline = paths * sum(min(params.dataset.items, one.items.search) for one in objectives)
     left = max(0, params.search.budget - sample * search - offline)
+    taught = actor_evaluations(workspace, left)
+    left -= taught
     first_rung = sum(min(params.search.rungs[0], one.items.search) for one in objectives)
     sources = len(workspace.profile.experts) + 1
     final = (params.pareto.rescored + sources) * selection + (front_size(workspace) + sources) * test
@@ -76,7 +79,7 @@ def costs_of(workspace: Workspace, seconds_an_item: float | None = None) -> dict
         "zoo": (0, 0),
         "sample": (sample, sample * search),
         "dataset": (paths, offline),
-        "train": (0, 0),
+        "train": (0, taught),
         "search": (left // first_rung, left),
         "pareto": (params.pareto.rescored + sources, final),
     }
@@ -84,6 +87,14 @@ def costs_of(workspace: Workspace, seconds_an_item: float | None = None) -> dict
     if seconds_an_item is not None:
         times = {stage: items * seconds_an_item for stage, (_, items) in numbers.items() if items} | times
     return {stage: Cost(stage, *pair, times.get(stage)) for stage, pair in numbers.items()}
+
+
+def actor_evaluations(workspace: Workspace, left: int) -> int:
+    """What training the actor is charged at most, of what is left of the budget."""
+    settings, profile = actor_settings(workspace.params.train), workspace.profile
+    counts = [one.items.search for one in profile.objectives]
+    steps = settings.steps(workspace.params.search.budget, left, counts, profile.layers is not None)
+    return steps * settings.cost(counts)
 
 
 def front_size(workspace: Workspace) -> int:

@@ -62,7 +62,21 @@ def test_a_sound_project_is_sound_and_only_the_state_is_written(finished):
     found = look(finished)
     assert found.sound, faults(found)
     assert {one.what for one in found.checks if one.status == "good"} >= {
-        *("parameters", "base", "a", "b", "tokenizer", "tasks", "data", "memory", "disk", "device", "Prefect", "MLflow")
+        *(
+            "parameters",
+            "base",
+            "a",
+            "b",
+            "tokenizer",
+            "tasks",
+            "data",
+            "actor",
+            "memory",
+            "disk",
+            "device",
+            "Prefect",
+            "MLflow",
+        )
     }
     after = [path for path in finished.rglob("[!.]*") if ".hm3" not in path.parts]
     assert sorted(after) == before
@@ -74,10 +88,12 @@ def test_the_costs_add_up(finished):
     assert list(costs) == ["zoo", "sample", "dataset", "train", "search", "pareto"]
     assert costs["sample"].item_evaluations == 5 * search
     assert costs["dataset"].item_evaluations == 5 * 2 * 4
-    assert sum(costs[one].item_evaluations for one in ("sample", "dataset", "search")) == 1000
+    assert sum(costs[one].item_evaluations for one in ("sample", "dataset", "train", "search")) == 1000
     assert costs["pareto"].item_evaluations == (6 + 3) * selection + (3 + 3 + 3) * test  # corners
     assert costs["sample"].seconds == 0.5 * 5 * search
-    assert costs["train"].seconds is None
+    step = 3 * 2 * COUNTS["search"]  # a third of the budget, by steps over all items
+    assert costs["train"].item_evaluations == int(0.36 * 1000 / step) * step
+    assert costs["zoo"].seconds is None
 
 
 def test_what_a_stage_took_last_time_is_what_it_will_take(root):
