@@ -81,7 +81,7 @@ def test_an_experiment_is_run_shown_and_compared(project):
 
 
 PLOTS = {
-    "train.csv": ("tiny: training of the surrogate", "optimiser step", "loss on held-out candidates"),
+    "train.csv": ("tiny: training of actor and critic", "optimiser step", "loss"),
     "search.csv": (
         *("tiny: hypervolume found by the search, on the search split", "item evaluations spent"),
         "hypervolume, share of the box from nadir to ideal",
