@@ -25,7 +25,7 @@ def train_settings(params: TrainParams) -> TrainSettings:
 
 def actor_settings(params: TrainParams) -> ActorSettings:
     """Hyperparameters of the actor's training."""
-    return ActorSettings(share=params.share, items=params.items)
+    return ActorSettings(share=params.share or None, items=params.items)
 
 
 def search_settings(params: SearchParams) -> SearchSettings:

@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 import pytest
 
+from models.agent.actor import ActorSettings
 from models.agent.hm3 import HM3Settings
 from models.agent.online import SearchSettings
 from models.agent.phases import DatasetSettings, SampleSettings, TrainSettings
@@ -11,7 +12,7 @@ from models.search.environment import PathRules
 from tasks.schema.params import DatasetParams, SampleParams, SearchParams, TrainParams
 from tasks.schema.profile import Objective, Paths, Profile
 from tasks.trials.pool import path_rules
-from tasks.trials.settings import dataset_settings, sample_settings, search_settings, train_settings
+from tasks.trials.settings import actor_settings, dataset_settings, sample_settings, search_settings, train_settings
 
 
 def rules(paths):
@@ -20,13 +21,14 @@ def rules(paths):
 
 
 BLOCKS = {
-    SampleParams: (sample_settings, SampleSettings, {"methods", "preferences", "anchors"}),
-    DatasetParams: (dataset_settings, DatasetSettings, set()),
-    TrainParams: (train_settings, TrainSettings, set()),
-    SearchParams: (search_settings, SearchSettings, {"budget", "preferences"}),
-    Paths: (rules, PathRules, {"repair"}),
+    "sample": (SampleParams, sample_settings, SampleSettings, {"methods", "preferences", "anchors"}),
+    "dataset": (DatasetParams, dataset_settings, DatasetSettings, set()),
+    "actor": (TrainParams, actor_settings, ActorSettings, {"steps"}),
+    "critic": (TrainParams, train_settings, TrainSettings, {"share", "items"}),
+    "search": (SearchParams, search_settings, SearchSettings, {"budget", "preferences"}),
+    "paths": (Paths, rules, PathRules, {"repair"}),
 }
-"""Blocks of the schema: what makes settings of them, their class, and which fields are no hyperparameters of these."""
+"""Blocks of the schema, what makes settings of them, their class, and which fields are no hyperparameters of these."""
 
 
 def other(number, default):
@@ -46,17 +48,17 @@ def other(number, default):
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_what_the_schema_leaves_alone_is_what_the_algorithm_takes_by_itself(block):
-    make, settings, _ = BLOCKS[block]
-    assert make(block()) == settings()
+    params, make, settings, _ = BLOCKS[block]
+    assert make(params()) == settings()
 
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_every_parameter_arrives_where_it_belongs_and_nowhere_else(block):
-    make, settings, elsewhere = BLOCKS[block]
-    names = block.model_fields.keys() - elsewhere
-    given = {name: other(number, getattr(block(), name)) for number, name in enumerate(sorted(names))}
+    params, make, settings, elsewhere = BLOCKS[block]
+    names = params.model_fields.keys() - elsewhere
+    given = {name: other(number, getattr(params(), name)) for number, name in enumerate(sorted(names))}
     assert len(set(given.values())) == len(given)
-    assert asdict(make(block(**given))) == asdict(settings()) | given
+    assert asdict(make(params(**given))) == asdict(settings()) | given
 
 
 def test_what_two_stages_share_has_one_default():
