@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM
 
 from flows.bench.fault_kinds import KINDS
 from flows.bench.faults import FAULTS, PARAMS, attempt, prepare
+from models.agent.agent import load_agent
 from tasks.project.workspace import open_workspace
 from tests import once
 from tests.flows.project import dvc, hm3
@@ -107,8 +108,10 @@ def test_the_members_do_not_dominate_each_other_and_hold_the_best_of_each_object
 def test_the_budget_is_kept_and_no_candidate_is_there_twice(undisturbed):
     archive = pd.read_parquet(undisturbed / "runs" / "tiny" / "archive.parquet")
     assert archive["candidate"].is_unique
-    assert 0.9 * PARAMS["search"]["budget"] < archive["charged"].sum() <= PARAMS["search"]["budget"]
-    assert {"base", "expert", "baseline", "recipe", "edit"} <= set(archive["kind"])
+    budget, taught = PARAMS["search"]["budget"], load_agent(undisturbed / "runs" / "tiny" / "agent").config.spent
+    assert 0.25 * budget < taught < 0.4 * budget
+    assert 0.9 * budget < archive["charged"].sum() + taught <= budget
+    assert {"base", "expert", "baseline", "recipe", "actor", "edit"} <= set(archive["kind"])
 
 
 def test_outs_hold_no_path_of_this_machine(undisturbed):

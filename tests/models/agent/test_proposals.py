@@ -132,7 +132,7 @@ def test_layers_go_one_by_one_each_the_one_that_is_expected_to_cost_least(depth)
     wanted = WANTED if depth else WANTED[:, :3] / WANTED[:, :3].sum(axis=1, keepdims=True)
     judge, paths, reward = proposer.judge, proposer.paths, proposer.trial.reward
     starts = [some[0] for some in proposer.parents(wanted, 1)]
-    found = set(proposer._deletions(wanted, starts))
+    found = set(proposer.deletions(wanted, starts))
     left = 0
     for preference, here in zip(wanted, starts, strict=True):
         goal = 3 if depth else here.depth - 2
