@@ -249,7 +249,8 @@ SEARCH = (
     "item), on the search split."
 )
 TRAINING = (
-    "How the surrogate was fitted to what was scored before the search: negative log likelihood where it is fitted, "
+    "The actor's loss by step, each under a preference of its own; and how the surrogate was fitted to what was scored "
+    "before the search: negative log likelihood where it is fitted, "
     "and the share of the variance that it leaves unexplained on candidates that were held out."
 )
 
