@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from models.agent.agent import load_agent
 from models.merge.recipe import mergekit_level, read_recipes
 from models.paths.calibration import Calibration
 from tasks import dataset, pareto, sample, search, train
@@ -23,8 +24,8 @@ from tests import small_search
 from tests.small_repairs import LAYERS, make_repair_project
 from tests.small_tasks import COUNTS
 
-PARAMS = small_search.PARAMS | {"pareto": {"members": 5, "rescored": 8}}
-PARAMS |= {"search": PARAMS["search"] | {"budget": 1600}}
+PARAMS = small_search.PARAMS | {"pareto": {"members": 8, "rescored": 16}}
+PARAMS |= {"search": PARAMS["search"] | {"budget": 2000}, "train": PARAMS["train"] | {"share": 0.1}}
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,8 @@ def test_all_that_was_read_for_repairs_is_charged(finished):
     archive = read_archive(finished.run, anchors.objectives)
     charged = [one for one in anchors.scored if one.recipe is not None]
     assert anchors.spent == len(charged) * 2 * COUNTS["search"] + anchors.repair.item_evaluations
-    assert archive["at"].max() == archive["charged"].sum() + anchors.repair.item_evaluations
+    taught = load_agent(finished.run / "agent").config.spent
+    assert archive["at"].max() == archive["charged"].sum() + anchors.repair.item_evaluations + taught
     members = front_of(finished)["members"]
     cut = [one for one in members if refitted(finished, one)]
     models = {one["path"][at][0] for one in cut if not alone(one) for at in refitted(finished, one)}
