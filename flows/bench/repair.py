@@ -36,8 +36,8 @@ def bench_repair(families: Sequence[str], studies: Sequence[str], *, small: bool
 
     results = workspace.state / "bench" / "small" if small else workspace.root / RESULTS
     if fresh or small:
-        for name in (ROWS, ITEMS):
-            (results / "raw" / name).unlink(missing_ok=True)
+        for path in (results / "raw" / ROWS, *(results / "raw").glob(ITEMS.format("*"))):
+            path.unlink(missing_ok=True)
     with hold(workspace.state / "locks" / "bench.lock", "a benchmark", console.print), Progress(None, console) as bars:
         measure(workspace, results / "raw", families, studies, small=small, progress=bars)
     page = write_repair(results)

@@ -16,7 +16,8 @@ from tasks.bench.setup import Setup, read_rows
 from tasks.project.records import write_table
 
 VERSION = 1
-ROWS, ITEMS = "repair.csv", "repair-items.csv"
+ROWS, ITEMS = "repair.csv", "repair-items-{}.csv"
+"""Names of the files: of candidates, and of the items of a family."""
 DIGITS = 6
 """Of a loss that are kept."""
 
@@ -64,7 +65,7 @@ COLUMNS = (
 
 @dataclass
 class Book:
-    """The rows of all families, in two files."""
+    """The rows of all families, with a file of items for each."""
 
     folder: Path
     setup: Setup
@@ -100,7 +101,9 @@ class Book:
         ]
         if kept:
             self.items = joined(self.items, kept)
-            write_table(self.folder / ITEMS, self.items)
+            for family in {case.family for case in found}:
+                own = self.rows.loc[self.rows["family"] == family, "id"]
+                write_table(self.folder / ITEMS.format(family), self.items[self.items["id"].isin(own)])
         write_table(self.folder / ROWS, self.rows)
 
 
@@ -122,11 +125,9 @@ def read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     Raises:
         BadInput: a file was damaged.
     """
-    found = []
-    for name in (ROWS, ITEMS):
-        path = folder / name
-        found.append(read_rows(path, VERSION) if path.is_file() else pd.DataFrame())
-    return found[0], found[1]
+    path, items = folder / ROWS, sorted(folder.glob(ITEMS.format("*")))
+    rows = read_rows(path, VERSION) if path.is_file() else pd.DataFrame()
+    return rows, pd.concat([read_rows(one, VERSION) for one in items], ignore_index=True) if items else pd.DataFrame()
 
 
 def losses_of(items: pd.DataFrame, case: str) -> Losses:
