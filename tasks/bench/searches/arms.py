@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from models.agent.actor import ActorSettings
 from models.agent.hm3 import HM3Settings, hm3
 from models.agent.paper import paper
 from models.agent.paper_policy import PaperSettings
@@ -109,7 +110,7 @@ def searcher(settings: HM3Settings, linear: bool = False) -> Run:
     return run
 
 
-PARAMETERS, ARCHITECTURE = ("recipe", "layered"), ("edit",)
+PARAMETERS, ARCHITECTURE = ("actor", "recipe", "layered"), ("edit",)
 
 
 def hm3_settings(params: Params) -> HM3Settings:
@@ -128,15 +129,18 @@ def hm3_settings(params: Params) -> HM3Settings:
 def hm3_arms(settings: HM3Settings) -> Iterator[Arm]:
     """HM3, and what is left of it when one part is taken away."""
     searching = settings.search
+    own = settings.actor or ActorSettings()
     without = {
         "parameters": (
             "no parameter level",
-            replace(settings, sample=None, search=replace(searching, kinds=ARCHITECTURE)),
+            replace(settings, sample=None, actor=None, search=replace(searching, kinds=ARCHITECTURE)),
         ),
         "architecture": (
             "no architecture level",
             replace(settings, dataset=None, search=replace(searching, kinds=PARAMETERS)),
         ),
+        "actor": ("no actor", replace(settings, actor=None)),
+        "layers": ("one coefficient an expert", replace(settings, actor=replace(own, layered=False))),
         "offline": ("no offline data set", replace(settings, dataset=None)),
         "halving": ("no successive halving", replace(settings, search=replace(searching, rungs=()))),
     }

@@ -63,7 +63,7 @@ def cuts_overview_sheet(named: Mapping[str, Study]) -> Sheet:
         found = {arm: (float(gone.mean()), float(lost.mean())) for arm, gone, lost in cut_runs(study, LOSSES[-1])}
         others = [arm for arm in found if arm in study.of("baseline", "paper")]
         if OURS in found and others:
-            best = max(others, key=lambda arm: found[arm])
+            best = max(others, key=lambda arm: (found[arm], arm))
             cells = [f"{gone:.2f} ({lost:.1%})" for gone, lost in (found[OURS], found[best])]
             rows.append((title, cells[0], f"{best} {cells[1]}"))
     note = (
