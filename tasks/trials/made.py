@@ -86,4 +86,5 @@ def write(workspace: Workspace, engine: Engine, candidate: Candidate) -> tuple[s
     recipes = path_recipe(candidate, engine.recipes, engine.locate, engine.layers, block)
     path, text = folder_of(workspace) / candidate.id / RECIPE, dump_recipes(recipes)
     write_text(path, text)
-    return str(path), rebuilt_by_mergekit(engine, candidate, recipes), text
+    shown = path.relative_to(workspace.root) if path.is_relative_to(workspace.root) else path
+    return str(shown), rebuilt_by_mergekit(engine, candidate, recipes), text
