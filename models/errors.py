@@ -13,6 +13,9 @@ SECRET_VALUE = re.compile(
 )
 """A parameter of an address that lets in whoever has it, as in links that a bucket signed."""
 
+NAME = re.compile(r"[^,;/?#]*")
+"""What stands between two ``://`` and is no address with the next one's scheme: a user, whose password begins so."""
+
 
 class OneLine(Exception):
     """An error whose message is for people: no password of an address is in it."""
@@ -61,7 +64,13 @@ def without_secrets(text: str) -> str:
 def _shown(word: str) -> str:
     """A word of a text that holds addresses."""
     scheme, *rest = word.split("://")
-    return SECRET_VALUE.sub(r"\1***", "://".join([scheme, *map(_without_user, rest)]))
+    addresses: list[str] = []
+    for part in rest:
+        if addresses and NAME.fullmatch(addresses[-1]):
+            addresses[-1] += f"://{part}"
+        else:
+            addresses.append(part)
+    return SECRET_VALUE.sub(r"\1***", "://".join([scheme, *map(_without_user, addresses)]))
 
 
 def _without_user(address: str) -> str:

@@ -5,7 +5,7 @@ import string
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from models.errors import BadInput, Failed, Lost, Unavailable, one_line, without_secrets
@@ -32,6 +32,7 @@ def test_an_address_in_a_text_keeps_all_but_its_login(scheme, name, word, host, 
     assert without_secrets(bare) == bare
 
 
+@example([("0", "0", "db"), ("0", "//", "db")])
 @given(st.lists(st.tuples(NAME, WORD.filter(lambda text: "," not in text), HOST), min_size=2, max_size=4))
 def test_of_several_addresses_each_loses_its_login(parts):
     text = ",".join(f"http://{name}:{word}@{host}" for name, word, host in parts)
