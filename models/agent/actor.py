@@ -38,8 +38,11 @@ LINEAR = 0.05
 """Weight of the sum of costs beside their maximum."""
 
 
-SHARE = {True: 0.36, False: 0.8}
+SHARE = {True: 0.36, False: 0.75}
 """Of the budget, by whether depth counts: cuts have to be searched as well."""
+
+MOST = 0.75
+"""Of what is left of it: the actor's merges have to be scored."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class ActorSettings:
         """Steps that its share of a budget of item evaluations pays for, and what is left of it."""
         share = SHARE[depth_counts] if self.share is None else self.share
         cost = self.cost(counts)
-        return int(min(share * budget, left) / cost) if cost else 0
+        return int(min(share * budget, MOST * left) / cost) if cost else 0
 
 
 class Actor:

@@ -75,7 +75,7 @@ class TrainParams(Strict):
         0.0,
         ge=0,
         le=1,
-        description="Share of search.budget that trains the actor; 0: a third, or 0.8 where depth does not count.",
+        description="Share of search.budget that trains the actor; 0: a third, or 0.75 where depth does not count.",
     )
     items: Count = Field(32, description="Items a task in each of the actor's steps; each costs three evaluations.")
     steps: Count = Field(80, description="Optimiser steps on the critic's hyperparameters.")

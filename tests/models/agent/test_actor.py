@@ -65,7 +65,15 @@ def test_the_budget_s_share_is_spent_three_evaluations_an_item():
         trial, _, rows = trained(settings=ActorSettings(share=share, items=8))
         cost = 3 * 8 * 3
         assert trial.spent == len(rows) * cost
-        assert len(rows) == int((share or 0.8) * trial.budget / cost)
+        assert len(rows) == int((share or 0.75) * trial.budget / cost)
+
+
+def test_a_quarter_of_what_is_left_stays_for_scoring_its_merges():
+    trial = new_trial(depth=False, uneven=True)
+    trial.spent = trial.budget // 2
+    before, actor = trial.left, new_actor(trial, recipe_space())
+    train_actor(actor, trial, SETTINGS, np.random.default_rng(0))
+    assert 0.25 * before <= trial.left < 0.25 * before + 3 * 8 * 3
 
 
 def test_the_same_seed_gives_the_same_actor_and_another_one_another():
