@@ -46,6 +46,21 @@ def preferences_for(names: Sequence[str], count: int, rng: np.random.Generator) 
     return np.insert(over_tasks, list(names).index(DEPTH), weights, axis=1)
 
 
+SOFTENED = 0.1
+"""Share of equal weights in a softened preference: at a corner everything else would be left to chance."""
+
+
+def softened(wanted: Array) -> Array:
+    """Preferences (..., K) with a share of equal weights in them."""
+    return np.asarray((1 - SOFTENED) * wanted + SOFTENED / wanted.shape[-1])
+
+
+def over_tasks(weights: Array, count: int) -> Array:
+    """The part of a preference (K,) over its first ``count`` objectives, as one of its own; alike where it has none."""
+    tasks = weights[:count]
+    return np.asarray(tasks / tasks.sum()) if tasks.any() else np.full(count, 1 / count)
+
+
 def alike(names: Sequence[str]) -> Array:
     """The preference (K,) that weighs all tasks alike and ignores depth."""
     weights = np.array([float(name != DEPTH) for name in names])

@@ -11,8 +11,6 @@ import pandas as pd
 
 from models.candidate import Candidate
 from models.front import Array, Scale, hypervolume, serve
-from models.merge.path_recipe import path_recipe
-from models.merge.recipe import dump_recipes
 from tasks.objectives.items import SPLITS
 from tasks.project.progress import Progress
 from tasks.project.records import Anchors, read_archive, write_table, write_text
@@ -20,8 +18,8 @@ from tasks.project.workspace import Workspace
 from tasks.scoring.engine import Engine
 from tasks.trials.chosen import chosen_by
 from tasks.trials.members import Listed, choose_members, score_table, shortlist, standard_error
-from tasks.trials.pool import add_recipes, full_scale, open_pool, rebuilt_by_mergekit
-from tasks.trials.repair import recipe_block, repair_members
+from tasks.trials.pool import add_recipes, full_scale, open_pool, recipe_of
+from tasks.trials.repair import repair_members
 
 
 def run(workspace: Workspace, progress: Progress) -> None:
@@ -98,17 +96,16 @@ def generate(engine: Engine, members: Sequence[Listed], progress: Progress) -> l
 def describe(workspace: Workspace, engine: Engine, member: Listed) -> dict[str, Any]:
     """What a member is made of; its recipe is written to ``members/ID/recipe.yaml``."""
     candidate = member.candidate
-    repair = recipe_block(workspace, engine, candidate)
-    recipes = path_recipe(candidate, engine.recipes, engine.locate, engine.layers, repair)
+    text, level = recipe_of(workspace, engine, candidate)
     file = f"members/{candidate.id}/recipe.yaml"
-    write_text(workspace.run / file, dump_recipes(recipes))
+    write_text(workspace.run / file, text)
     return {
         "id": candidate.id,
         "layers": candidate.depth,
         "path": [list(step) for step in candidate.path],
         "host": candidate.host,
         "recipe": file,
-        "mergekit": rebuilt_by_mergekit(engine, candidate, recipes),
+        "mergekit": level,
     }
 
 

@@ -45,14 +45,8 @@ def run(workspace: Workspace, progress: Progress) -> None:
     config = AgentConfig(paths.models, paths.layers, paths.rules, trial.reward.scale, actor.experts, spent)
     Agent(config, actor, judge.surrogate).save(workspace.run / "agent")
     write_table(workspace.run / "train.csv", pd.DataFrame(rows))
-    progress.message(f"actor: {steps} steps, {spent:,} item evaluations; {said(lab)}")
+    progress.message(f"actor: {steps} steps, {spent:,} item evaluations; it {lab.teaching.lessons}")
     progress.message(
         f"critic: from {len(offline)} paths and {len(trial.recipes)} recipes; "
         f"{rows[-1]['held_out']:.0%} of the variance on held-out ones is left unexplained"
     )
-
-
-def said(lab: EngineLab) -> str:
-    """Which objectives the actor learns from, in words."""
-    silent = [name for name, count in zip(lab.names, lab.answered, strict=True) if not count]
-    return f"without {', '.join(silent)}, which has no right answers" if silent else "every objective has right answers"

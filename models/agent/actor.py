@@ -22,6 +22,7 @@ from models.candidate import Candidate
 from models.front import Array
 from models.merge.recipe import Recipe
 from models.merge.space import RecipeSpace
+from models.preferences import softened
 from models.search.trial import PASSES, Trial
 
 METHOD = "task_arithmetic"
@@ -30,9 +31,6 @@ PLACES = 4
 
 CENTROID, CORNERS = 0.15, 0.15
 """Shares of the steps whose preference weighs tasks alike, and nearly one task alone."""
-
-SOFTENED = 0.1
-"""Weight that the other tasks share at a corner."""
 
 LINEAR = 0.05
 """Weight of the sum of costs beside their maximum."""
@@ -219,9 +217,7 @@ def draw_preference(tasks: int, rng: np.random.Generator) -> Array:
     if kind < CENTROID:
         return np.full(tasks, 1 / tasks)
     if kind < CENTROID + CORNERS:
-        corner = np.full(tasks, SOFTENED / tasks)
-        corner[int(rng.integers(tasks))] += 1 - SOFTENED
-        return corner
+        return softened(np.eye(tasks)[int(rng.integers(tasks))])
     return rng.dirichlet(np.ones(tasks))
 
 

@@ -21,15 +21,12 @@ from models.candidate import Candidate
 from models.front import Array, hypervolume
 from models.merge.recipe import Recipe
 from models.merge.space import RecipeSpace
-from models.preferences import preferences
+from models.preferences import over_tasks, preferences, softened
 from models.search.environment import PathSpace
 from models.search.trial import Trial
 
 KINDS = ("actor", "recipe", "layered", "edit")
 """Where proposals come from: the actor's recipes, new recipes, per-layer recipes, path edits."""
-
-SOFTENED = 0.1
-"""Share of equal weights in the preference of a round: at a corner everything else would be left to chance."""
 
 
 @dataclass(frozen=True)
@@ -124,13 +121,11 @@ class _Search:
 
     def acts(self, actor: Actor) -> list[Recipe]:
         """The actor's recipes for preferences over the tasks: the one that is searched for, or such as cover all."""
-        wanted = self.preferences[:, : actor.tasks]
-        if len(wanted) > 1:
+        if len(self.preferences) > 1:
             wanted = preferences(actor.tasks, self.settings.acted, self.rng)
-        elif not wanted.any():
-            wanted = np.ones_like(wanted)
-        wanted = wanted / wanted.sum(axis=1, keepdims=True)
-        return [actor.recipe(self.space, (1 - SOFTENED) * one + SOFTENED / actor.tasks) for one in wanted]
+        else:
+            wanted = over_tasks(self.preferences[0], actor.tasks)[None]
+        return [actor.recipe(self.space, one) for one in softened(wanted)]
 
     def affordable(self) -> int:
         """New candidates that what is left of the budget pays for, with their share of promotions; a batch at most."""
@@ -142,8 +137,7 @@ class _Search:
     def round(self, size: int) -> bool:
         """One round; false if there was nothing left to propose."""
         self.number += 1
-        wanted = self.preferences[self.cycle[: self.settings.per_round]]
-        wanted = (1 - SOFTENED) * wanted + SOFTENED / wanted.shape[1]
+        wanted = softened(self.preferences[self.cycle[: self.settings.per_round]])
         self.cycle = np.roll(self.cycle, -self.settings.per_round)
         offers = self.offers(wanted)
         chosen = self.choose(offers, size)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import compress
 
 import numpy as np
@@ -22,6 +23,9 @@ from models.search.trial import Trial
 JITTER = 0.5
 """Standard deviation of the logarithm of the weights for which the actor is asked, around those that are wanted."""
 
+LEAST = 0.02
+"""What is added to each of these weights before, so that none is zero."""
+
 
 class Proposer:
     """Makes proposals of each kind. Recipes that it makes up take part only once they are chosen."""
@@ -37,11 +41,9 @@ class Proposer:
     ) -> None:
         """Over the candidates of a trial and the paths of its pool; per-layer recipes have so many ``stops``."""
         self.trial, self.judge, self.paths, self.actor = trial, judge, paths, actor
-        self.acted: dict[str, Recipe] = {}
-        """The actor's recipes among those that are only proposed."""
         self.spaces = {"recipe": space, "layered": space.with_stops(stops)}
-        self.made: dict[str, tuple[str, Point]] = {}
-        """Recipes that are only proposed, each with the kind of space it is a point of, under passing names."""
+        self.made: dict[str, Callable[[], Recipe]] = {}
+        """Recipes that are only proposed, under passing names."""
         self._points: dict[tuple[str, str], Point] = {}
         for name, recipe in trial.recipes.items():
             judge.describer.add(name, recipe)
@@ -70,12 +72,8 @@ class Proposer:
     def enter(self, candidate: Candidate) -> Candidate:
         """Let the recipe that a chosen candidate has made up take part; the candidate with it under its own name."""
         for model in candidate.models:
-            if model in self.made or model in self.acted:
-                if model in self.acted:
-                    recipe = self.acted[model]
-                else:
-                    kind, point = self.made[model]
-                    recipe = self.spaces[kind].recipe(point)
+            if model in self.made:
+                recipe = self.made[model]()
                 named = self.trial.add(recipe).host
                 self.judge.describer.add(named, recipe)
                 candidate = with_recipe(candidate, model, named)
@@ -83,9 +81,9 @@ class Proposer:
 
     def forget(self) -> None:
         """Drop the recipes that were made up and not chosen."""
-        self.judge.forget({**self.made, **self.acted})
+        self.judge.forget(self.made)
+        self._points = {key: point for key, point in self._points.items() if key[1] not in self.made}
         self.made.clear()
-        self.acted.clear()
 
     def _vary(
         self, kind: str, some: Sequence[Candidate], parents: Sequence[Sequence[Candidate]], rng: np.random.Generator
@@ -98,47 +96,41 @@ class Proposer:
         second = self._recipe_of(others[int(rng.integers(len(others)))], rng)
         point = offspring(space, self._point(kind, first), self._point(kind, second), rng)
         name = f"new-{len(self.made)}"
-        self.made[name] = (kind, point)
+        self.made[name], self._points[kind, name] = partial(space.recipe, point), point
         self.judge.describer.add_point(name, space, point)
-        if first not in parent.models:
-            return Candidate.identity(name, self.trial.lab.layers)
-        return with_recipe(parent, first, name)
+        return self._in_place(parent, first, name)
 
     def _act(self, wanted: Array, some: Sequence[Candidate], rng: np.random.Generator) -> Candidate:
         """The actor's recipe for about a preference (K,), in place of that of a parent, or in full."""
         assert self.actor is not None  # noqa: S101
-        tasks = wanted[: self.actor.tasks] + 0.02
+        tasks = wanted[: self.actor.tasks] + LEAST
         preference = tasks * np.exp(JITTER * rng.standard_normal(len(tasks)))
-        recipe = self.actor.recipe(self.spaces["recipe"], preference / preference.sum())
-        name = f"acted-{len(self.acted)}"
-        self.acted[name] = recipe
+        recipe = self.actor.recipe(self.spaces["recipe"], preference)
+        name = f"new-{len(self.made)}"
+        self.made[name] = lambda: recipe
         self.judge.describer.add(name, recipe)
         parent = some[int(rng.integers(len(some)))]
-        own = self._recipe_of(parent, rng)
-        if own not in parent.models:
-            return Candidate.identity(name, self.trial.lab.layers)
-        return with_recipe(parent, own, name)
+        return self._in_place(parent, self._recipe_of(parent, rng), name)
+
+    def _in_place(self, parent: Candidate, before: str, after: str) -> Candidate:
+        """A parent with one recipe in place of another; the recipe in full where the parent has no layer of it."""
+        if before not in parent.models:
+            return Candidate.identity(after, self.trial.lab.layers)
+        return with_recipe(parent, before, after)
 
     def _point(self, kind: str, name: str) -> Point:
         """A recipe as a point of a space."""
-        if name in self.acted:
-            return self.spaces[kind].read(self.acted[name])
-        if name in self.made:
-            made_as, point = self.made[name]
-            return point if made_as == kind else self.spaces[kind].read(self.spaces[made_as].recipe(point))
         if (kind, name) not in self._points:
-            self._points[kind, name] = self.spaces[kind].read(self.trial.recipes[name])
+            recipe = self.made[name]() if name in self.made else self.trial.recipes[name]
+            self._points[kind, name] = self.spaces[kind].read(recipe)
         return self._points[kind, name]
 
     def _recipe_of(self, candidate: Candidate, rng: np.random.Generator) -> str:
         """The recipe that gives most of a path's layers; any known one where none gives any."""
-        counts = Counter(model for model, _ in candidate.path if self._is_recipe(model))
+        counts = Counter(model for model, _ in candidate.path if model in self.trial.recipes or model in self.made)
         if counts:
             return counts.most_common(1)[0][0]
         return str(rng.choice(list(self.trial.recipes)))
-
-    def _is_recipe(self, model: str) -> bool:
-        return model in self.trial.recipes or model in self.made or model in self.acted
 
     def deletions(self, wanted: Array, starts: Sequence[Candidate], down_to: int | None = None) -> list[Candidate]:
         """What is left of a path as its layers go, one by one, each the one that is expected to cost least.

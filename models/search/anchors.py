@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
+from itertools import islice
 
-from models.front import Array, utility
+from models.front import Array, greedy, utility
 
 
 def choose_anchors(costs: Array, preferences: Array, count: int) -> list[int]:
@@ -14,12 +14,6 @@ def choose_anchors(costs: Array, preferences: Array, count: int) -> list[int]:
 
     Indices into the costs (N, K), as they were chosen under the preferences (M, K); ties go to the first.
     """
-    gains = utility(costs, preferences)  # (N, M)
-    chosen: list[int] = []
-    reached = np.full(len(preferences), -np.inf)
-    while len(chosen) < min(count, len(costs)):
-        totals = np.maximum(gains, reached).mean(axis=1)
-        totals[chosen] = -np.inf
-        chosen.append(int(totals.argmax()))
-        reached = np.maximum(reached, gains[chosen[-1]])
-    return chosen
+    chosen = greedy(utility(costs, preferences), count)
+    others = (i for i in range(len(costs)) if i not in chosen)
+    return chosen + list(islice(others, min(count, len(costs)) - len(chosen)))

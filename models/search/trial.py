@@ -116,11 +116,7 @@ class Trial:
         Raises:
             ValueError: the budget does not pay for it.
         """
-        if self.left < self.whole:
-            raise ValueError(f"{self.left} item evaluations are left, and {self.whole} are needed")
-        self.spent += self.whole
-        if self.on_spent:
-            self.on_spent(self.whole)
+        self._charge(self.whole)
         return self.lab.influence(candidate)
 
     def slopes(self, weights: Array, items: Sequence[Sequence[int]]) -> Sequence[Taught | None]:
@@ -129,13 +125,15 @@ class Trial:
         Raises:
             ValueError: the budget does not pay for it.
         """
-        cost = PASSES * sum(map(len, items))
+        self._charge(PASSES * sum(map(len, items)))
+        return self.lab.slopes(weights, items)
+
+    def _charge(self, cost: int) -> None:
         if self.left < cost:
             raise ValueError(f"{self.left} item evaluations are left, and {cost} are needed")
         self.spent += cost
         if self.on_spent:
             self.on_spent(cost)
-        return self.lab.slopes(weights, items)
 
     def costs(self, candidates: Sequence[Candidate]) -> Array:
         """Costs (N, K) of scored candidates; those of a failed one are the worst there are."""

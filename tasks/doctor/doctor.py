@@ -262,19 +262,10 @@ def data(workspace: Workspace, found: Found, progress: Progress) -> Iterator[Che
         if getattr(workspace.profile.paths, "repair", False) and workspace.profile.layers is not None:
             folder = found.sources["base"].tokenizer
             yield attempt("calibration", lambda: counted(workspace, calibration_of(workspace, folder)))
-        yield attempt("actor", lambda: lessons(splits["search"]))
+        yield attempt("actor", lambda: str(Lessons(splits["search"])))
         for name in splits["search"].names:
             for text in described(name, splits):
                 yield Check("objective", "good", text)
-
-
-def lessons(objectives: Objectives) -> str:
-    """Which objectives the actor learns from: those whose items have right answers of a known worth."""
-    known = Lessons(objectives)
-    silent = [name for name in objectives.names if not known.has_answers(name)]
-    if not silent:
-        return "learns from every objective"
-    return f"learns nothing from {', '.join(silent)}, without right answers of a known worth; other proposals see to it"
 
 
 def task_code(workspace: Workspace) -> Iterator[Check]:

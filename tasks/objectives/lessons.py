@@ -8,7 +8,7 @@ is known then. Where answers are written freely, the right one stands for them (
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -58,6 +58,13 @@ class Lessons:
         composed = self.objectives.composed[objective]
         return isinstance(composed.parts[0], ImageObjective) or None not in self._items(objective)
 
+    def __str__(self) -> str:
+        """Which objectives teach something."""
+        silent = [name for name in self.objectives.names if not self.has_answers(name)]
+        if not silent:
+            return "learns from every objective"
+        return f"learns nothing from {', '.join(silent)}, which has no right answers of a known worth"
+
     def lesson(self, pool: Pool, objective: str, items: Sequence[int]) -> Lesson:
         """Some items of an objective that has answers."""
         composed = self.objectives.composed[objective]
@@ -75,7 +82,7 @@ class Lessons:
             gain += [one.gain] * len(one.pairs)
             if (choice := one.choice) is not None:
                 rows = tuple(range(first, len(slope)))
-                choices.append(Choice(rows, choice.right, choice.factors, choice.gain))
+                choices.append(replace(choice, rows=rows))
         return Lesson(
             requests,
             len(chosen),

@@ -166,11 +166,8 @@ class Engine:
         """
         objectives = self.objectives(split)
         stop = self.items(split) if stop is None else stop
-        profile = self.workspace.profile
-        setting = {"dtype": profile.dtype, "device": torch.device(profile.device).type, "split": split}
-        versions = {"versions": self.versions, "scoring": SCORING_VERSION, "definition": objectives.definition}
         run = [self.repaired(candidate) for candidate in candidates]
-        keys = [key_of(content=self.pool.digest(candidate), **setting, **versions) for candidate in run]
+        keys = [self.key(split, content=self.pool.digest(candidate)) for candidate in run]
         advance = bar.advance if bar else unwatched
         work: dict[tuple[int, int], dict[str, Candidate]] = {}
         for candidate, key in zip(run, keys, strict=True):
@@ -193,6 +190,13 @@ class Engine:
             self._read(candidate, self.journal.find(key), expected, start, stop)
             for candidate, key in zip(candidates, keys, strict=True)
         ]
+
+    def key(self, split: str, **parts: object) -> str:
+        """The journal's key of what depends on these parts, the items of a split, and how models are run here."""
+        profile = self.workspace.profile
+        setting = {"dtype": profile.dtype, "device": torch.device(profile.device).type, "split": split}
+        versions = {"versions": self.versions, "scoring": SCORING_VERSION}
+        return key_of(**parts, **setting, **versions, definition=self.objectives(split).definition)
 
     def repaired(self, candidate: Candidate) -> Candidate:
         """A candidate as it is run: with its seams repaired, where they are."""

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from models.candidate import Candidate
 from models.front import Array
 from models.paths.pool import unwatched
 from models.paths.slopes import Slopes, Taught
 from tasks.objectives.lessons import Lessons
-from tasks.scoring.engine import SCORING_VERSION, Engine
-from tasks.scoring.journal import Entry, key_of
+from tasks.scoring.engine import Engine
+from tasks.scoring.journal import Entry
 
 SPLIT = "search"
 
@@ -36,15 +35,11 @@ class Teaching:
         named = zip(self.objectives.names, items, strict=True)
         asked = {name: [*some] for name, some in named if some and name in self.taught}
         models = ("base", *self.experts)
-        key = key_of(
+        key = engine.key(
+            SPLIT,
             slopes=[[float(one).hex() for one in row] for row in weights],
             content=[pool.digest(Candidate.identity(model, engine.layers)) for model in models],
             items=asked,
-            definition=self.objectives.definition,
-            versions=engine.versions,
-            scoring=SCORING_VERSION,
-            dtype=engine.workspace.profile.dtype,
-            device=torch.device(engine.workspace.profile.device).type,
         )
         size = 2 + weights.size
         if not engine.journal.find(key):

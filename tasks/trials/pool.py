@@ -8,7 +8,8 @@ import pandas as pd
 
 from models.candidate import Candidate
 from models.front import Scale
-from models.merge.recipe import Recipe, mergekit_level, parse_recipes
+from models.merge.path_recipe import path_recipe
+from models.merge.recipe import Recipe, dump_recipes, mergekit_level, parse_recipes
 from models.search.environment import PathRules, PathSpace
 from models.search.reward import LAYERS
 from models.sources.architecture import keeps_lists
@@ -17,7 +18,7 @@ from tasks.project.records import Anchors
 from tasks.project.workspace import Workspace
 from tasks.schema.profile import Profile
 from tasks.scoring.engine import Engine
-from tasks.trials.repair import open_repairs
+from tasks.trials.repair import open_repairs, recipe_block
 
 
 def open_pool(workspace: Workspace, progress: Progress) -> tuple[Engine, Anchors]:
@@ -67,3 +68,10 @@ def rebuilt_by_mergekit(engine: Engine, candidate: Candidate, recipes: Sequence[
     """How well mergekit rebuilds a path from its recipes: ``exact``, ``in-distribution`` or ``no``."""
     config = engine.pool.skeleton.config.to_dict()
     return mergekit_level(recipes) if keeps_lists(config, [layer for _, layer in candidate.path]) else "no"
+
+
+def recipe_of(workspace: Workspace, engine: Engine, candidate: Candidate) -> tuple[str, str]:
+    """The recipe that makes a member, in YAML, and how well mergekit rebuilds it; the engine repairs as of members."""
+    block = recipe_block(workspace, engine, candidate)
+    recipes = path_recipe(candidate, engine.recipes, engine.locate, engine.layers, block)
+    return dump_recipes(recipes), rebuilt_by_mergekit(engine, candidate, recipes)

@@ -8,37 +8,25 @@ gives the same model and scores nothing, and one that was cut off goes on.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from models.agent.agent import load_agent
 from models.agent.judge import Judge
 from models.agent.online import search
-from models.agent.phases import new_judge
 from models.candidate import Candidate
 from models.front import Array, choose, utility
-from models.merge.path_recipe import path_recipe
-from models.merge.recipe import dump_recipes
-from models.search.archive import Archive, Entry
-from models.search.bounds import BoundedReward
 from models.search.trial import Trial
 from tasks.front.choice import SPLIT, Wish, choose_among
 from tasks.front.found import keep
 from tasks.front.front import Front, Member
 from tasks.project.progress import Progress
-from tasks.project.records import read_archive
 from tasks.project.workspace import Workspace
-from tasks.scoring.engine import Engine
-from tasks.trials.lab import SPLIT as SEARCHED
-from tasks.trials.lab import EngineLab
-from tasks.trials.pool import add_recipes, open_pool, path_space, rebuilt_by_mergekit
-from tasks.trials.repair import recipe_block, repair_members
+from tasks.trials.pool import recipe_of
+from tasks.trials.reopened import on_selection, reopen
+from tasks.trials.repair import repair_members
 from tasks.trials.settings import search_settings
-from tasks.trials.trial import recipe_space
 
 SHORTLIST = 12
 """Candidates beside the members that are scored on `selection`. More would find more lucky ones, not better ones."""
@@ -89,30 +77,23 @@ def search_for(workspace: Workspace, front: Front, wish: Wish, count: int, progr
     Raises:
         BadInput: a file is missing or of another version, or nothing meets the requirements.
     """
-    archive = read_archive(workspace.run, front.tasks)
-    agent = load_agent(workspace.run / "agent")
-    engine, anchors = open_pool(workspace, progress)
-    add_recipes(engine, archive)
-    lab = EngineLab(engine)
-    trial = reopened(front, lab, archive, wish)
+    run = reopen(workspace, front, wish, progress)
+    engine, trial, judge = run.engine, run.trial, run.judge
     trial.budget = trial.spent + count * trial.whole
     began, known = trial.spent, len(trial.archive)
-    space = recipe_space(engine)
-    judge = new_judge(trial, space)
-    judge.surrogate = agent.surrogate
     rng = np.random.default_rng([workspace.params.seed, 7, seed_of(wish.weights)])
     with progress.bar("searching", trial.left, "item evaluations") as bar:
         trial.on_spent = bar.advance
         search(
             trial,
             judge,
-            space,
-            path_space(engine, anchors),
+            run.space,
+            run.paths,
             wish.weights[None],
             search_settings(workspace.params.search),
             rng,
             lambda row: bar.advance(0, f"utility {row['utility']:.3f}"),
-            agent.actor,
+            run.agent.actor,
         )
     judge.learn(trial.archive, rng, steps=0)
     members = {one.candidate for one in front.members}
@@ -123,10 +104,8 @@ def search_for(workspace: Workspace, front: Front, wish: Wish, count: int, progr
         repair_members(engine, [chosen.candidate])
         if engine.repaired(chosen.candidate) != chosen.candidate:
             (chosen,) = on_selection(engine, trial, front, [chosen.candidate], wish, progress)
-        repair = recipe_block(workspace, engine, chosen.candidate)
-        recipes = path_recipe(chosen.candidate, engine.recipes, engine.locate, engine.layers, repair)
-        level = rebuilt_by_mergekit(engine, chosen.candidate, recipes)
-        chosen = keep(workspace, replace(chosen, mergekit=level), dump_recipes(recipes))
+        text, level = recipe_of(workspace, engine, chosen.candidate)
+        chosen = keep(workspace, replace(chosen, mergekit=level), text)
     fits = [one for one in front.members if wish.holds(one)]
     before = fits[choose(front.costs(fits, SPLIT), wish.weights)] if fits else None
     return Targeted(
@@ -138,27 +117,6 @@ def search_for(workspace: Workspace, front: Front, wish: Wish, count: int, progr
         best_member=before.id if before else None,
         member_utility=utility_of(front, before, wish.weights) if before else None,
     )
-
-
-def reopened(front: Front, lab: EngineLab, archive: pd.DataFrame, wish: Wish) -> Trial:
-    """The trial of the pipeline as it ended, with the requirements in its reward and nothing left to spend."""
-    above, below = (tuple(wish.bounds(front.scale, upwards=upwards)) for upwards in (True, False))
-    reward = BoundedReward(
-        front.scale, lab.layers, costs_at_most=above, costs_at_least=below, depth_at_most=wish.max_layers
-    )
-    spent = int(archive["charged"].sum())
-    trial = Trial(lab, reward, Archive(entries(archive, front.tasks), lab.counts), spent, spent)
-    trial.recipes.update(lab.engine.recipes)
-    return trial
-
-
-def entries(archive: pd.DataFrame, tasks: Sequence[str]) -> Iterator[Entry]:
-    """The rows of an archive; a candidate that failed has no scores."""
-    for row in archive.to_dict("records"):
-        scores = tuple(float(row[name]) for name in tasks)
-        numbers = {name: int(row[name]) for name in ("round", "items", "charged", "at")}
-        known = scores if np.isfinite(scores).all() else None
-        yield Entry(Candidate.from_json(str(row["candidate"])), str(row["kind"]), scores=known, **numbers)
 
 
 def seed_of(weights: Array) -> int:
@@ -173,34 +131,6 @@ def best(trial: Trial, judge: Judge, weights: Array, count: int) -> list[Candida
     found = [trial.archive.entries[i].candidate for i in whole]
     u = trial.reward.utility(judge.costs(found), trial.archive.depths(whole), weights)
     return [found[i] for i in np.argsort(-u, kind="stable")[:count]]
-
-
-def on_selection(
-    engine: Engine, trial: Trial, front: Front, candidates: Sequence[Candidate], wish: Wish, progress: Progress
-) -> list[Member]:
-    """The candidates as they would be members, scored on `search` and `selection`; those that fail are left out."""
-    with progress.bar(f"choosing on {SPLIT}", len(candidates), "candidates") as bar:
-        scored = engine.scored(candidates, SPLIT, bar=bar)
-    serves = {name: round(float(one), 4) for name, one in zip(front.objectives, wish.weights, strict=True)}
-    result = []
-    for one in (some for some in scored if some.failed is None):
-        depth = {"layers": one.candidate.depth / engine.layers} if "layers" in front.objectives else {}
-        searched = engine.scored([one.candidate], SEARCHED)[0].means()
-        result.append(
-            Member(
-                id=one.candidate.id,
-                name=one.candidate.id,
-                layers=one.candidate.depth,
-                path=one.candidate.path,
-                host=one.candidate.host,
-                recipe="",
-                serves=serves,
-                mergekit="",
-                scores={SEARCHED: searched | depth, SPLIT: one.means() | depth},
-                kind=trial.archive[one.candidate].kind,
-            )
-        )
-    return result
 
 
 def utility_of(front: Front, member: Member, weights: Array) -> float:

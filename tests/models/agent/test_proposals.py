@@ -51,7 +51,7 @@ def test_new_recipes_take_the_place_of_a_parents_recipe_or_stand_alone(proposer,
         assert one in proposer.judge.describer
         assert len(set(one.models) - known - {*EXPERTS, "base"}) <= 1
         assert any(model in proposer.made for model in one.models)
-    recipes = [proposer.spaces[made_as].recipe(point) for made_as, point in proposer.made.values()]
+    recipes = [make() for make in proposer.made.values()]
     for recipe in recipes:
         assert parse_recipes(dump_recipes([recipe]), "recipe.yaml") == [recipe]
     assert len({recipe_name(recipe) for recipe in recipes} - known) > 30  # a few children are their parents again
@@ -96,8 +96,7 @@ def test_a_recipe_takes_part_once_it_is_chosen_and_only_then(proposer):
     entered = proposer.enter(one)
     assert new not in entered.models
     (added,) = set(proposer.trial.recipes) - known
-    made_as, point = proposer.made[new]
-    recipe = proposer.spaces[made_as].recipe(point)
+    recipe = proposer.made[new]()
     assert added == recipe_name(recipe) and added in entered.models
     assert np.isfinite(proposer.trial.lab.scores(entered)).all()
     before = dict(proposer.trial.recipes)

@@ -5,6 +5,7 @@ import pytest
 
 from models.agent.agent import load_agent
 from models.merge.recipe import parse_recipes
+from models.preferences import over_tasks
 from tasks.front.checkpoint import write_member
 from tasks.front.choice import Wish
 from tasks.front.found import kept
@@ -12,7 +13,7 @@ from tasks.front.front import Front
 from tasks.front.table import made_table
 from tasks.project.progress import Progress
 from tasks.scoring.evaluation import evaluate
-from tasks.trials.made import make_for, of_tasks
+from tasks.trials.made import make_for
 from tests.small_search import make_finished_project
 from tests.tasks.trials.test_targeted import contents, copied, segments
 
@@ -73,5 +74,5 @@ def test_measured_it_is_kept_and_written_like_a_member(workspace, tmp_path):
 
 
 def test_a_preference_for_depth_alone_weighs_tasks_alike():
-    np.testing.assert_allclose(of_tasks(np.array([0, 0, 1.0]), 2), [0.5, 0.5])
-    np.testing.assert_allclose(of_tasks(np.array([0.1, 0.3, 0.6]), 2), [0.25, 0.75])
+    np.testing.assert_allclose(over_tasks(np.array([0, 0, 1.0]), 2), [0.5, 0.5])
+    np.testing.assert_allclose(over_tasks(np.array([0.1, 0.3, 0.6]), 2), [0.25, 0.75])
