@@ -6,47 +6,52 @@ scores, from all that was scored before the search.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
-from models.agent.actor import new_actor, train_actor
+from models.agent.actor import new_actor
 from models.agent.agent import Agent, AgentConfig
-from models.agent.phases import new_judge, train
+from models.agent.online import Search
+from models.agent.phases import new_judge, teach, train
+from models.candidate import Candidate
+from models.preferences import preferences_for
 from tasks.project.progress import Progress
 from tasks.project.records import read_offline, write_table
 from tasks.project.workspace import Workspace
 from tasks.trials.lab import EngineLab
 from tasks.trials.pool import open_pool, path_space
-from tasks.trials.settings import actor_settings, train_settings
-from tasks.trials.trial import open_trial, recipe_space
+from tasks.trials.settings import actor_settings, search_settings, train_settings
+from tasks.trials.trial import archive_table, failures_of, open_trial, recipe_space
 
 
 def run(workspace: Workspace, progress: Progress) -> None:
-    """Write ``agent/`` and ``train.csv``."""
-    params, seed = workspace.params.train, workspace.params.seed
+    """Write ``agent/``, ``trained.parquet``, every candidate that was scored so far, and ``train.csv``."""
+    params, seed = workspace.params, workspace.params.seed
     engine, anchors = open_pool(workspace, progress)
-    paths = path_space(engine, anchors)
+    paths, space = path_space(engine, anchors), recipe_space(engine)
     offline = read_offline(workspace.run, anchors.objectives)
     lab = EngineLab(engine)
-    trial = open_trial(workspace, lab, anchors, offline, workspace.params.search.budget)
-    space = recipe_space(engine)
-    actor, rows = new_actor(trial, space), list[dict[str, Any]]()
-    settings, began = actor_settings(params), trial.spent
-    steps = settings.steps(trial.budget, trial.left, lab.answered, trial.reward.depth_counts)
-    with progress.bar("training the actor", steps, "steps") as bar:
-        rows += train_actor(actor, trial, settings, np.random.default_rng([seed, 8]), lambda _: bar.advance(1))
-    spent = trial.spent - began
+    trial = open_trial(workspace, lab, anchors, offline, params.search.budget)
     judge = new_judge(trial, space)
-    with progress.bar("training the critic", params.steps, "steps") as bar:
+    actor, settings = new_actor(trial, space), actor_settings(params.train)
+    rng = np.random.default_rng([seed, 8])
+    wanted = preferences_for(trial.reward.scale.names, params.search.preferences, rng)
+    online = Search(trial, judge, space, paths, wanted, search_settings(params.search), rng, actor)
+    steps, began = settings.steps(trial.budget, trial.left, lab.answered, trial.reward.depth_counts), trial.spent
+    with progress.bar("training the actor", steps, "steps") as bar:
+        rows = teach(online, settings, steps, lambda: bar.advance(1))
+    spent = trial.spent - began
+    with progress.bar("training the critic", params.train.steps, "steps") as bar:
         rng = np.random.default_rng([seed, 3])
-        rows += train(trial, judge, train_settings(params), rng, lambda _: bar.advance(1))
-    config = AgentConfig(paths.models, paths.layers, paths.rules, trial.reward.scale, actor.experts, spent)
+        rows += train(trial, judge, train_settings(params.train), rng, lambda _: bar.advance(1))
+    config = AgentConfig(paths.models, paths.layers, paths.rules, trial.reward.scale, actor.experts, trial.spent)
     Agent(config, actor, judge.surrogate).save(workspace.run / "agent")
+    failed = {Candidate.identity(one.name, engine.layers): one.failed for one in anchors.scored if one.failed}
+    failed |= failures_of(offline) | lab.failures
+    write_table(workspace.run / "trained.parquet", archive_table(trial, anchors, failed))
     write_table(workspace.run / "train.csv", pd.DataFrame(rows))
     progress.message(f"actor: {steps} steps, {spent:,} item evaluations; it {lab.teaching.lessons}")
     progress.message(
-        f"critic: from {len(offline)} paths and {len(trial.recipes)} recipes; "
+        f"critic: from {len(trial.archive)} candidates, {len(trial.recipes)} of them recipes; "
         f"{rows[-1]['held_out']:.0%} of the variance on held-out ones is left unexplained"
     )

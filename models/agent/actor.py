@@ -36,7 +36,7 @@ LINEAR = 0.05
 """Weight of the sum of costs beside their maximum."""
 
 
-SHARE = {True: 0.36, False: 0.75}
+SHARE = {True: 0.25, False: 0.5}
 """Of the budget, by whether depth counts: cuts have to be searched as well."""
 
 MOST = 0.75
@@ -48,12 +48,14 @@ class ActorSettings:
     """Hyperparameters of A(λ) and of its training."""
 
     share: float | None = None  # of the search's budget; by default SHARE
-    items: int = 32  # of each task in a step, each charged three evaluations
+    items: int = 16  # of each task in a step, each charged three evaluations
     rate: float = 0.03  # of Adam, at the beginning
     sharpness: float = 0.1  # μ of the smooth maximum over tasks
     pull: float = 1e-3  # towards where the coefficients begin, over the sum of squares
     averaged: float = 0.9  # of an exponential mean of the parameters, which is what is kept
     layered: bool = True  # a coefficient for each layer, else one for each expert
+    early: float = 0.3  # share of the steps after which merges are scored for the first time
+    looked: int = 8  # preferences for which they are
 
     def cost(self, counts: Sequence[int]) -> int:
         """Item evaluations of a step, over tasks of so many items."""
@@ -127,17 +129,21 @@ def train_actor(
     actor: Actor,
     trial: Trial,
     settings: ActorSettings,
+    steps: int,
     rng: np.random.Generator,
-    on_step: Callable[[int], None] | None = None,
+    on_step: Callable[[], None] | None = None,
+    done: int = 0,
 ) -> list[dict[str, float | str]]:
-    """Train in place with the settings' share of a trial's budget; tasks without right answers don't count.
+    """Train in place for so many steps, which the trial pays for; tasks without right answers don't count.
 
     Args:
         actor: what is trained.
         trial: pays, and says what a merge is worth.
         settings: hyperparameters.
+        steps: how many; the rate falls to zero over them.
         rng: draws preferences and items.
-        on_step: called after each step, with its number.
+        on_step: called after each step.
+        done: steps before these, for the rows' numbers.
 
     Returns:
         A row a step: the loss, and the largest soft cost.
@@ -145,7 +151,6 @@ def train_actor(
     counts, scale, k = trial.lab.answered, trial.reward.scale, actor.tasks
     ideal = np.array(scale.ideal[:k])
     span = ideal - np.array(scale.nadir[:k])
-    steps = settings.steps(trial.budget, trial.left, counts, trial.reward.depth_counts)
     parameters = actor.matrix.clone().requires_grad_()
     optimiser = torch.optim.Adam([parameters], lr=settings.rate, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(steps, 1))
@@ -167,11 +172,11 @@ def train_actor(
             (gradient,) = torch.autograd.grad(downhill + pull, parameters)
             parameters.grad = gradient if settings.layered else gradient.mean(dim=-1, keepdim=True).expand_as(gradient)
             optimiser.step()
-            rows.append({"network": "actor", "step": step, "loss": float(loss), "cost": float(costs.max())})
+            rows.append({"network": "actor", "step": done + step, "loss": float(loss), "cost": float(costs.max())})
         schedule.step()
         mean = settings.averaged * mean + (1 - settings.averaged) * parameters.detach()
         if on_step:
-            on_step(step)
+            on_step()
     actor.matrix = mean
     return rows
 

@@ -19,7 +19,7 @@ from models.search.environment import PathRules
 from models.search.reward import LAYERS
 from models.sources.tensors import open_tensors
 
-VERSION = 5
+VERSION = 6
 """Version of the saved agent. A change of what it holds, or of its meaning, raises it."""
 
 
@@ -32,7 +32,7 @@ class AgentConfig:
     rules: PathRules
     scale: Scale  # objectives with ideal and nadir point, `layers` last where depth is one
     experts: tuple[str, ...]  # E, of the actor's coefficients
-    spent: int  # item evaluations that the actor's training was charged
+    spent: int  # item evaluations that were charged until it was trained
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from models.agent.actor import ActorSettings, new_actor, train_actor
+from models.agent.actor import Actor, ActorSettings, new_actor
 from models.agent.judge import Judge
-from models.agent.online import SearchSettings, search
+from models.agent.online import Search, SearchSettings
 from models.agent.phases import (
     DatasetSettings,
     SampleSettings,
@@ -18,6 +18,7 @@ from models.agent.phases import (
     new_judge,
     offline_paths,
     sample,
+    teach,
     train,
 )
 from models.front import Array
@@ -49,6 +50,7 @@ class Searched:
     judge: Judge
     paths: PathSpace
     """Over its pool."""
+    actor: Actor | None
 
 
 def hm3(
@@ -83,11 +85,12 @@ def hm3(
         found = offline_paths(paths, settings.dataset, rng, spare, pool[len(space.experts) :])
         new = [path for path in found if path not in trial.archive]
         trial.spend_on(new, [found[path] for path in new], min(settings.dataset.items, trial.archive.full))
-    actor = None
-    if settings.actor is not None:
-        actor = new_actor(trial, space)
-        train_actor(actor, trial, settings.actor, rng)
     judge = new_judge(trial, space)
+    online = Search(trial, judge, space, paths, wanted, settings.search, rng, on_round=on_round)
+    if settings.actor is not None:
+        online.proposer.actor = online.actor = new_actor(trial, space)
+        depth = trial.reward.depth_counts
+        teach(online, settings.actor, settings.actor.steps(trial.budget, trial.left, trial.lab.answered, depth))
     train(trial, judge, settings.train, rng)
-    rows = search(trial, judge, space, paths, wanted, settings.search, rng, on_round, actor)
-    return Searched(rows, judge, paths)
+    rows = online.run()
+    return Searched(rows, judge, paths, online.actor)

@@ -1,13 +1,12 @@
-"""Online search (method.md, section 4): propose of every kind, screen on the surrogate, score in rungs, learn.
+"""Online search (method.md, section 4): one joint space of recipes and paths, screened by a surrogate, scored in rungs.
 
-Each round shares its places out among three kinds of proposals by what they have gained. The surrogate screens them:
-batches are chosen by Thompson sampling for what they add to the hypervolume, scored on few items first, and on all
-items only where the surrogate, which has seen these first scores, still expects a gain.
+It begins with the actor's merges, and with the layers that can leave them, one by one. Then each round proposes what
+varies recipe and path together; batches are chosen by Thompson sampling for what they add to the hypervolume, scored on
+few items first, and on all items only where the surrogate, which has seen these first scores, still expects a gain.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,17 +15,16 @@ import numpy as np
 from models.agent.actor import Actor
 from models.agent.judge import Judge, Targets, complete_best, greedy
 from models.agent.proposals import Proposer
-from models.agent.shares import Shares, fair_gains
 from models.candidate import Candidate
-from models.front import Array, hypervolume
-from models.merge.recipe import Recipe
+from models.front import Array, hypervolume, scalarise
 from models.merge.space import RecipeSpace
 from models.preferences import over_tasks, preferences, softened
+from models.search.deletion import Known, delete_greedily, task_costs
 from models.search.environment import PathSpace
 from models.search.trial import Trial
 
-KINDS = ("actor", "recipe", "layered", "edit")
-"""Where proposals come from: the actor's recipes, new recipes, per-layer recipes, path edits."""
+LEVELS = ("recipe", "path")
+"""What a proposal may change of a candidate."""
 
 
 @dataclass(frozen=True)
@@ -36,96 +34,95 @@ class SearchSettings:
     batch: int = 16  # new candidates a round
     rungs: tuple[int, ...] = (32, 128)  # items a task at each rung of successive halving; all items end it in any case
     keep: float = 0.25  # candidates promoted to the next rung, over those new on the rung before
-    kinds: tuple[str, ...] = KINDS
-    offers: int = 96  # proposals of each kind that are screened in a round
+    levels: tuple[str, ...] = LEVELS
+    acted: int = 16  # preferences for which the actor's merges are scored to begin with
+    orders: int = 4  # of them those for which layers are left out one by one
+    offers: int = 256  # proposals that are screened in a round
     generations: int = 2  # of offers: the later ones vary the best of the earlier ones too
     per_round: int = 4  # preferences a round; the rounds cycle through all
     parents: int = 4  # candidates of the archive that are varied for each preference
-    acted: int = 16  # preferences for which the actor's merges are scored to begin with
-    stops: int = 4  # values of a per-layer recipe from the first layer to the last
     samples: int = 8  # of the surrogate, by Thompson sampling
     directions: int = 128  # in which hypervolume is estimated
 
 
-def search(
-    trial: Trial,
-    judge: Judge,
-    space: RecipeSpace,
-    paths: PathSpace,
-    preferences: Array,
-    settings: SearchSettings,
-    rng: np.random.Generator,
-    on_round: Callable[[dict[str, float]], None] | None = None,
-    actor: Actor | None = None,
-) -> list[dict[str, float]]:
-    """Search until the budget does not pay for one more candidate. Trial and judge change in place.
+@dataclass
+class Search:
+    """A search and what it remembers between rounds. Trial and judge change in place.
 
     The same arguments, generator and scores give the same archive, bit for bit.
-
-    Args:
-        trial: what is known and what may be spent.
-        judge: what screens proposals.
-        space: of recipes.
-        paths: over the pool.
-        preferences: (M, K) that the rounds cycle through.
-        rng: every choice.
-        on_round: called with each row.
-
-    Returns:
-        A row a round, the first before any: item evaluations spent, hypervolume of what is fully scored, the best
-        utility of it in the mean over the preferences, the surrogate's error on the round, and the kinds' shares.
     """
-    run = _Search(trial, judge, space, paths, preferences, settings, rng, on_round, actor)
-    run.begin()
-    while (size := run.affordable()) > 0 and run.round(size):
-        pass
-    return run.rows
-
-
-@dataclass
-class _Search:
-    """A search and what it remembers between rounds."""
 
     trial: Trial
+    """What is known and what may be spent."""
     judge: Judge
+    """What screens proposals."""
     space: RecipeSpace
     paths: PathSpace
+    """Over the pool."""
     preferences: Array
+    """(M, K) that the rounds cycle through; one alone is searched for its utility."""
     settings: SearchSettings
     rng: np.random.Generator
-    on_round: Callable[[dict[str, float]], None] | None
+    """Every choice."""
     actor: Actor | None = None
+    on_round: Callable[[dict[str, float]], None] | None = None
+    """Called with each row."""
 
     def __post_init__(self) -> None:
         trial, settings, rng = self.trial, self.settings, self.rng
-        self.kinds = tuple(kind for kind in settings.kinds if self.actor or kind != "actor")
         full = trial.archive.full
         self.rungs = [*(rung for rung in sorted(set(settings.rungs)) if rung < full), full]
         self.targets = Targets(trial.reward, self.preferences, settings.directions, rng)
-        self.proposer = Proposer(trial, self.judge, self.space, self.paths, settings.stops, self.actor)
-        self.shares = Shares(self.kinds)
+        self.proposer = Proposer(trial, self.judge, self.space, self.paths, settings.levels, self.actor)
         self.cycle = rng.permutation(len(self.preferences))
         self.number = 0
         self.rows: list[dict[str, float]] = []
 
-    def begin(self) -> None:
-        """Score the actor's merges for many preferences, and what is promising of what is half scored; all items."""
-        if self.actor is not None:
-            made = dict.fromkeys(self.trial.add(one) for one in self.acts(self.actor))
-            for one in made:
-                self.judge.describer.add(one.host, self.trial.recipes[one.host])
-            self.trial.spend_on([one for one in made if one not in self.trial.archive], "actor")
-        self.judge.learn(self.trial.archive, self.rng)
-        self.promote(1, self.trial.archive.full, self.settings.batch // 2)
-        self.report({})
+    def run(self) -> list[dict[str, float]]:
+        """Search until the budget does not pay for one more candidate.
 
-    def acts(self, actor: Actor) -> list[Recipe]:
-        """The actor's recipes for preferences over the tasks: the one that is searched for, or such as cover all."""
+        Returns:
+            A row a round, the first before any: item evaluations spent, hypervolume of what is fully scored, the best
+            utility of it in the mean over the preferences, and the surrogate's error on the round.
+        """
+        self.look(self.settings.acted, self.settings.orders)
+        self.report({})
+        while (size := self.affordable()) > 0 and self.round(size):
+            pass
+        return self.rows
+
+    def look(self, acted: int, orders: int) -> None:
+        """Score the actor's merges for so many preferences, cuts for the first of them, and what looks promising."""
+        tasks = self.trial.reward.tasks
         if len(self.preferences) > 1:
-            wanted = preferences(actor.tasks, self.settings.acted, self.rng)
+            wanted = softened(preferences(tasks, acted, self.rng))  # equal weights first
         else:
-            wanted = over_tasks(self.preferences[0], actor.tasks)[None]
-        return [actor.recipe(self.space, one) for one in softened(wanted)]
+            wanted = softened(over_tasks(self.preferences[0], tasks)[None])
+        if self.actor is not None and "recipe" in self.settings.levels:
+            self.act(self.actor, wanted)
+        if "path" in self.settings.levels and self.preferences[:, tasks:].any():
+            self.cut(wanted[:orders])
+        self.judge.learn(self.trial.archive, self.rng)
+        self.promote(1, self.trial.archive.full, self.settings.batch)
+
+    def act(self, actor: Actor, wanted: Array) -> None:
+        """Score the actor's merges for preferences (R, K_tasks), on the first rung and then on all items."""
+        made = dict.fromkeys(self.trial.add(actor.recipe(self.space, one)) for one in wanted)
+        for one in made:
+            self.judge.describer.add(one.host, self.trial.recipes[one.host])
+        new = [one for one in made if one not in self.trial.archive]
+        for rung in (self.rungs[0], self.rungs[-1]):
+            self.trial.spend_on(new, "actor", rung)
+
+    def cut(self, wanted: Array) -> None:
+        """Let layers go, one by one, of the best model for each of the preferences (R, K_tasks)."""
+        known: Known = {}
+        for preference in wanted:
+            whole = [self.trial.archive.entries[i].candidate for i in self.trial.complete()]
+            whole = [one for one in whole if one.is_identity(self.trial.lab.layers)]
+            start = whole[int(scalarise(task_costs(self.trial, whole), preference).argmax())]
+            shortest, legal = self.trial.reward.shortest, self.proposer.are_legal
+            delete_greedily(self.trial, start, preference, known, self.rungs[0], shortest, legal)
 
     def affordable(self) -> int:
         """New candidates that what is left of the budget pays for, with their share of promotions; a batch at most."""
@@ -143,59 +140,45 @@ class _Search:
         chosen = self.choose(offers, size)
         if not chosen:
             return False
-        before = {entry.candidate: entry.charged for entry in self.trial.archive.entries}
-        entered = {self.proposer.enter(candidate): kind for candidate, kind in chosen}
+        entered = dict.fromkeys(map(self.proposer.enter, chosen))  # a recipe can come up a second time
+        found = [one for one in entered if one not in self.trial.archive]
         self.proposer.forget()
-        found = [one for one in entered if one not in self.trial.archive]  # a recipe can come up a second time
-        kinds = [entered[one] for one in found]
         if not found:
             return True
         expected = self.judge.expect(found)[0]
-        self.trial.spend_on(found, kinds, self.rungs[0], self.number)
+        self.trial.spend_on(found, [self.kind(one) for one in found], self.rungs[0], self.number)
         for level in range(1, len(self.rungs)):
             self.judge.learn(self.trial.archive, self.rng, steps=0)
             self.promote(self.rungs[level - 1], self.rungs[level], max(round(size * self.settings.keep**level), 1))
         self.judge.learn(self.trial.archive, self.rng)
-        self.credit(before)
         sound = [j for j, one in enumerate(found) if one in self.trial.archive and self.trial.archive[one].scores]
         errors = [np.abs(expected[j] - np.array(self.trial.archive[found[j]].scores)).mean() for j in sound]
-        shares = {f"share_{kind}": share for kind, share in self.shares.shares().items()}
-        self.report({"surrogate_error": float(np.mean(errors)) if errors else np.nan, **shares})
+        self.report({"surrogate_error": float(np.mean(errors)) if errors else np.nan})
         return True
 
-    def offers(self, wanted: Array) -> dict[str, list[Candidate]]:
-        """Proposals of each kind, none of which was scored before or is there twice."""
-        result: dict[str, list[Candidate]] = {kind: [] for kind in self.kinds}
+    def kind(self, candidate: Candidate) -> str:
+        """What is new in a candidate: a recipe, or a path."""
+        return "recipe" if candidate.is_identity(self.trial.lab.layers) else "path"
+
+    def offers(self, wanted: Array) -> list[Candidate]:
+        """Proposals, none of which was scored before or is there twice."""
         seen: dict[Candidate, None] = {}
         count = -(-self.settings.offers // self.settings.generations)
         for _ in range(self.settings.generations):
             parents = self.proposer.parents(wanted, self.settings.parents, list(seen))
-            for kind in self.kinds:
-                made = self.proposer.propose(kind, wanted, parents, count, self.rng)
-                new = [one for one in dict.fromkeys(made) if one not in self.trial.archive and one not in seen]
-                seen.update(dict.fromkeys(new))
-                result[kind] += new
-        return result
+            made = self.proposer.propose(wanted, parents, count, self.rng)
+            seen.update(dict.fromkeys(one for one in made if one not in self.trial.archive))
+        return list(seen)
 
-    def choose(self, offers: dict[str, list[Candidate]], size: int) -> list[tuple[Candidate, str]]:
-        """A batch: each kind's share of the places goes to those of its proposals that add most."""
-        pool = [(candidate, kind) for kind, some in offers.items() for candidate in some]
-        if not pool:
+    def choose(self, offers: list[Candidate], size: int) -> list[Candidate]:
+        """A batch: one after the other the proposal that adds most under a joint sample."""
+        if not offers:
             return []
-        candidates = [candidate for candidate, _ in pool]
-        depths = np.array([one.depth for one in candidates])
-        values = self.targets.values(self.judge.draw(candidates, self.settings.samples, self.rng), depths)
+        depths = np.array([one.depth for one in offers])
+        values = self.targets.values(self.judge.draw(offers, self.settings.samples, self.rng), depths)
         best = complete_best(self.judge, self.trial.archive, self.trial.complete(), self.targets)
-        hope = self.targets.values(self.judge.costs(candidates), depths).mean(axis=1)
-        chosen: list[int] = []
-        for kind, places in [*self.shares.places(size, self.rng).items(), ("any", size)]:  # who lacks offers gives way
-            open_ = (i for i, (_, one) in enumerate(pool) if kind in (one, "any") and i not in chosen)
-            index = np.array([*open_], dtype=np.int64)
-            places = min(places, size - len(chosen))
-            picked = index[greedy(values[:, index], best, places, hope[index], first=len(chosen))]
-            best = np.maximum(best, values[:, picked].mean(axis=0).max(axis=0)) if len(picked) else best
-            chosen += picked.tolist()
-        return [pool[i] for i in chosen]
+        hope = self.targets.values(self.judge.costs(offers), depths).mean(axis=1)
+        return [offers[i] for i in greedy(values, best, size, hope)]
 
     def promote(self, at_least: int, stop: int, count: int) -> None:
         """Score on more items what is expected to add most to what is fully scored."""
@@ -211,24 +194,6 @@ class _Search:
         gains = np.maximum(values[picked] - best, 0).mean(axis=1)
         entries = [archive.entries[index[i]] for i, gain in zip(picked, gains, strict=True) if gain > 0 or count == 1]
         self.trial.spend_on([one.candidate for one in entries], [one.kind for one in entries], stop, self.number)
-
-    def credit(self, before: dict[Candidate, int]) -> None:
-        """Tell the shares what each kind has cost in this round, and what its candidates added to the hypervolume.
-
-        What several kinds have found alike is shared among them, whichever is listed first: see :func:`fair_gains`.
-        """
-        spent = {one.candidate: one.charged - before.get(one.candidate, 0) for one in self.trial.archive.entries}
-        costs: Counter[str] = Counter()
-        for entry in self.trial.archive.entries:
-            costs[entry.kind] += spent[entry.candidate]
-        whole = [self.trial.archive.entries[i] for i in self.trial.complete()]
-        kinds = np.array([one.kind if spent[one.candidate] else "" for one in whole])  # "": was there before
-        front = self.judge.costs([one.candidate for one in whole])
-
-        def value(some: frozenset[str]) -> float:
-            return hypervolume(front[np.isin(kinds, ["", *some])])
-
-        self.shares.learn(fair_gains(set(kinds.tolist()) - {""}, value), costs)
 
     def report(self, extra: dict[str, float]) -> None:
         """Add a row."""

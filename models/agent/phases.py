@@ -13,9 +13,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from models.agent.actor import ActorSettings, train_actor
 from models.agent.description import Describer
 from models.agent.judge import FIRST_STEPS, Judge
-from models.agent.online import SearchSettings, search
+from models.agent.online import Search, SearchSettings
 from models.agent.surrogate import Surrogate
 from models.candidate import Candidate
 from models.front import Array
@@ -35,7 +36,7 @@ CHECKS = 10
 class SampleSettings:
     """Hyperparameters of the recipe search at the beginning."""
 
-    candidates: int = 32  # recipes that are scored, beside the plain merges
+    candidates: int = 0  # recipes that are scored, beside the plain merges
     spread: float = 0.5  # share of them that fill the space evenly; the others are chosen by what those have shown
     batch: int = 4  # of those others
 
@@ -63,15 +64,17 @@ def sample(
     """Score plain merges and recipes, as many as the settings say or the trial pays for, on all items."""
     for recipe in space.plain_merges().values():
         trial.spend_on([trial.add(recipe)], "baseline")
+    if not settings.candidates:
+        return
     first = round(settings.spread * settings.candidates)
     trial.spend_on([trial.add(space.recipe(point)) for point in space.sample(first, rng)], "recipe")
     rest = (settings.candidates - first) * trial.whole
     if not trial.complete().size or rest <= 0:
         return
     budget, trial.budget = trial.budget, min(trial.budget, trial.spent + rest)
-    guided = SearchSettings(batch=settings.batch, rungs=(trial.archive.full,), kinds=("recipe",))
+    guided = SearchSettings(batch=settings.batch, rungs=(trial.archive.full,), levels=("recipe",))
     paths = PathSpace(tuple(space.experts), trial.lab.layers)
-    search(trial, new_judge(trial, space), space, paths, preferences, guided, rng)
+    Search(trial, new_judge(trial, space), space, paths, preferences, guided, rng).run()
     trial.budget = budget
 
 
@@ -125,6 +128,27 @@ def _shortened(
         kept = [layer for layer in range(paths.layers) if layer not in gone]
         if kept and paths.legal_orders([kept])[0]:
             yield paths.candidate([(model, layer) for layer in kept])
+
+
+def teach(
+    online: Search, settings: ActorSettings, steps: int, on_step: Callable[[], None] | None = None
+) -> list[dict[str, float | str]]:
+    """Train a search's actor for so many steps, and have a look at what it makes on the way.
+
+    Early looks cost little and make a front long before the training ends; what they score, the surrogate learns from.
+
+    Returns:
+        A row a step, as :func:`models.agent.actor.train_actor` has it.
+    """
+    trial, actor = online.trial, online.actor
+    assert actor is not None  # noqa: S101 (who calls has put it there)
+    first, rows = round(settings.early * steps), list[dict[str, float | str]]()
+    for number, leg in enumerate((first, steps - first)):
+        left = settings.steps(trial.budget, trial.left, trial.lab.answered, trial.reward.depth_counts)
+        rows += train_actor(actor, trial, settings, min(leg, left), online.rng, on_step, len(rows))
+        if number == 0 and leg:
+            online.look(settings.looked, 1)
+    return rows
 
 
 def new_judge(trial: Trial, space: RecipeSpace) -> Judge:

@@ -1,4 +1,4 @@
-"""Proposals that vary what is known: new recipes, per-layer recipes, and path edits of what serves a preference."""
+"""Proposals: what serves a preference, with its recipe, its path, or both varied."""
 
 from __future__ import annotations
 
@@ -17,8 +17,16 @@ from models.candidate import Candidate
 from models.front import Array
 from models.merge.recipe import Recipe
 from models.merge.space import Point, RecipeSpace
-from models.search.environment import PathSpace
+from models.search.deletion import without
+from models.search.environment import Mask, PathSpace
 from models.search.trial import Trial
+
+ACTED, KEPT = 0.5, 0.25
+"""Probabilities that a proposal's recipe is the actor's, where there is one, and that it stays its parent's; the others
+are children of two recipes."""
+
+EDITED = 0.5
+"""Probability that a proposal's path is edited."""
 
 JITTER = 0.5
 """Standard deviation of the logarithm of the weights for which the actor is asked, around those that are wanted."""
@@ -28,7 +36,7 @@ LEAST = 0.02
 
 
 class Proposer:
-    """Makes proposals of each kind. Recipes that it makes up take part only once they are chosen."""
+    """Makes proposals. Recipes that it makes up take part only once they are chosen."""
 
     def __init__(
         self,
@@ -36,15 +44,15 @@ class Proposer:
         judge: Judge,
         space: RecipeSpace,
         paths: PathSpace,
-        stops: int,
+        levels: Sequence[str],
         actor: Actor | None = None,
     ) -> None:
-        """Over the candidates of a trial and the paths of its pool; per-layer recipes have so many ``stops``."""
-        self.trial, self.judge, self.paths, self.actor = trial, judge, paths, actor
-        self.spaces = {"recipe": space, "layered": space.with_stops(stops)}
+        """Over the candidates of a trial and the paths of its pool; only the ``levels`` vary."""
+        self.trial, self.judge, self.space, self.paths, self.actor = trial, judge, space, paths, actor
+        self.levels = levels
         self.made: dict[str, Callable[[], Recipe]] = {}
         """Recipes that are only proposed, under passing names."""
-        self._points: dict[tuple[str, str], Point] = {}
+        self._points: dict[str, Point] = {}
         for name, recipe in trial.recipes.items():
             judge.describer.add(name, recipe)
 
@@ -59,15 +67,21 @@ class Proposer:
         return [[known[i] for i in np.argsort(-column, kind="stable")[:count]] for column in u.T]
 
     def propose(
-        self, kind: str, wanted: Array, parents: Sequence[Sequence[Candidate]], count: int, rng: np.random.Generator
+        self, wanted: Array, parents: Sequence[Sequence[Candidate]], count: int, rng: np.random.Generator
     ) -> list[Candidate]:
-        """About so many candidates of a kind from the parents that serve each preference (R, K)."""
-        if kind == "actor":
-            return [self._act(wanted[i % len(wanted)], parents[i % len(parents)], rng) for i in range(count)]
-        if kind in self.spaces:
-            return [self._vary(kind, parents[i % len(parents)], parents, rng) for i in range(count)]
-        chains = self.deletions(wanted, [some[int(rng.integers(len(some)))] for some in parents])
-        return chains + self._edits([one for some in parents for one in some], max(count - len(chains), 0), rng)
+        """About so many candidates from the parents that serve each preference (R, K), some more than once."""
+        found: list[Candidate] = []
+        for number in range(count):
+            some = parents[number % len(parents)]
+            one = some[int(rng.integers(len(some)))]
+            if "recipe" in self.levels:
+                one = self._with_other_recipe(one, wanted[number % len(wanted)], parents, rng)
+            found.append(one)
+        if "path" not in self.levels:
+            return found
+        edited = [one for one in found if rng.random() < EDITED]
+        starts = [found[number] for number in range(min(len(wanted), len(found)))]
+        return found + self._edits(edited, rng) + self.deletions(wanted[: len(starts)], starts)
 
     def enter(self, candidate: Candidate) -> Candidate:
         """Let the recipe that a chosen candidate has made up take part; the candidate with it under its own name."""
@@ -82,35 +96,30 @@ class Proposer:
     def forget(self) -> None:
         """Drop the recipes that were made up and not chosen."""
         self.judge.forget(self.made)
-        self._points = {key: point for key, point in self._points.items() if key[1] not in self.made}
+        self._points = {name: point for name, point in self._points.items() if name not in self.made}
         self.made.clear()
 
-    def _vary(
-        self, kind: str, some: Sequence[Candidate], parents: Sequence[Sequence[Candidate]], rng: np.random.Generator
+    def _with_other_recipe(
+        self, parent: Candidate, wanted: Array, parents: Sequence[Sequence[Candidate]], rng: np.random.Generator
     ) -> Candidate:
-        """A parent with a child of its recipe in place of it, or a new recipe in full."""
-        space = self.spaces[kind]
-        parent = some[int(rng.integers(len(some)))]
-        others = parents[int(rng.integers(len(parents)))]
-        first = self._recipe_of(parent, rng)
-        second = self._recipe_of(others[int(rng.integers(len(others)))], rng)
-        point = offspring(space, self._point(kind, first), self._point(kind, second), rng)
+        """A parent with the actor's recipe for about a preference (K,), with a child of its own, or as it is."""
+        chance, own = rng.random(), self._recipe_of(parent, rng)
+        if chance < KEPT or own is None:
+            return parent
         name = f"new-{len(self.made)}"
-        self.made[name], self._points[kind, name] = partial(space.recipe, point), point
-        self.judge.describer.add_point(name, space, point)
-        return self._in_place(parent, first, name)
-
-    def _act(self, wanted: Array, some: Sequence[Candidate], rng: np.random.Generator) -> Candidate:
-        """The actor's recipe for about a preference (K,), in place of that of a parent, or in full."""
-        assert self.actor is not None  # noqa: S101
-        tasks = wanted[: self.actor.tasks] + LEAST
-        preference = tasks * np.exp(JITTER * rng.standard_normal(len(tasks)))
-        recipe = self.actor.recipe(self.spaces["recipe"], preference)
-        name = f"new-{len(self.made)}"
-        self.made[name] = lambda: recipe
-        self.judge.describer.add(name, recipe)
-        parent = some[int(rng.integers(len(some)))]
-        return self._in_place(parent, self._recipe_of(parent, rng), name)
+        if self.actor is not None and chance < KEPT + ACTED:
+            tasks = wanted[: self.actor.tasks] + LEAST
+            preference = tasks * np.exp(JITTER * rng.standard_normal(len(tasks)))
+            recipe = self.actor.recipe(self.space, preference)
+            self.made[name] = lambda: recipe
+            self.judge.describer.add(name, recipe)
+        else:
+            others = parents[int(rng.integers(len(parents)))]
+            other = self._recipe_of(others[int(rng.integers(len(others)))], rng) or own
+            point = offspring(self.space, self._point(own), self._point(other), rng)
+            self.made[name], self._points[name] = partial(self.space.recipe, point), point
+            self.judge.describer.add_point(name, self.space, point)
+        return self._in_place(parent, own, name)
 
     def _in_place(self, parent: Candidate, before: str, after: str) -> Candidate:
         """A parent with one recipe in place of another; the recipe in full where the parent has no layer of it."""
@@ -118,19 +127,22 @@ class Proposer:
             return Candidate.identity(after, self.trial.lab.layers)
         return with_recipe(parent, before, after)
 
-    def _point(self, kind: str, name: str) -> Point:
-        """A recipe as a point of a space."""
-        if (kind, name) not in self._points:
-            recipe = self.made[name]() if name in self.made else self.trial.recipes[name]
-            self._points[kind, name] = self.spaces[kind].read(recipe)
-        return self._points[kind, name]
+    def _point(self, name: str) -> Point:
+        """A recipe as a point of the space."""
+        if name not in self._points:
+            self._points[name] = self.space.read(self.made[name]() if name in self.made else self.trial.recipes[name])
+        return self._points[name]
 
-    def _recipe_of(self, candidate: Candidate, rng: np.random.Generator) -> str:
+    def _recipe_of(self, candidate: Candidate, rng: np.random.Generator) -> str | None:
         """The recipe that gives most of a path's layers; any known one where none gives any."""
         counts = Counter(model for model, _ in candidate.path if model in self.trial.recipes or model in self.made)
         if counts:
             return counts.most_common(1)[0][0]
-        return str(rng.choice(list(self.trial.recipes)))
+        return str(rng.choice(list(self.trial.recipes))) if self.trial.recipes else None
+
+    def are_legal(self, paths: Sequence[Candidate]) -> Mask:
+        """Whether the layers of each are those of a legal path (N,)."""
+        return self.paths.legal_orders([[layer for _, layer in one.path] for one in paths])
 
     def deletions(self, wanted: Array, starts: Sequence[Candidate], down_to: int | None = None) -> list[Candidate]:
         """What is left of a path as its layers go, one by one, each the one that is expected to cost least.
@@ -144,12 +156,9 @@ class Proposer:
         found: list[Candidate] = []
         while here := {r: one for r, one in here.items() if one.depth > goal[r]}:
             children = [
-                (r, self.paths.candidate((*one.path[:at], *one.path[at + 1 :])))
-                for r, one in here.items()
-                for at in range(one.depth)
+                (r, self.paths.candidate(without(one, step).path)) for r, one in here.items() for step in one.path
             ]
-            legal = self.paths.legal_orders([[layer for _, layer in one.path] for _, one in children])
-            children = list(compress(children, legal))
+            children = list(compress(children, self.are_legal([one for _, one in children])))
             if not children:
                 break
             rows, paths = np.array([r for r, _ in children]), [one for _, one in children]
@@ -159,12 +168,11 @@ class Proposer:
             found += here.values()
         return found
 
-    def _edits(self, parents: Sequence[Candidate], count: int, rng: np.random.Generator) -> list[Candidate]:
-        """Legal edits of paths, with layers of their own models and of the pool; fewer where many are illegal."""
-        spaces = {
-            one: replace(self.paths, models=tuple(dict.fromkeys((*one.models, *self.paths.models)))) for one in parents
-        }
-        chosen = [parents[i % len(parents)] for i in range(2 * count)]
-        drawn = [spaces[one].edit(one.path, rng) for one in chosen]
+    def _edits(self, parents: Sequence[Candidate], rng: np.random.Generator) -> list[Candidate]:
+        """A legal edit of each path, with layers of its own models and of the pool; fewer where some are illegal."""
+        drawn = []
+        for one in parents:
+            space = replace(self.paths, models=tuple(dict.fromkeys((*one.models, *self.paths.models))))
+            drawn.append(space.edit(one.path, rng))
         legal = self.paths.legal_orders([[layer for _, layer in path] for path in drawn])
-        return [self.paths.candidate(path) for path in compress(drawn, legal)][:count]
+        return [self.paths.candidate(path) for path in compress(drawn, legal)]

@@ -19,9 +19,6 @@ Run = Callable[[Trial, RecipeSpace, PathRules, np.random.Generator], None]
 Base and experts are in the trial's archive from the start. The same seed gives the same archive, bit for bit.
 """
 
-FAILED = 1e3
-"""Cost, in every objective, of a candidate that failed: finite, so that every algorithm can go on with it."""
-
 
 @dataclass(frozen=True)
 class Baseline:
@@ -54,24 +51,15 @@ def all_scored(trial: Trial, candidates: Sequence[Candidate], kind: str, limit: 
     return len(fresh) <= room
 
 
-def relative(trial: Trial, candidates: Sequence[Candidate]) -> Array:
-    """Costs (N, K) of scored candidates without clipping: how bad a bad one is shows the way to a better one."""
-    entries = [trial.archive[one] for one in candidates]
-    tasks = np.array([one.scores or np.full(trial.reward.tasks, np.nan) for one in entries])
-    scores = trial.reward.scores(tasks.reshape(len(entries), -1), [one.candidate.depth for one in entries])
-    costs = trial.reward.scale.relative(scores)
-    return np.asarray(np.where(np.isfinite(costs).all(axis=1, keepdims=True), costs, FAILED))
-
-
 def excess(trial: Trial, candidates: Sequence[Candidate]) -> Array:
     """(N,) by how much costs lie beyond the reference point, in sum; such a candidate dominates no hypervolume."""
-    return np.asarray(np.maximum(relative(trial, candidates) - REFERENCE, 0).sum(axis=1))
+    return np.asarray(np.maximum(trial.relative(candidates) - REFERENCE, 0).sum(axis=1))
 
 
 def utilities(trial: Trial, candidates: Sequence[Candidate], preference: Array) -> Array:
     """Utility (N,) of scored candidates under a preference (K,), without clipping."""
     depths = np.array([one.depth for one in candidates])
-    return trial.reward.utility(relative(trial, candidates), depths, preference)
+    return trial.reward.utility(trial.relative(candidates), depths, preference)
 
 
 def whole(trial: Trial) -> list[Candidate]:

@@ -16,7 +16,7 @@ class Entry:
     """One candidate of the archive."""
 
     candidate: Candidate
-    kind: str  # base, expert, baseline, recipe, layered, identity, edit or random
+    kind: str  # base, expert, baseline, recipe, identity, edit, random, actor, cut or path
     round: int  # in which it was first scored; 0 before the online search
     items: int  # scored on the items [0, items) of each task
     scores: tuple[float, ...] | None  # (K_tasks,) means over those items; None if it failed
@@ -32,6 +32,7 @@ class Archive:
         self.counts = np.array(counts, dtype=np.int64)
         self.entries: list[Entry] = []
         self._index: dict[Candidate, int] = {}
+        self._first: dict[Candidate, tuple[int, tuple[float, ...] | None]] = {}
         for entry in entries:
             if entry.candidate not in self:
                 self._append(entry)
@@ -73,6 +74,12 @@ class Archive:
             combined = tuple(float(value) for value in total / after) if np.isfinite(total).all() else None
         charged = entry.charged + self.cost(entry.items, stop)
         self.entries[self._index[candidate]] = replace(entry, items=stop, scores=combined, charged=charged, at=at)
+        self._first.setdefault(candidate, (stop, combined))
+
+    def on_first(self, candidate: Candidate, items: int) -> tuple[float, ...] | None:
+        """Scores of a candidate over so many first items, if that is how it was first scored; else over all it has."""
+        stop, scores = self._first.get(candidate, (0, None))
+        return scores if stop == items else self[candidate].scores
 
     def _append(self, entry: Entry) -> None:
         self._index[entry.candidate] = len(self.entries)

@@ -19,6 +19,9 @@ from models.paths.slopes import Taught
 from models.search.archive import Archive
 from models.search.reward import Reward
 
+FAILED = 1e3
+"""Cost, in every objective, of a candidate that failed: finite, so that every algorithm can go on with it."""
+
 PASSES = 3
 """Item evaluations that one forward with one backward pass costs."""
 
@@ -141,6 +144,17 @@ class Trial:
         tasks = np.array([one.scores or np.full(len(self.archive.counts), np.nan) for one in rows])
         costs = self.reward.costs(tasks.reshape(len(rows), -1), [one.candidate.depth for one in rows])
         return np.where(np.isnan(costs), REFERENCE, costs)
+
+    def relative(self, candidates: Sequence[Candidate], items: int | None = None) -> Array:
+        """Costs (N, K) of scored candidates without clipping: how bad a bad one is shows the way to a better one.
+
+        Where ``items`` are given: over so many first items of those that were scored on them to begin with.
+        """
+        archive, lacking = self.archive, np.full(self.reward.tasks, np.nan)
+        known = [archive[one].scores if items is None else archive.on_first(one, items) for one in candidates]
+        tasks = np.array([lacking if one is None else one for one in known]).reshape(len(candidates), -1)
+        costs = self.reward.scale.relative(self.reward.scores(tasks, [one.depth for one in candidates]))
+        return np.asarray(np.where(np.isfinite(costs).all(axis=1, keepdims=True), costs, FAILED))
 
     def complete(self) -> Indices:
         """Entries of the archive that are scored on all items and did not fail."""

@@ -138,10 +138,23 @@ def read_offline(run: Path, tasks: Sequence[str]) -> pd.DataFrame:
     return read_table(run, "offline.parquet", "dataset", ("candidate", "kind"), ("items", "charged", *tasks))
 
 
-def read_archive(run: Path, tasks: Sequence[str]) -> pd.DataFrame:
-    """``archive.parquet``, with the scores on these tasks; raises BadInput where it is none."""
-    numbers = ("round", "items", "charged", "at", *tasks)
-    return read_table(run, "archive.parquet", "search", ("candidate", "kind"), numbers)
+ARCHIVES = {"train": "trained.parquet", "search": "archive.parquet"}
+"""By stage: every candidate that was scored when it ended."""
+
+
+def read_archive(run: Path, tasks: Sequence[str], stage: str = "search") -> pd.DataFrame:
+    """The archive that a stage leaves; raises BadInput where it is none.
+
+    Args:
+        run: the folder.
+        tasks: whose scores it must have.
+        stage: of ``ARCHIVES``.
+    """
+    numbers, file = (
+        ("round", "items", "charged", "at", *tasks),
+        {"train": "trained.parquet"}.get(stage, "archive.parquet"),
+    )
+    return read_table(run, file, stage, ("candidate", "kind"), numbers)
 
 
 def write_text(path: Path, text: str) -> None:

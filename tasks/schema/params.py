@@ -46,7 +46,12 @@ class ZooParams(Strict):
 class SampleParams(Strict):
     """Recipe search at the parameter level."""
 
-    candidates: Count = Field(32, description="Recipes that are scored, beside base, experts and plain merges.")
+    candidates: int = Field(
+        0,
+        ge=0,
+        description="Recipes that are scored, beside base, experts and plain merges. The actor makes better ones; give "
+        "32 where it learns nothing from an objective (`hm3 doctor` says so).",
+    )
     methods: tuple[str, ...] = Field(
         ("linear", "task_arithmetic", "ties", "dare_ties"), description="Merge methods that the search may choose."
     )
@@ -75,9 +80,9 @@ class TrainParams(Strict):
         0.0,
         ge=0,
         le=1,
-        description="Share of search.budget that trains the actor; 0: a third, or 0.75 where depth does not count.",
+        description="Share of search.budget that trains the actor; 0: a quarter, or half where depth does not count.",
     )
-    items: Count = Field(32, description="Items a task in each of the actor's steps; each costs three evaluations.")
+    items: Count = Field(16, description="Items a task in each of the actor's steps; each costs three evaluations.")
     steps: Count = Field(80, description="Optimiser steps on the critic's hyperparameters.")
 
 
@@ -89,7 +94,6 @@ class SearchParams(Strict):
     rungs: tuple[Count, ...] = Field((32, 128), description="Items a task at each rung of successive halving.")
     keep: Share = Field(0.25, description="Share of a round that is promoted to the next rung.")
     preferences: Count = Field(16, description="Preference vectors that the rounds cycle through.")
-    stops: Count = Field(4, description="Values of a per-layer recipe from the first layer to the last.")
 
 
 class ParetoParams(Strict):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
 from models.agent.agent import Agent, load_agent
@@ -13,7 +12,7 @@ from models.agent.judge import Judge
 from models.agent.phases import new_judge
 from models.candidate import Candidate
 from models.merge.space import RecipeSpace
-from models.search.archive import Archive, Entry
+from models.search.archive import Archive
 from models.search.bounds import BoundedReward
 from models.search.environment import PathSpace
 from models.search.trial import Trial
@@ -26,7 +25,7 @@ from tasks.scoring.engine import Engine
 from tasks.trials.lab import SPLIT as SEARCHED
 from tasks.trials.lab import EngineLab
 from tasks.trials.pool import add_recipes, open_pool, path_space
-from tasks.trials.trial import recipe_space
+from tasks.trials.trial import entries_of, recipe_space
 
 
 @dataclass(frozen=True)
@@ -66,18 +65,9 @@ def reopened(front: Front, lab: EngineLab, archive: pd.DataFrame, wish: Wish) ->
         front.scale, lab.layers, costs_at_most=above, costs_at_least=below, depth_at_most=wish.max_layers
     )
     spent = int(archive["charged"].sum())
-    trial = Trial(lab, reward, Archive(entries(archive, front.tasks), lab.counts), spent, spent)
+    trial = Trial(lab, reward, Archive(entries_of(archive, front.tasks), lab.counts), spent, spent)
     trial.recipes.update(lab.engine.recipes)
     return trial
-
-
-def entries(archive: pd.DataFrame, tasks: Sequence[str]) -> Iterator[Entry]:
-    """The rows of an archive; a candidate that failed has no scores."""
-    for row in archive.to_dict("records"):
-        scores = tuple(float(row[name]) for name in tasks)
-        numbers = {name: int(row[name]) for name in ("round", "items", "charged", "at")}
-        known = scores if np.isfinite(scores).all() else None
-        yield Entry(Candidate.from_json(str(row["candidate"])), str(row["kind"]), scores=known, **numbers)
 
 
 def on_selection(

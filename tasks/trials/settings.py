@@ -30,4 +30,4 @@ def actor_settings(params: TrainParams) -> ActorSettings:
 
 def search_settings(params: SearchParams) -> SearchSettings:
     """Hyperparameters of the online search."""
-    return SearchSettings(**params.model_dump(include={"batch", "rungs", "keep", "stops"}))
+    return SearchSettings(**params.model_dump(include={"batch", "rungs", "keep"}))

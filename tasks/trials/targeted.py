@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from models.agent.judge import Judge
-from models.agent.online import search
+from models.agent.online import Search
 from models.candidate import Candidate
 from models.front import Array, choose, utility
 from models.search.trial import Trial
@@ -84,17 +84,10 @@ def search_for(workspace: Workspace, front: Front, wish: Wish, count: int, progr
     rng = np.random.default_rng([workspace.params.seed, 7, seed_of(wish.weights)])
     with progress.bar("searching", trial.left, "item evaluations") as bar:
         trial.on_spent = bar.advance
-        search(
-            trial,
-            judge,
-            run.space,
-            run.paths,
-            wish.weights[None],
-            search_settings(workspace.params.search),
-            rng,
-            lambda row: bar.advance(0, f"utility {row['utility']:.3f}"),
-            run.agent.actor,
-        )
+        settings, wanted = search_settings(workspace.params.search), wish.weights[None]
+        search = Search(trial, judge, run.space, run.paths, wanted, settings, rng, run.agent.actor)
+        search.on_round = lambda row: bar.advance(0, f"utility {row['utility']:.3f}")
+        search.run()
     judge.learn(trial.archive, rng, steps=0)
     members = {one.candidate for one in front.members}
     new = [one for one in best(trial, judge, wish.weights, len(front.members) + SHORTLIST) if one not in members]

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from models.agent.hm3 import HM3Settings, Searched, hm3
-from models.agent.online import search
+from models.agent.online import Search
 from models.candidate import Candidate
 from models.front import Array
 from models.search.archive import Archive
@@ -98,7 +98,7 @@ class Finder:
         trial.archive, trial.spent = Archive(before.archive.entries, before.archive.counts.tolist()), before.spent
         trial.recipes.update(before.recipes)
         judge = copy.deepcopy(done.judge)
-        search(trial, judge, self.ground.space, done.paths, wanted[None], self.settings.search, rng)
+        Search(trial, judge, self.ground.space, done.paths, wanted[None], self.settings.search, rng, done.actor).run()
         found = best(trial, judge, wanted, SHORTLIST)
         return self.choose([*members, *found], wanted, trial.reward, trial.spent - before.spent)
 

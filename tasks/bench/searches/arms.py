@@ -12,6 +12,7 @@ from models.agent.actor import ActorSettings
 from models.agent.hm3 import HM3Settings, hm3
 from models.agent.paper import paper
 from models.agent.paper_policy import PaperSettings
+from models.agent.phases import SampleSettings
 from models.baselines import BASELINES
 from models.merge.recipe import Recipe, recipe_name
 from models.merge.space import RecipeSpace
@@ -110,7 +111,8 @@ def searcher(settings: HM3Settings, linear: bool = False) -> Run:
     return run
 
 
-PARAMETERS, ARCHITECTURE = ("actor", "recipe", "layered"), ("edit",)
+SAMPLED = 32
+"""Recipes that are scored first where no actor makes any."""
 
 
 def hm3_settings(params: Params) -> HM3Settings:
@@ -133,13 +135,13 @@ def hm3_arms(settings: HM3Settings) -> Iterator[Arm]:
     without = {
         "parameters": (
             "no parameter level",
-            replace(settings, sample=None, actor=None, search=replace(searching, kinds=ARCHITECTURE)),
+            replace(settings, sample=None, actor=None, search=replace(searching, levels=("path",))),
         ),
         "architecture": (
             "no architecture level",
-            replace(settings, dataset=None, search=replace(searching, kinds=PARAMETERS)),
+            replace(settings, dataset=None, search=replace(searching, levels=("recipe",))),
         ),
-        "actor": ("no actor", replace(settings, actor=None)),
+        "actor": ("no actor", replace(settings, actor=None, sample=SampleSettings(SAMPLED))),
         "layers": ("one coefficient an expert", replace(settings, actor=replace(own, layered=False))),
         "offline": ("no offline data set", replace(settings, dataset=None)),
         "halving": ("no successive halving", replace(settings, search=replace(searching, rungs=()))),

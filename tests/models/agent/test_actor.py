@@ -1,5 +1,7 @@
 """The actor finds what is best by slopes, whatever the order of experts, and its merges are plain recipes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -23,10 +25,15 @@ from tests.models.lab import COUNTS, EXPERTS, new_trial, recipe_space
 SETTINGS = ActorSettings(items=8)
 
 
+def steps_of(trial, settings):
+    """Steps that the settings' share of the budget pays for."""
+    return settings.steps(trial.budget, trial.left, trial.lab.answered, trial.reward.depth_counts)
+
+
 def trained(seed=0, settings=SETTINGS, space=None, **changes):
     trial = new_trial(depth=False, uneven=True, **changes)
     actor = new_actor(trial, space or recipe_space())
-    rows = train_actor(actor, trial, settings, np.random.default_rng(seed))
+    rows = train_actor(actor, trial, settings, steps_of(trial, settings), np.random.default_rng(seed))
     return trial, actor, rows
 
 
@@ -54,7 +61,8 @@ def test_the_best_model_of_all_is_found():
     """Sums that are best in every layer and task are the optimum of all preferences at once."""
     trial = new_trial(depth=False, uneven=False, candidates=2000)
     actor = new_actor(trial, recipe_space())
-    train_actor(actor, trial, ActorSettings(items=30), np.random.default_rng(0))
+    settings = ActorSettings(items=30)
+    train_actor(actor, trial, settings, steps_of(trial, settings), np.random.default_rng(0))
     scores = [one.real for one in trial.lab.slopes(actor.weights(np.ones(3)), [range(one) for one in COUNTS])]
     best = 2.05 - 0.4 * (2.05 - 0.8) ** 2
     assert scores == pytest.approx([best * row.sum() for row in trial.lab.weight], abs=0.02)
@@ -65,14 +73,14 @@ def test_the_budget_s_share_is_spent_three_evaluations_an_item():
         trial, _, rows = trained(settings=ActorSettings(share=share, items=8))
         cost = 3 * 8 * 3
         assert trial.spent == len(rows) * cost
-        assert len(rows) == int((share or 0.75) * trial.budget / cost)
+        assert len(rows) == int((share or 0.5) * trial.budget / cost)
 
 
 def test_a_quarter_of_what_is_left_stays_for_scoring_its_merges():
     trial = new_trial(depth=False, uneven=True)
     trial.spent = trial.budget // 2
-    before, actor = trial.left, new_actor(trial, recipe_space())
-    train_actor(actor, trial, SETTINGS, np.random.default_rng(0))
+    before, actor, settings = trial.left, new_actor(trial, recipe_space()), replace(SETTINGS, share=0.75)
+    train_actor(actor, trial, settings, steps_of(trial, settings), np.random.default_rng(0))
     assert 0.25 * before <= trial.left < 0.25 * before + 3 * 8 * 3
 
 
@@ -97,7 +105,7 @@ def test_the_order_of_experts_does_not_matter():
 
     trial.lab.slopes = slopes
     actor = new_actor(trial, turned)
-    train_actor(actor, trial, SETTINGS, np.random.default_rng(0))
+    train_actor(actor, trial, SETTINGS, steps_of(trial, SETTINGS), np.random.default_rng(0))
     _, expected, _ = trained()
     np.testing.assert_allclose(actor.matrix[:, places], expected.matrix, atol=1e-9)
 
@@ -134,7 +142,7 @@ def test_tasks_without_right_answers_are_left_out_and_cost_nothing():
     type(trial.lab).answered = property(lambda _: (20, 0, 10))
     try:
         actor = new_actor(trial, recipe_space())
-        rows = train_actor(actor, trial, SETTINGS, np.random.default_rng(0))
+        rows = train_actor(actor, trial, SETTINGS, steps_of(trial, SETTINGS), np.random.default_rng(0))
     finally:
         type(trial.lab).answered = property(lambda _: COUNTS)
     assert rows

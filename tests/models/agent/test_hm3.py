@@ -70,11 +70,11 @@ def test_scores_are_means_over_the_items_that_the_archive_says(done):
         assert entry.scores == pytest.approx(trial.lab.scores(entry.candidate, 0, entry.items))
 
 
-def test_candidates_are_scored_fully_or_up_to_a_rung_and_every_kind_has_a_share(done):
-    trial, rows, _ = done
+def test_candidates_are_scored_fully_or_up_to_a_rung_and_both_levels_are_varied(done):
+    trial, *_ = done
     entries = trial.archive.entries
     assert {entry.items for entry in entries} == {10, FULL}
-    assert {entry.kind for entry in entries if entry.round} == set(SEARCH.kinds)
+    assert {entry.kind for entry in entries if entry.round} == {"recipe", "path"}
     kinds = Counter(entry.kind for entry in entries if not entry.round)
     assert kinds["baseline"] == 4
     assert {kind: kinds[kind] for kind in ("base", "expert", "edit", "random")} == {
@@ -83,7 +83,6 @@ def test_candidates_are_scored_fully_or_up_to_a_rung_and_every_kind_has_a_share(
         "edit": 12,
         "random": 3,
     }
-    assert sum(rows[-1][f"share_{kind}"] for kind in SEARCH.kinds) == pytest.approx(1)
 
 
 def test_every_model_of_the_archive_has_its_recipe(done):
@@ -105,7 +104,7 @@ def test_hypervolume_and_utility_of_what_is_fully_scored_never_fall(done):
 def test_the_same_seed_gives_the_same_archive_bit_for_bit_and_another_another():
     np.random.seed(5)
     state = np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-    trials, rows = zip(*((trial, search(trial, seed)) for seed in (0, 0, 1) for trial in [new_trial(32)]), strict=True)
+    trials, rows = zip(*((trial, search(trial, seed)) for seed in (0, 0, 1) for trial in [new_trial(48)]), strict=True)
     assert trials[1].archive.entries == trials[0].archive.entries
     assert list(trials[1].recipes.items()) == list(trials[0].recipes.items())
     assert str(rows[1]) == str(rows[0])
@@ -180,14 +179,14 @@ def test_a_small_budget_will_do(candidates):
     "left_out",
     [
         {"dataset": None},
-        {"sample": None, "actor": None, "search": replace(SEARCH, kinds=("edit",))},
-        {"dataset": None, "actor": None, "search": replace(SEARCH, kinds=("recipe",))},
+        {"sample": None, "actor": None, "search": replace(SEARCH, levels=("path",))},
+        {"dataset": None, "actor": None, "search": replace(SEARCH, levels=("recipe",))},
         {"search": replace(SEARCH, rungs=())},
     ],
     ids=["no offline data", "no recipes", "recipes alone", "no halving"],
 )
 def test_a_part_that_is_left_out_leaves_the_others_at_work(left_out):
-    trial = new_trial(32)
+    trial = new_trial(48)
     settings = replace(SMALL, **left_out)
     before = reached(trial)
     rows = search(trial, settings=settings)
@@ -195,7 +194,7 @@ def test_a_part_that_is_left_out_leaves_the_others_at_work(left_out):
     assert len(rows) > 1
     assert reached(trial) > 3 * before
     kinds = {entry.kind for entry in trial.archive.entries if entry.round}
-    assert kinds <= set(settings.search.kinds)
+    assert kinds <= set(settings.search.levels)
     if settings.sample is None:
         assert not trial.recipes
     if settings.dataset is None:

@@ -1,19 +1,17 @@
 """The online search: what it chooses, promotes and credited, and that it goes on to the end of its budget."""
 
 import math
-from collections import Counter
 from dataclasses import replace
-from itertools import islice, permutations
 
 import numpy as np
 import pytest
 
 from models.agent.actor import new_actor
 from models.agent.judge import complete_best
-from models.agent.online import SearchSettings, _Search, search
+from models.agent.online import Search, SearchSettings
 from models.agent.phases import new_judge
 from models.candidate import Candidate
-from models.front import hypervolume, utility
+from models.front import utility
 from models.preferences import preferences
 from models.search.environment import PathSpace
 from tests.models.agent.small import SEARCH
@@ -29,7 +27,7 @@ def begun(candidates=60, settings=SEARCH, wanted=WANTED, pool=EXPERTS, **changes
     paths = PathSpace(pool, trial.lab.layers)
     some = list(dict.fromkeys(paths.random_path(rng) for _ in range(20)))
     trial.spend_on([one for one in some if one not in trial.archive], "random", 10)
-    run = _Search(trial, new_judge(trial, space), space, paths, wanted, settings, rng, None, new_actor(trial, space))
+    run = Search(trial, new_judge(trial, space), space, paths, wanted, settings, rng, new_actor(trial, space))
     run.judge.learn(trial.archive, rng)
     return run
 
@@ -43,80 +41,80 @@ def test_a_round_is_cut_to_what_the_budget_pays_for():
         assert run.affordable() == size
 
 
-def test_offers_are_new_each_once_and_of_their_kind():
+def test_offers_are_new_each_once_and_vary_recipe_and_path():
     run = begun()
     offers = run.offers(WANTED[:3])
-    assert tuple(offers) == SEARCH.kinds
-    every = [one for some in offers.values() for one in some]
-    assert len(set(every)) == len(every)
-    assert not set(every) & {entry.candidate for entry in run.trial.archive.entries}
-    assert all(offers.values())
-    assert set(every) == {one for one in every if one in run.judge.describer}
+    assert len(set(offers)) == len(offers) > SEARCH.offers / 2
+    assert not set(offers) & {entry.candidate for entry in run.trial.archive.entries}
+    assert all(one in run.judge.describer for one in offers)
+    assert {run.kind(one) for one in offers} == {"recipe", "path"}
+    assert {one.models[0] in run.proposer.made for one in offers} == {True, False}
 
 
-def test_a_batch_holds_each_candidate_once_and_fills_the_shares_of_the_kinds():
+@pytest.mark.parametrize(("level", "kind"), [("recipe", "recipe"), ("path", "path")])
+def test_one_level_alone_can_vary(level, kind):
+    run = begun(settings=replace(SEARCH, levels=(level,)), wanted=WANTED)
+    known = {tuple(layer for _, layer in one.candidate.path) for one in run.trial.archive.entries}
+    for one in run.offers(WANTED[:3]):
+        layers = tuple(layer for _, layer in one.path)
+        if level == "recipe":
+            assert layers in known
+        else:
+            assert not set(one.models) & set(run.proposer.made)
+
+
+def test_a_batch_holds_each_candidate_once_and_is_empty_without_offers():
     run = begun()
     offers = run.offers(WANTED[:3])
     for size in (1, 3, 8):
         chosen = run.choose(offers, size)
-        assert len(chosen) == len({one for one, _ in chosen}) == size
-        assert all(one in offers[kind] for one, kind in chosen)
-
-
-@pytest.mark.parametrize("size", [1, 8])
-def test_places_of_a_kind_without_offers_go_to_the_others(size):
-    run = begun()
-    offers = {"actor": [], "recipe": [], "layered": [], "edit": run.offers(WANTED[:3])["edit"]}
-    for _ in range(8):
-        chosen = run.choose(offers, size)
-        assert len(chosen) == size
-        assert {kind for _, kind in chosen} == {"edit"}
-    few = {"actor": [], "recipe": [], "layered": [], "edit": offers["edit"][:2]}
-    assert len(run.choose(few, 8)) == 2
-    assert run.choose({kind: [] for kind in offers}, 8) == []
+        assert len(chosen) == len(set(chosen)) == size
+        assert set(chosen) <= set(offers)
+    assert run.choose(offers[:2], 8) == run.choose(offers[:2], 2)
+    assert run.choose([], 8) == []
 
 
 @pytest.mark.parametrize("wanted", [WANTED, np.array([[0.3, 0.2, 0.2, 0.3]])], ids=["several", "one"])
-def test_later_kinds_are_chosen_for_what_they_add_to_the_picks_of_earlier_ones(wanted):
-    """Under one drawn sample, in which the second kind's are the better ones, whatever is expected in the mean."""
-    run = begun(settings=replace(SEARCH, kinds=("recipe", "edit")), wanted=wanted)
+def test_the_first_pick_is_what_adds_most_under_the_drawn_sample_whatever_is_expected_in_the_mean(wanted):
+    run = begun(wanted=wanted)
     offers = run.offers(wanted[:1])
-    rng = np.random.default_rng(0)
-    drawn = {"recipe": rng.uniform(0.5, 0.9, (len(offers["recipe"]), 4))}
-    drawn["edit"] = rng.uniform(0.02, 0.3, (len(offers["edit"]), 4))
-    run.judge.draw = lambda candidates, count, rng: np.concatenate([drawn["recipe"], drawn["edit"]])[None]
-    run.shares.places = lambda size, rng: {"recipe": 1, "edit": 1}
+    drawn = np.random.default_rng(0).uniform(0.02, 0.9, (len(offers), 4))
+    run.judge.draw = lambda candidates, count, rng: drawn[None]
     best = complete_best(run.judge, run.trial.archive, run.trial.complete(), run.targets)
-    expected = []
-    for kind in ("recipe", "edit"):
-        depths = np.array([one.depth for one in offers[kind]])
-        values = run.targets.values(drawn[kind], depths)
-        hope = run.targets.values(run.judge.costs(offers[kind]), depths).mean(axis=1)
-        gain = np.maximum(values - best, 0).mean(axis=1)
-        pick = int(gain.argmax()) if gain.max() > 0 else int(hope.argmax())
-        expected.append((offers[kind][pick], kind))
-        best = np.maximum(best, values[pick])
+    depths = np.array([one.depth for one in offers])
+    gain = np.maximum(run.targets.values(drawn, depths) - best, 0).mean(axis=1)
+    hope = run.targets.values(run.judge.costs(offers), depths).mean(axis=1)
     assert gain.max() > 0
-    assert hope.argmax() != pick  # or the mean would do
-    assert run.choose(offers, 2) == expected
+    assert hope.argmax() != gain.argmax()  # or the mean would do
+    assert run.choose(offers, 1) == [offers[int(gain.argmax())]]
 
 
-@pytest.mark.parametrize("places", [(2, 2, 2, 2), (1, 1, 1, 5), (4, 4, 4, 4)])
-def test_the_kinds_together_use_all_drawn_samples_alike(places):
-    """Each kind has two candidates for each sample that are excellent under this one alone."""
-    run = begun()
-    samples, size = run.settings.samples, sum(places)
-    paths = iter(dict.fromkeys(run.proposer.paths.random_path(run.rng) for _ in range(300)))
-    offers = {kind: [next(paths) for _ in range(2 * samples)] for kind in SEARCH.kinds}
-    excellent = {one: i % samples for some in offers.values() for i, one in enumerate(some)}
-    draw = np.full((samples, len(excellent), 4), 1.1)
-    for i, sample in enumerate(excellent.values()):
-        draw[sample, i] = np.where(np.arange(4) == i // samples % 2, -10.0, 0.0)  # neither of the two dominates
-    run.judge.draw = lambda candidates, count, rng: draw
-    run.shares.places = lambda size, rng: dict(zip(SEARCH.kinds, places, strict=True))
-    chosen = run.choose(offers, size)
-    assert Counter(kind for _, kind in chosen) == dict(zip(SEARCH.kinds, places, strict=True))
-    assert Counter(excellent[one] for one, _ in chosen) == dict.fromkeys(range(samples), size // samples)
+def test_a_look_scores_the_actors_merges_then_cuts_of_the_best_for_each_preference():
+    run = begun(200)
+    before = len(run.trial.archive)
+    run.look(acted=4, orders=2)
+    found = [one for one in run.trial.archive.entries[before:] if one.kind in ("actor", "deletion")]
+    acted = [one for one in found if one.kind == "actor"]
+    assert 1 < len(acted) <= 4
+    assert all(one.items == FULL and one.candidate.is_identity(6) for one in acted)
+    assert found[: len(acted)] == acted
+    cut = [one.candidate for one in found[len(acted) :]]
+    assert min(one.depth for one in cut) == run.trial.reward.shortest
+    assert run.proposer.are_legal(cut).all()
+    assert 1 <= len({one.host for one in cut}) <= 2
+    again = len(run.trial.archive)
+    run.actor = None
+    run.settings = replace(run.settings, levels=("recipe",))
+    run.look(acted=4, orders=2)
+    assert len(run.trial.archive) == again
+
+
+def test_where_depth_weighs_nothing_no_layer_is_left_out_to_begin_with():
+    run = begun(200, wanted=np.array([[0.5, 0.25, 0.25, 0.0]]))
+    run.look(acted=4, orders=2)
+    kinds = [one.kind for one in run.trial.archive.entries]
+    assert "deletion" not in kinds
+    assert kinds.count("actor") == 1
 
 
 def test_promotion_takes_what_is_expected_to_add_most_and_scores_the_rest_of_its_items():
@@ -156,58 +154,19 @@ def test_failed_candidates_are_never_parents_nor_promoted_nor_learnt_from():
     assert np.isfinite([row["hv"] for row in run.rows]).all()
 
 
-def test_the_credit_of_a_round_is_what_it_cost_and_added_by_kind():
-    run = begun()
-    before, whole = {entry.candidate: entry.charged for entry in run.trial.archive.entries}, run.trial.complete()
-    entries = run.trial.archive.entries
-    known = run.judge.costs([entries[i].candidate for i in whole])
-    offers = run.offers(WANTED[:3])
-    recipe, *edits = (run.proposer.enter(one) for one in (offers["recipe"][0], *offers["edit"][:2]))
-    run.trial.spend_on([recipe], "recipe")
-    run.trial.spend_on(edits, "edit", 10)
-    run.credit(before)
-    assert run.shares.cost == {"actor": 0, "recipe": 60, "layered": 0, "edit": 60}
-    grown = np.concatenate([known, run.judge.costs([recipe])])
-    assert run.shares.gain["recipe"] == pytest.approx(hypervolume(grown) - hypervolume(known))
-    assert run.shares.gain["edit"] == 0
-
-
-def test_the_credit_of_a_kind_does_not_depend_on_the_order_in_which_kinds_are_listed():
-    """All kinds find nearly the same gain. Who comes first must not take all of it."""
-    found = None
-    credited = []
-    for order in islice(permutations(SEARCH.kinds), 0, None, 5):
-        run = begun(settings=replace(SEARCH, kinds=order))
-        before, whole = {one.candidate: one.charged for one in run.trial.archive.entries}, run.trial.complete()
-        if found is None:
-            known = run.judge.costs([run.trial.archive.entries[i].candidate for i in whole])
-            edits = run.proposer.propose("edit", WANTED[:3], run.proposer.parents(WANTED[:3], 4), 60, run.rng)
-            edits = [one for one in dict.fromkeys(edits) if one not in run.trial.archive]
-            gains = [hypervolume(np.concatenate([known, run.judge.costs([one])])) for one in edits]
-            best = [edits[i] for i in np.argsort(gains)[: -len(SEARCH.kinds) - 1 : -1]]
-            found = dict(zip(SEARCH.kinds, best, strict=True))
-            together = hypervolume(np.concatenate([known, run.judge.costs(best)])) - hypervolume(known)
-            assert together < 0.9 * (sum(sorted(gains)[-4:]) - 4 * hypervolume(known))  # or the order would not matter
-        for kind in order:
-            run.trial.spend_on([found[kind]], kind)
-        run.credit(before)
-        credited.append([run.shares.gain[kind] for kind in SEARCH.kinds])
-        assert sum(credited[-1]) == pytest.approx(together)
-    np.testing.assert_allclose(credited, np.tile(credited[0], (len(credited), 1)), rtol=1e-6)
-    assert min(credited[0]) > 0
-
-
 def test_one_preference_alone_can_be_searched_and_gains_utility():
     wanted = np.array([[0.5, 0.2, 0.2, 0.1]])
     gains = []
     for seed in range(3):
         run = begun(50, wanted=wanted, seed=seed)
         trial = run.trial
-        rows = search(trial, run.judge, recipe_space(), run.proposer.paths, wanted, SEARCH, np.random.default_rng(seed))
+        known = [trial.archive.entries[i].candidate for i in trial.complete()]
+        before = utility(trial.costs(known), wanted[0]).max()
+        rows = run.run()
         assert trial.left < trial.whole
         whole = [trial.archive.entries[i].candidate for i in trial.complete()]
         assert rows[-1]["utility"] == pytest.approx(utility(trial.costs(whole), wanted[0]).max())
-        gains.append(rows[-1]["utility"] - rows[0]["utility"])
+        gains.append(rows[-1]["utility"] - before)
     assert min(gains) >= 0
     assert np.median(gains) > 0.02
 
@@ -218,8 +177,8 @@ def test_a_search_over_a_space_that_is_exhausted_ends():
     paths = PathSpace(("a", "b"), 2)
     every = [path for row in every_path(paths) if (path := paths.decode(row)) not in trial.archive]
     trial.spend_on(every[3:], "random")
-    settings = replace(SearchSettings(), kinds=("edit",), rungs=(), offers=96, parents=20)
-    rows = search(trial, new_judge(trial, space), space, paths, WANTED, settings, np.random.default_rng(0))
+    settings = replace(SearchSettings(), levels=("path",), rungs=(), offers=96, parents=20)
+    rows = Search(trial, new_judge(trial, space), space, paths, WANTED, settings, np.random.default_rng(0)).run()
     assert trial.left > trial.whole
     assert rows[-1]["evaluations"] == trial.spent
     known = {entry.candidate for entry in trial.archive.entries}
@@ -233,7 +192,7 @@ def test_the_rows_are_told_as_they_come():
     run = begun(20)
     seen = []
     run.on_round = seen.append
-    run.begin()
+    run.report({})
     run.round(2)
     assert seen == run.rows
     assert len(seen) == 2

@@ -8,6 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.agent.actor import ActorSettings, new_actor
+from models.agent.online import Search
 from models.agent.phases import (
     HELD_OUT,
     DatasetSettings,
@@ -18,12 +20,14 @@ from models.agent.phases import (
     offline_paths,
     sample,
     split,
+    teach,
     train,
 )
 from models.candidate import Candidate
 from models.preferences import preferences
 from models.search.anchors import choose_anchors
 from models.search.environment import PathSpace
+from tests.models.agent.small import SEARCH
 from tests.models.lab import EXPERTS, FULL, new_trial, reached, recipe_space
 
 WANTED = preferences(4, 8, np.random.default_rng(0))
@@ -180,3 +184,22 @@ def test_the_same_seed_trains_the_same_bit_for_bit():
     assert first[2] == second[2]
     for name, value in first[1].surrogate.state().items():
         assert torch.equal(value, second[1].surrogate.state()[name])
+
+
+def test_teaching_trains_in_two_legs_with_a_look_between_them_and_keeps_to_what_the_budget_pays_for():
+    trial, space, rng = new_trial(300, uneven=True), recipe_space(), np.random.default_rng(0)
+    sample(trial, space, WANTED, SampleSettings(), rng)
+    actor, paths, told = new_actor(trial, space), PathSpace(EXPERTS, 6), []
+    online = Search(trial, new_judge(trial, space), space, paths, WANTED, SEARCH, rng, actor)
+    before, settings = actor.matrix, ActorSettings(items=4, early=0.25, looked=3)
+    rows = teach(online, settings, 20, lambda: told.append(len(trial.lab.lessons)))
+    assert told == list(range(1, 21))
+    assert [row["step"] for row in rows] == told
+    assert not actor.matrix.equal(before)
+    looked = [one for one in trial.archive.entries if one.kind == "actor"]
+    assert 1 < len(looked) <= 3
+    assert trial.recipes[looked[0].candidate.host] != actor.recipe(space, np.full(3, 1 / 3))  # it was half trained then
+    assert any(one.kind == "deletion" for one in trial.archive.entries)
+    trial.budget = trial.spent + 5 * settings.cost(trial.lab.answered)
+    assert len(teach(online, settings, 20)) < 5
+    assert trial.left >= 0

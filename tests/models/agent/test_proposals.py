@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from models.agent.actor import new_actor
+from models.agent.online import LEVELS
 from models.agent.phases import new_judge
 from models.agent.proposals import Proposer
 from models.candidate import Candidate
@@ -27,7 +29,7 @@ def new_proposer(depth):
     trial.spend_on([one for one in some if one not in trial.archive], "random", 10)
     judge = new_judge(trial, space)
     judge.learn(trial.archive, rng)
-    return Proposer(trial, judge, space, paths, 3)
+    return Proposer(trial, judge, space, paths, LEVELS)
 
 
 def test_parents_are_what_is_expected_to_serve_each_preference_best(proposer):
@@ -39,37 +41,44 @@ def test_parents_are_what_is_expected_to_serve_each_preference_best(proposer):
         assert some == [known[i] for i in np.argsort(-u, kind="stable")[:3]]
 
 
-@pytest.mark.parametrize(("kind", "layered"), [("recipe", False), ("layered", True)])
-def test_new_recipes_take_the_place_of_a_parents_recipe_or_stand_alone(proposer, kind, layered):
+def test_new_recipes_take_the_place_of_a_parents_recipe_or_stand_alone(proposer):
+    proposer.levels = ("recipe",)
     parents = proposer.parents(WANTED, 4)
     known = set(proposer.trial.recipes)
-    found = proposer.propose(kind, WANTED, parents, 40, np.random.default_rng(0))
-    assert len(found) == 40
+    found = proposer.propose(WANTED, parents, 60, np.random.default_rng(0))
+    assert len(found) == 60
     shapes = {tuple(layer for _, layer in one.path) for some in parents for one in some} | {tuple(range(6))}
     for one in found:
         assert tuple(layer for _, layer in one.path) in shapes
         assert one in proposer.judge.describer
         assert len(set(one.models) - known - {*EXPERTS, "base"}) <= 1
-        assert any(model in proposer.made for model in one.models)
+    changed = [one for one in found if set(one.models) & set(proposer.made)]
+    assert 30 < len(changed) == len(proposer.made) < 60  # the others are as their parents
     recipes = [make() for make in proposer.made.values()]
     for recipe in recipes:
         assert parse_recipes(dump_recipes([recipe]), "recipe.yaml") == [recipe]
-    assert len({recipe_name(recipe) for recipe in recipes} - known) > 30  # a few children are their parents again
-    gradients = [isinstance(model.parameters.get("weight"), list) for recipe in recipes for model in recipe.models]
-    assert any(gradients) == layered
+    assert len({recipe_name(recipe) for recipe in recipes} - known) > 20  # a few children are their parents again
     assert set(proposer.trial.recipes) == known
 
 
-@pytest.mark.parametrize("kind", ["recipe", "layered", "edit"])
-def test_what_is_on_offer_can_be_varied_too(proposer, kind):
+def test_with_an_actor_half_of_the_recipes_are_its_own(proposer):
+    proposer.actor, proposer.levels = new_actor(proposer.trial, recipe_space()), ("recipe",)
+    proposer.propose(WANTED, proposer.parents(WANTED, 4), 80, np.random.default_rng(0))
+    recipes = [make() for make in proposer.made.values()]
+    layered = [any(isinstance(model.parameters["weight"], list) for model in one.models) for one in recipes]
+    assert not any(layered)  # the actor has learned nothing yet
+    untrained = [one for one in recipes if one.merge_method == "task_arithmetic"]
+    assert len(untrained) > 30
+
+
+@pytest.mark.parametrize("levels", [("recipe",), ("path",), LEVELS])
+def test_what_is_on_offer_can_be_varied_too(proposer, levels):
     rng = np.random.default_rng(0)
-    offers = proposer.propose("recipe", WANTED, proposer.parents(WANTED, 4), 30, rng)
-    made = set(proposer.made)
-    found = proposer.propose(kind, WANTED[:1], [offers], 40, rng)
+    proposer.levels = ("recipe",)
+    offers = proposer.propose(WANTED, proposer.parents(WANTED, 4), 30, rng)
+    proposer.levels = levels
+    found = proposer.propose(WANTED[:1], [offers], 40, rng)
     assert len(found) > 20
-    for one in found:
-        fresh = set(one.models) & set(proposer.made)
-        assert fresh <= made if kind == "edit" else fresh - made
     entered = [proposer.enter(one) for one in found]
     proposer.forget()
     assert all(np.isfinite(proposer.trial.lab.scores(one)).all() for one in entered)
@@ -77,7 +86,7 @@ def test_what_is_on_offer_can_be_varied_too(proposer, kind):
 
 def test_offers_are_parents_where_they_are_expected_to_serve_better(proposer):
     rng = np.random.default_rng(0)
-    offers = proposer.propose("recipe", WANTED, proposer.parents(WANTED, 4), 200, rng)
+    offers = proposer.propose(WANTED, proposer.parents(WANTED, 4), 200, rng)
     found = proposer.parents(WANTED, 3, offers)
     known = [entry.candidate for entry in proposer.trial.archive.entries] + offers
     costs = proposer.judge.costs(known)
@@ -88,7 +97,8 @@ def test_offers_are_parents_where_they_are_expected_to_serve_better(proposer):
 
 
 def test_a_recipe_takes_part_once_it_is_chosen_and_only_then(proposer):
-    (one,) = proposer.propose("recipe", WANTED, proposer.parents(WANTED, 1), 1, np.random.default_rng(0))
+    made = proposer.propose(WANTED, proposer.parents(WANTED, 1), 8, np.random.default_rng(0))
+    one = next(one for one in made if set(one.models) & set(proposer.made))
     new = next(model for model in one.models if model in proposer.made)
     with pytest.raises(KeyError):
         proposer.trial.lab.scores(one)
@@ -107,8 +117,10 @@ def test_a_recipe_takes_part_once_it_is_chosen_and_only_then(proposer):
 def test_edits_are_legal_paths_over_the_pool_and_the_parents_own_models(proposer):
     late = list(proposer.trial.recipes)[4]
     assert late not in proposer.paths.models
-    found = proposer.propose("edit", WANTED, [[Candidate.identity(late, 6)]], 30, np.random.default_rng(0))
-    assert len(found) == 30
+    proposer.levels = ("path",)
+    found = proposer.propose(WANTED, [[Candidate.identity(late, 6)]], 60, np.random.default_rng(0))
+    found = [one for one in found if not one.is_identity(6)]
+    assert len(found) > 15
     assert any(late in one.models for one in found)
     for one in found:
         assert PathSpace((late, *proposer.paths.models), 6).contains(one)
@@ -118,11 +130,9 @@ def test_edits_are_legal_paths_over_the_pool_and_the_parents_own_models(proposer
 
 def test_the_same_generator_proposes_the_same(proposer):
     parents = proposer.parents(WANTED, 3)
-    for kind in ("recipe", "layered", "edit"):
-        first = proposer.propose(kind, WANTED, parents, 10, np.random.default_rng(3))
-        proposer.forget()
-        assert proposer.propose(kind, WANTED, parents, 10, np.random.default_rng(3)) == first
-        proposer.forget()
+    first = proposer.propose(WANTED, parents, 20, np.random.default_rng(3))
+    proposer.forget()
+    assert proposer.propose(WANTED, parents, 20, np.random.default_rng(3)) == first
 
 
 @pytest.mark.parametrize("depth", [True, False])
