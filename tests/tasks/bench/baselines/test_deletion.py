@@ -5,10 +5,10 @@ import itertools
 import numpy as np
 import pytest
 
-from models.baselines.baseline import relative
-from models.baselines.deletion import delete_by_influence, delete_greedily, task_costs, without
 from models.candidate import Candidate
 from models.front import RHO
+from tasks.bench.baselines.baseline import relative
+from tasks.bench.baselines.deletion import delete_by_influence, delete_greedily, task_costs, without
 from tests.models.lab import new_trial, recipe_space
 
 pytestmark = pytest.mark.lab

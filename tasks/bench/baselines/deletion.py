@@ -10,9 +10,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from models.baselines.baseline import all_scored, directions, excess, plain, relative
-from models.baselines.evolution import IDLE
-from models.baselines.recipes import started
 from models.candidate import Candidate, SourceLayer
 from models.front import Array, scalarise
 from models.merge.space import RecipeSpace
@@ -20,6 +17,9 @@ from models.preferences import preferences
 from models.search.anchors import choose_anchors
 from models.search.environment import PathRules
 from models.search.trial import Trial
+from tasks.bench.baselines.baseline import all_scored, directions, excess, plain, relative
+from tasks.bench.baselines.evolution import IDLE
+from tasks.bench.baselines.recipes import started
 
 FIRST_GREEDY, FIRST_INFLUENCE = 0.35, 0.5
 """Share of the budget that NSGA-II over recipes has first. A greedy path costs several times as much as one by block
