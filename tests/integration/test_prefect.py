@@ -451,7 +451,7 @@ def test_a_search_for_one_preference_says_what_it_misses(server):
     form = {"prefer": "math=2, code=2", "require": ["math>=0.1"], "max_layers": 4, "search": 5}
     run = server.trigger("hm3-search/hm3-search", **form)
     assert server.wait(run) == "Failed"
-    server.line(run, "archive.parquet: no archive of this version; run stage `search` again")
+    server.line(run, "archive.parquet: at: no such column; run stage `search` again")
 
 
 def test_up_again_leaves_everything_as_it_is_and_later_commands_use_the_servers(server, project):
