@@ -243,7 +243,6 @@ def report(profile: ProfileOption = None) -> None:
 def up(
     prefect_port: Annotated[int | None, typer.Option(help="Port of the Prefect server. Default: a free one.")] = None,
     mlflow_port: Annotated[int | None, typer.Option(help="Port of the MLflow server. Default: a free one.")] = None,
-    gpu: Annotated[bool, typer.Option("--gpu", help="Make the Kubernetes work pool hm3-gpu too.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Start a Prefect server with a worker and an MLflow server on this machine; later commands use them.
@@ -268,7 +267,7 @@ def up(
                 console.print(text, highlight=False)
 
         state = state_folder(root)
-        servers = start(root, state, prefect_port, mlflow_port, say, gpu=gpu)
+        servers = start(root, state, prefect_port, mlflow_port, say)
     if as_json:
         emit(addresses(servers) | {"open": openings(servers, state)})
         return

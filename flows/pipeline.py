@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from subprocess import Popen
 from typing import TYPE_CHECKING, Any
@@ -30,11 +30,12 @@ from flows.follow import as_task, follow, log_of
 from flows.form import Dataset, Pareto, Sample, Search, Train, Zoo, merged, project_params
 from flows.processes.settle import claimed, enter
 from flows.screen.artifacts import show_front
-from flows.screen.watch import Relay, Screen, duration
+from flows.screen.watch import Screen, duration
 from flows.servers.gpu import slot
 from flows.versions import reproduce
 from flows.versions.experiments import experiment
 from flows.versions.reproduce import Stage
+from tasks.project.progress import Progress
 from tasks.project.records import write_text
 from tasks.project.workspace import Workspace, open_workspace
 from tasks.schema.params import Params
@@ -256,7 +257,7 @@ def report_of(workspace: Workspace, screen: Screen) -> Path:
 
     known = depths(Front.read(workspace.run)) <= known_costs(workspace).of.keys()
     with nullcontext() if known else slot(workspace.profile.device):
-        return write_report(workspace, Relay(screen, "report"))
+        return write_report(workspace, Progress(tell=partial(screen.event, "report")))
 
 
 def register(workspace: Workspace, screen: Screen, tracker: Tracker) -> None:
@@ -265,7 +266,9 @@ def register(workspace: Workspace, screen: Screen, tracker: Tracker) -> None:
 
     screen.spin("publish")
     tracker.deliver()
-    published = as_task("publish", lambda: publish(workspace, Relay(screen, "publish"), tracker.run_id))
+    published = as_task(
+        "publish", lambda: publish(workspace, Progress(tell=partial(screen.event, "publish")), tracker.run_id)
+    )
     screen.clear()
     screen.line(f"publish: {published}", "green")
 

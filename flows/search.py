@@ -12,10 +12,11 @@ from rich.console import Console
 from flows.form import project_params
 from flows.processes.settle import enter
 from flows.screen.artifacts import Gauge
-from flows.screen.watch import Relay, Screen
+from flows.screen.watch import Screen
 from flows.servers.gpu import slot
 from flows.targeted import search_on
-from tasks.project.workspace import Workspace, open_workspace
+from tasks.project.progress import Progress
+from tasks.project.workspace import open_workspace
 from tasks.scoring.where import EngineName
 
 
@@ -46,23 +47,17 @@ def hm3_search(
     from tasks.front.front import Front
     from tasks.front.table import member_data
 
-    say, progress = get_run_logger().info, Shown(workspace)
+    say, gauge = get_run_logger().info, Gauge(f"preference-{workspace.name}")
+    screen = Screen(Console(quiet=True), say)
+
+    def tell(event: dict[str, Any]) -> None:
+        screen.event("search", event)
+        gauge.show(event)
+
     front = Front.read(workspace.run)
     wish = Wish.parse(front, prefer.strip() or None, require, max_layers or None)
     with slot(workspace.profile.device):
-        found = search_on(workspace, front, wish, search, progress, say)
-    progress.gauge.finish()
+        found = search_on(workspace, front, wish, search, Progress(tell=tell), say)
+    gauge.finish()
     say(f"for {prefer.strip() or 'all tasks alike'}: {found.member.id}\n{found}")
     return member_data(front, found.member) | {"search": found.to_json()}
-
-
-class Shown(Relay):
-    """Progress as lines of the run's log, and as an artifact on its page."""
-
-    def __init__(self, workspace: Workspace):
-        super().__init__(Screen(Console(quiet=True), get_run_logger().info), "search")
-        self.gauge = Gauge(f"preference-{workspace.name}")
-
-    def _write(self, event: dict[str, Any]) -> None:
-        super()._write(event)
-        self.gauge.show(event)

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 
 from flows.processes.retry import TRY_AGAIN, is_full, may_pass
 from flows.processes.settle import claimed
+from flows.screen.watch import shown
 from models.errors import BadInput, Failed, Unavailable, one_line
 from tasks.project.processes import end_with_owner
 from tasks.project.progress import Progress
@@ -37,7 +38,7 @@ def run_stage(name: str, profile: str | None, console: Console) -> None:
         run: Callable[[Workspace, Progress], None] = importlib.import_module(f"tasks.{name}").run
         events = workspace.state / "progress" / workspace.name / f"{name}.jsonl"
         try:
-            with Progress(events, console) as progress:
+            with shown(console, events) as progress:
                 run(workspace, progress)
         except (OSError, RuntimeError, SafetensorError) as error:
             if is_full(error):

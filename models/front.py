@@ -119,16 +119,6 @@ def utility(costs: Array, preference: Array, rho: float = RHO) -> Array:
     return scalarise(costs[:, None, :], preference[None, :, :], rho)
 
 
-def own_preference(costs: Array) -> Array:
-    """The preference (N, K) under which each of the costs (N, K) lies on the Tchebycheff ray: λ_k ∝ 1 / c_k.
-
-    All its λ_k c_k are equal, so any candidate with a greater utility is better in every objective. Costs count as 0.01
-    at least, since at or beyond the ideal the ray has no direction.
-    """
-    inverse = 1 / np.maximum(costs, 0.01)
-    return np.asarray(inverse / inverse.sum(axis=1, keepdims=True))
-
-
 def serve(costs: Array, preferences: Array) -> Array:
     """The preference (N, K), out of the given (M, K), that each member (N, K) of a front serves best.
 

@@ -78,7 +78,7 @@ def copy(tmp_path):
     root = tmp_path / "copy"
     for folder in ("flows", "tasks", "models", "tests"):
         shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ("pyproject.toml", "docs/merge-methods.md"):
+    for file in ("pyproject.toml", "docs/merge-methods.md", "docs/merge_methods.py"):
         (root / file).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / file, root / file)
     return root

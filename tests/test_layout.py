@@ -18,7 +18,7 @@ FORBIDDEN = {
 STAGES = ("zoo", "sample", "dataset", "train", "search", "pareto")
 HOUSE = {
     "models": "text → errors → files → candidate | front | preferences → sources → merge | paths → learned | search"
-    " → agent | baselines",
+    " → agent",
     "tasks": "schema → project → sandbox | storage → objectives → families | front | scoring → trials → report"
     " → tracking → zoo | sample | dataset | train | search | pareto → registry | doctor → bench",
     "flows": "processes → screen | servers → versions → stage → form → follow → pipeline → targeted → search → promote"

@@ -5,8 +5,7 @@ from __future__ import annotations
 from flows.commands.options import emit
 from flows.processes.children import hold
 from flows.processes.settle import prepare
-from flows.screen.watch import output
-from tasks.project.progress import Progress
+from flows.screen.watch import output, shown
 from tasks.project.workspace import open_workspace, profiles
 
 
@@ -27,7 +26,7 @@ def bench_engine(name: str, repetitions: int | None, *, small: bool, fresh: bool
     from tasks.bench.engine.run import run_benchmark
     from tasks.bench.engine.summary import steps_table, verdict_data, verdict_table
 
-    with hold(workspace.state / "locks" / "bench.lock", "a benchmark", console.print), Progress(None, console) as bars:
+    with hold(workspace.state / "locks" / "bench.lock", "a benchmark", console.print), shown(console) as bars:
         outcome = run_benchmark(workspace, name, bars, repetitions=repetitions, small=small, fresh=fresh)
     if as_json:
         emit(verdict_data(outcome.benchmark, outcome.verdicts, outcome.steps))

@@ -21,7 +21,7 @@ from flows.bench.fault_page import rows_path, sheet, texts
 from flows.bench.fault_servers import Servers, has_moto
 from flows.commands.options import emit
 from flows.processes.children import command_line, hold
-from flows.screen.watch import output
+from flows.screen.watch import output, shown
 from flows.servers.local import environment
 from models.errors import BadInput, Failed, one_line
 from tasks.bench.engine.families import OPEN_GATES
@@ -307,7 +307,7 @@ def bench_faults(minutes: float, seed: int, kinds: list[str], as_json: bool) -> 
     if without and not kinds:
         console.print(f"not tried, for want of the package moto[s3,server]: {', '.join(without)}")
     lock = workspace.state / "locks" / "bench.lock"
-    with hold(lock, "a benchmark", console.print), Progress(None, console) as bars:
+    with hold(lock, "a benchmark", console.print), shown(console) as bars:
         done = disturb(workspace, bars, minutes, seed, kinds or [name for name in KINDS if name not in without])
     rows = [row for one in done for row in one.rows()]
     if as_json:

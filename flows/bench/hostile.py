@@ -7,9 +7,8 @@ from pathlib import Path
 from flows.commands.options import emit
 from flows.processes.children import hold
 from flows.processes.settle import settle
-from flows.screen.watch import output
+from flows.screen.watch import output, shown
 from models.errors import Failed
-from tasks.project.progress import Progress
 from tasks.project.workspace import find_root, state_folder
 
 RESULTS = Path("docs/results")
@@ -38,7 +37,7 @@ def bench_hostile(cases: int, seed: int, workers: int, *, small: bool, as_json: 
     lock = state_folder(root) / "locks" / "bench.lock"
     with (
         hold(lock, "a benchmark", console.print),
-        Progress(None, console) as progress,
+        shown(console) as progress,
         progress.bar("hostile files", cases, "cases") as bar,
     ):
         for case in try_cases(cases, seed, workers):

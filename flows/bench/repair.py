@@ -9,8 +9,7 @@ from pathlib import Path
 from flows.commands.options import emit
 from flows.processes.children import hold
 from flows.processes.settle import prepare
-from flows.screen.watch import output
-from tasks.project.progress import Progress
+from flows.screen.watch import output, shown
 from tasks.project.workspace import open_workspace
 
 RESULTS = Path("docs/results")
@@ -38,7 +37,7 @@ def bench_repair(families: Sequence[str], studies: Sequence[str], *, small: bool
     if fresh or small:
         for path in (results / "raw" / ROWS, *(results / "raw").glob(ITEMS.format("*"))):
             path.unlink(missing_ok=True)
-    with hold(workspace.state / "locks" / "bench.lock", "a benchmark", console.print), Progress(None, console) as bars:
+    with hold(workspace.state / "locks" / "bench.lock", "a benchmark", console.print), shown(console) as bars:
         measure(workspace, results / "raw", families, studies, small=small, progress=bars)
     page = write_repair(results)
     found = {one.family: sheets(one) for one in known(results)}

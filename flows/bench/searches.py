@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from flows.commands.options import emit
 from flows.processes.children import hold
 from flows.processes.settle import prepare
-from flows.screen.watch import output
-from tasks.project.progress import Progress
+from flows.screen.watch import output, shown
 from tasks.project.workspace import open_workspace
 
 if TYPE_CHECKING:  # it imports torch
@@ -35,7 +34,7 @@ def bench_searches(name: str, profile: str | None, wanted: dict[str, Any], as_js
     asked: Wanted = Wanted(**wanted, kind="front" if name == "amortisation" else name)
     asked.chosen()
     lock = workspace.state / "locks" / f"bench-front-{workspace.name}.lock"
-    with hold(lock, f"a benchmark of {workspace.name}", console.print), Progress(None, console) as bars:
+    with hold(lock, f"a benchmark of {workspace.name}", console.print), shown(console) as bars:
         if name == "amortisation":
             outcome = Outcome([], *measure(workspace, bars, asked.families, asked.seeds, asked.budget))
         else:

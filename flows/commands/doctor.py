@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.processes.settle import prepare
+from flows.screen.watch import shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,9 +22,7 @@ def look_aloud(profile: str | None, console: Console, root: Path | None = None) 
     Raises:
         BadInput: params.yaml or the profile is refused.
     """
-    from tasks.project.progress import Progress as Bars
-
-    with Bars(console=console) as progress:
+    with shown(console) as progress:
         diagnosis = look(profile, root, lambda check: check.show(console), progress)
     diagnosis.show(console)
     return diagnosis

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import AbstractContextManager
 from typing import Annotated, Any
 
 import typer
 
-from flows.screen.watch import output
+from flows.screen.watch import output, shown
 from models.errors import BadInput
 from tasks.project.progress import Progress
 
@@ -27,9 +28,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 SPLITS = ("test", "selection", "search")
 
 
-def progress_of_command() -> Progress:
+def progress_of_command() -> AbstractContextManager[Progress]:
     """Bars on the terminal while a command works."""
-    return Progress(console=output(stderr=True))
+    return shown(output(stderr=True))
 
 
 def emit(data: Any) -> None:

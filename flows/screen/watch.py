@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
+from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.segment import Segment
 from rich.text import Text
@@ -116,11 +118,12 @@ class Screen:
         self._tasks[text] = self._bars.add_task(text, total=None, said="")
 
     def event(self, stage: str, event: dict[str, Any]) -> None:
-        """Show one event of a stage."""
+        """Show one event of a stage, or of what goes on without a name."""
+        whose = f"{stage}: " if stage else ""
         if event["event"] == "message":
-            self.line(f"  {stage}: {event['text']}", style="dim")
+            self.line(f"  {whose}{event['text']}", style="dim")
             return
-        name = f"{stage}: {event['description']}"
+        name = f"{whose}{event['description']}"
         if name not in self._tasks:
             self._tasks[name] = self._bars.add_task(name, total=event["total"], said="")
         said = measure(event)
@@ -144,21 +147,25 @@ class Screen:
             self.line(f"  {name} {said}")
 
 
-class Relay(StageProgress):
-    """Shows on a screen what work in this process reports."""
+@contextmanager
+def shown(console: Console, path: Path | None = None) -> Iterator[StageProgress]:
+    """Progress of work in this process: bars on a terminal, messages as lines anywhere; events in a file, too."""
+    with Screen(console) as screen:
 
-    def __init__(self, screen: Screen, title: str):
-        super().__init__()
-        self._screen, self._title = screen, title
+        def tell(event: dict[str, Any]) -> None:
+            if console.is_terminal or event["event"] == "message":
+                screen.event("", event)
 
-    def _write(self, event: dict[str, Any]) -> None:
-        self._screen.event(self._title, event)
+        with StageProgress(path, tell) as progress:
+            yield progress
 
 
 def measure(event: dict[str, Any]) -> str:
     """A bar's state in words, such as ``12/40 rounds, hv 0.41``."""
-    total = f"/{event['total']:g}" if event["total"] else ""
-    words = f"{event['completed']:g}{total} {event['unit']}".strip()
+    bytes_of = event["unit"] == "bytes"
+    parts = [event["completed"], *([event["total"]] if event["total"] else [])]
+    amount = "/".join(decimal(int(one)) if bytes_of else f"{one:g}" for one in parts)
+    words = amount if bytes_of else f"{amount} {event['unit']}".strip()
     return f"{words}, {event['note']}" if event["note"] else words
 
 

@@ -6,9 +6,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -80,15 +77,14 @@ def answers(url: str, seconds: float = 2.0, *, refusing: bool = False, login: st
         refusing: an error that a server sends (no access) will do.
         login: ``name:password``, for a server of ours.
     """
+    import httpx
+
+    name, _, word = (login or "").partition(":")
     try:
-        headers = {"Authorization": f"Basic {b64encode(login.encode()).decode()}"} if login else {}
-        request = urllib.request.Request(url, headers=headers)  # noqa: S310 (http on loopback, or the user's own)
-        with urllib.request.urlopen(request, timeout=seconds) as reply:  # noqa: S310
-            return bool(reply.status == 200)
-    except urllib.error.HTTPError:
-        return refusing
-    except (OSError, ValueError):
+        reply = httpx.get(url, timeout=seconds, auth=(name, word) if login else None, follow_redirects=True)
+    except (httpx.HTTPError, httpx.InvalidURL):
         return False
+    return reply.is_success or (refusing and reply.is_error)
 
 
 def wait_for(url: str, ended: Callable[[], int | None], log: Path, name: str, login: str | None = None) -> None:

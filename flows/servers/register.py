@@ -1,27 +1,24 @@
-"""What hm3 keeps on a Prefect server: deployments, the GPU work pool and limit, and the end of runs that are gone.
+"""What hm3 keeps on a Prefect server: deployments, the limit of GPUs, and the end of runs that are gone.
 
-``python -m flows.servers.register [--gpu]`` in the project's folder. Repeated it changes nothing but deployments, which
-follow prefect.yaml and params.yaml; limits, pools and the automation belong to the user once they are there.
+``python -m flows.servers.register`` in the project's folder. Repeated it changes nothing but deployments, which
+follow prefect.yaml and params.yaml; the limit and the automation belong to the user once they are there.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from copy import deepcopy
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 
 from flows.servers.gpu import ensure_limit
-from flows.servers.up import GPU_POOL
 from tasks.project.workspace import read_yaml
 
 AUTOMATION = "hm3: a run without a heartbeat has crashed"
@@ -29,17 +26,10 @@ AUTOMATION = "hm3: a run without a heartbeat has crashed"
 SILENCE = timedelta(minutes=10)
 """Time without a heartbeat after which a run counts as gone; Prefect's default is a heartbeat every three minutes."""
 
-GPU_JOB = "infra/kubernetes/hm3-gpu.json"
-"""Template of a run's job on Kubernetes, in the project's folder."""
-
-GPU_RESOURCE = "nvidia.com/gpu"
-
 
 def main() -> None:
     """Register everything on the server of ``PREFECT_API_URL``; exits as `prefect deploy` does."""
     with get_client(sync_client=True) as client:
-        if "--gpu" in sys.argv[1:]:
-            ensure_gpu_pool(client, Path.cwd() / GPU_JOB)
         ensure_automation(client)
         pools = {one.name for one in client.read_work_pools()}
     ensure_limit()
@@ -52,23 +42,6 @@ def deploy(root: Path, pools: set[str]) -> int:
     names = [one["name"] for one in described if one["work_pool"]["name"] in pools]
     wanted = [word for name in names for word in ("--name", name)]
     return subprocess.run([sys.executable, "-m", "prefect", "--no-prompt", "deploy", *wanted], cwd=root).returncode
-
-
-def ensure_gpu_pool(client: SyncPrefectClient, job: Path) -> None:
-    """Make the Kubernetes work pool where the server has none, for jobs like the template: by default Prefect's own."""
-    if any(one.name == GPU_POOL for one in client.read_work_pools()):
-        return
-    template = read_yaml(job) if job.is_file() else plain_job(client)
-    client.create_work_pool(WorkPoolCreate(name=GPU_POOL, type="kubernetes", base_job_template=template))
-
-
-def plain_job(client: SyncPrefectClient) -> dict[str, Any]:
-    """Prefect's own job on Kubernetes, with one GPU."""
-    known = client.read_worker_metadata()["prefect-kubernetes"]["kubernetes"]["default_base_job_configuration"]
-    template: dict[str, Any] = deepcopy(known)
-    pod = template["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]
-    pod["containers"][0]["resources"]["limits"][GPU_RESOURCE] = 1
-    return template
 
 
 def ensure_automation(client: SyncPrefectClient) -> None:

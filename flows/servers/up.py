@@ -42,9 +42,6 @@ from tasks.tracking.mlflow import tracking_uri
 POOL = "hm3-local"
 """Prefect work pool of the worker that `hm3 up` starts."""
 
-GPU_POOL = "hm3-gpu"
-"""Prefect work pool of a worker on Kubernetes: a job with one GPU for each run."""
-
 Say = Callable[[str], None]
 
 
@@ -107,12 +104,10 @@ def prefect_of(state: Path) -> tuple[str | None, dict[str, str]]:
     return known, client_of(state, running.url) if running and known == ours else {}
 
 
-def up(
-    root: Path, state: Path, prefect_port: int | None, mlflow_port: int | None, say: Say, *, gpu: bool = False
-) -> dict[str, Running]:
+def up(root: Path, state: Path, prefect_port: int | None, mlflow_port: int | None, say: Say) -> dict[str, Running]:
     """Start what does not run yet of Prefect server, worker and MLflow server, and register the deployments.
 
-    Ports are free ones by default; ``say`` gets a line for each step; ``gpu``: make the Kubernetes work pool too.
+    Ports are free ones by default; ``say`` gets a line for each step.
 
     Raises:
         BadInput: the project has no ``prefect.yaml``.
@@ -138,7 +133,7 @@ def up(
         say("Prefect worker: runs already" if "worker" in before else "Prefect worker: starting")
         wait_for_worker(servers["prefect"].url, servers["worker"], login)
         say("deployments of prefect.yaml: registering")
-        register(root, state, servers["prefect"].url, gpu=gpu)
+        register(root, state, servers["prefect"].url)
         say("MLflow server: runs already" if "mlflow" in before else "MLflow server: starting")
         wait_until_healthy("mlflow", servers["mlflow"], "/health", login)
     except BaseException:
@@ -220,7 +215,7 @@ def workers_of(prefect_url: str, login: str) -> list[dict[str, Any]]:
     return [] if reply.status_code == httpx.codes.NOT_FOUND else reply.raise_for_status().json()
 
 
-def register(root: Path, state: Path, prefect_url: str, *, gpu: bool) -> None:
+def register(root: Path, state: Path, prefect_url: str) -> None:
     """Put the deployments of ``prefect.yaml`` and what they need on the server: :mod:`flows.servers.register`.
 
     Raises:
@@ -228,7 +223,7 @@ def register(root: Path, state: Path, prefect_url: str, *, gpu: bool) -> None:
     """
     log = state / "logs" / "register.log"
     env = {**environment(state), **client_of(state, prefect_url)}
-    command = [sys.executable, "-P", "-m", "flows.servers.register", *(["--gpu"] if gpu else [])]
+    command = [sys.executable, "-P", "-m", "flows.servers.register"]
     if run_logged(command, cwd=root, env=env, log=log) != 0:
         raise Failed(f"prefect.yaml: its deployments could not be registered: {last_line(log)}; see {log}")
 

@@ -61,14 +61,10 @@ def with_settings(root: Path, settings: Sequence[str], own: Mapping[str, Any] | 
 
 def differences(before: Params, after: Params) -> dict[str, Any]:
     """Keys, with dots, whose values differ, and their new values."""
-    found: dict[str, Any] = {}
-    old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
-    for key, value in new.items():
-        if isinstance(value, dict):
-            found |= {f"{key}.{name}": one for name, one in value.items() if one != old[key][name]}
-        elif value != old[key]:
-            found[key] = value
-    return found
+    from tasks.tracking.record import flatten  # help needs no pandas
+
+    old = flatten(before, ".")
+    return {key: value for key, value in flatten(after, ".").items() if value != old[key]}
 
 
 @contextmanager

@@ -15,10 +15,11 @@ from torch import Tensor
 from models.errors import BadInput
 from models.merge.recipe import Group, Recipe, SliceSource
 from models.merge.settings import resolve as resolve_setting
-from models.merge.vocabularies import merged_vocabularies
+from models.merge.vocabularies import merged_vocabulary
 from models.sources.architecture import architecture_of, with_layers
 from models.sources.checkpoint import Source
 from models.sources.compatibility import check_compatible, check_same_sizes
+from models.sources.vocabulary import Vocabulary
 from models.sources.vocabulary_source import align, vocabulary_of
 
 MERGE_VERSION = 2
@@ -54,6 +55,10 @@ class MergedSource:
         self.recipe = recipe
         self.device = device
         self._sources = {name: resolve(name) for name in recipe.referenced}
+        self.recipes = [recipe]
+        """All that make it, each behind those that it needs."""
+        self.vocabulary: Vocabulary | None = None
+        """Which token each row of its embedding belongs to, if that was asked."""
         self._digests: dict[str, str] = {}
         first = self._sources[recipe.referenced[0]]
         self.architecture = architecture_of(first.config, recipe.referenced[0])
@@ -247,20 +252,24 @@ def open_recipes(
         BadInput: models that don't fit together, or a method that has to learn where nothing lets it.
     """
     resolve = cache(resolve)
-    named: dict[str, Source] = {}
-    spoken = merged_vocabularies(recipes, resolve)
+    named: dict[str, MergedSource] = {}
     for recipe in recipes:
         sources = {name: named[name] if name in named else resolve(name) for name in recipe.referenced}
-        own = {name: spoken[name] if name in named else vocabulary_of(source) for name, source in sources.items()}
-        merged = MergedSource(recipe, align(sources, own, spoken[recipe.name or ""]).__getitem__, device)
+        own = {name: vocabulary_of(source) for name, source in sources.items()}
+        common = merged_vocabulary(recipe, own)
+        if recipe.vocabulary_source is None and not all(one.same(common) for one in own.values()):
+            recipe = recipe.model_copy(update={"tokenizer_source": "union"})  # written out: mergekit cuts them else
+        merged = MergedSource(recipe, align(sources, own, common).__getitem__, device)
+        merged.vocabulary = common
         if recipe.method.learns or recipe.repair:
             method = "repair:" if recipe.repair else f"merge_method: {recipe.merge_method}"
             what = "items" if recipe.repair else "texts"
             if learn is None:
                 raise BadInput(f"{method} learns from {what}; make the model with `hm3 merge`")
-            common = spoken[recipe.name or ""]  # items of a repair are token ids already
+            # items of a repair are token ids already
             if not all(one.within(common) if recipe.repair else one.same(common) for one in own.values()):
                 raise BadInput(f"{method} takes models of one vocabulary; these have several")
             learn(merged)
         named[recipe.name or ""] = merged
+    merged.recipes = [one.recipe for one in named.values()]
     return merged

@@ -1,32 +1,26 @@
-"""The vocabularies of merged models, one for each recipe of a file."""
+"""The vocabulary of a merged model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 from models.errors import BadInput
 from models.merge.blocks import Token, TokenizerBlock, Zero
 from models.merge.recipe import Recipe
-from models.sources.checkpoint import Source
-from models.sources.vocabulary import Rule, Vocabulary, common_vocabulary
-from models.sources.vocabulary_source import vocabulary_of
+from models.sources.vocabulary import Rule, Vocabulary, union
 
 
-def merged_vocabularies(recipes: Sequence[Recipe], resolve: Callable[[str], Source]) -> dict[str, Vocabulary]:
-    """Name of each recipe, empty for one without → the vocabulary of the model that it makes.
-
-    ``resolve`` gives the model of a name that is no recipe's.
+def merged_vocabulary(recipe: Recipe, own: Mapping[str, Vocabulary]) -> Vocabulary:
+    """The vocabulary of the model that a recipe makes, from those of its models, the base's first.
 
     Raises:
-        BadInput: vocabularies differ, and a model doesn't tell its tokens.
+        BadInput: tokens must be compared, and a model doesn't tell its own; or a row is named that isn't there.
     """
-    spoken: dict[str, Vocabulary] = {}
-    for recipe in recipes:
-        own = {name: spoken[name] if name in spoken else vocabulary_of(resolve(name)) for name in recipe.referenced}
-        found = common_vocabulary(own, recipe.vocabulary_source)
-        spoken[recipe.name or ""] = _with_tokens(found, own, recipe.tokenizer) if recipe.tokenizer else found
-    return spoken
+    found, source = union(own), recipe.vocabulary_source  # refuses what can't be compared, whatever is chosen
+    if source not in (None, "union"):
+        found = next(iter(own.values())) if source == "base" else own[str(source)]
+    return _with_tokens(found, own, recipe.tokenizer) if recipe.tokenizer else found
 
 
 def _with_tokens(vocabulary: Vocabulary, own: Mapping[str, Vocabulary], block: TokenizerBlock) -> Vocabulary:
@@ -60,14 +54,3 @@ def _rule(token: str, how: Token, own: Mapping[str, Vocabulary]) -> Rule:
     if row is None or row >= own[model].rows:
         raise BadInput(f"tokenizer.tokens.{token}: {model} has no token {wanted if given is None else given}")
     return Rule(model, row, how.force)
-
-
-def with_tokenizer_source(recipes: Sequence[Recipe], resolve: Callable[[str], Source]) -> list[Recipe]:
-    """The recipes, each with ``union`` written out where it merges different vocabularies: mergekit cuts them else."""
-    spoken = merged_vocabularies(recipes, resolve)
-    told = []
-    for recipe in recipes:
-        own = [spoken[name] if name in spoken else vocabulary_of(resolve(name)) for name in recipe.referenced]
-        differs = recipe.vocabulary_source is None and not all(one.same(own[0]) for one in own)
-        told.append(recipe.model_copy(update={"tokenizer_source": "union"}) if differs else recipe)
-    return told

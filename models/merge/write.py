@@ -17,13 +17,13 @@ from models.merge.card import model_card
 from models.merge.chat_template import with_template
 from models.merge.recipe import Recipe, dump_recipes
 from models.merge.source import MergedSource, open_recipes
-from models.merge.vocabularies import merged_vocabularies, with_tokenizer_source
 from models.sources.architecture import architecture_of
 from models.sources.checkpoint import Model, Source, require_new, write_checkpoint
 from models.sources.heads import Heads
 from models.sources.lora import open_model
 from models.sources.tensors import require_finite
 from models.sources.vocabulary import Vocabulary, tokenizer_texts
+from models.sources.vocabulary_source import vocabulary_of
 
 RECIPE_FILE = "recipe.yaml"
 
@@ -101,8 +101,7 @@ def merge_to_disk(
         learn(source, resolve(tokenizer_model(recipes)).model.tokenizer)
 
     merged = open_recipes(recipes, resolve, device, learning if learn else None)
-    recipes = with_tokenizer_source(recipes, resolve)
-    vocabulary = merged_vocabularies(recipes, resolve)[recipes[-1].name or ""]
+    recipes, vocabulary = merged.recipes, vocabulary_of(merged)
     classes = {task: one.classes for task, one in heads.tasks.items()} if heads else None
     card = model_card(out.name, recipes, vocabulary, classes)
     described: dict[str, str | bytes] = {RECIPE_FILE: dump_recipes(recipes), "README.md": card, **(extra or {})}

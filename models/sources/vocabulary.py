@@ -125,22 +125,6 @@ def union(vocabularies: Mapping[str, Vocabulary]) -> Vocabulary:
     )
 
 
-def common_vocabulary(vocabularies: Mapping[str, Vocabulary], source: str | None) -> Vocabulary:
-    """The vocabulary of what is merged from several models.
-
-    Args:
-        vocabularies: by the name of the model, the base's first.
-        source: ``union`` (as when nothing is said), ``base``, or a model, whose vocabulary is then the whole.
-
-    Raises:
-        BadInput: tokens must be compared, and a model doesn't tell its own.
-    """
-    everything = union(vocabularies)  # refuses what can't be compared, whatever is chosen
-    if source in (None, "union"):
-        return everything
-    return next(iter(vocabularies.values())) if source == "base" else vocabularies[str(source)]
-
-
 def tokenizer_texts(vocabulary: Vocabulary) -> dict[str, str]:
     """Files of the tokenizer that have to change for its extra tokens: name → text; none if it has none.
 

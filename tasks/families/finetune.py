@@ -165,7 +165,7 @@ def train_expert(
         named: the base's reference, which an adapter notes.
 
     Raises:
-        BadInput: ``out`` is there, no row is short enough, or peft is missing.
+        BadInput: ``out`` is there, or no row is short enough.
         Failed: the loss is not finite.
     """
     from transformers import AutoModelForCausalLM
@@ -214,10 +214,8 @@ def _check(base: Path, made: Path, label: str, *, full: bool) -> None:
 
 def _with_adapter(model: Any, settings: Settings, named: str) -> Any:
     """The model with a LoRA adapter on every linear layer but the head (Hu et al. 2021)."""
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError:
-        raise BadInput("peft is missing; run: pip install peft, or train all weights with --full") from None
+    from peft import LoraConfig, get_peft_model
+
     rank = settings.rank
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
     adapted = get_peft_model(model, config)

@@ -36,33 +36,6 @@ DEEPEST = 4
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What costs depend on, beside the depth."""
-
-    family: str
-    """Digest of base and experts."""
-    dtype: str
-    device: str
-    threads: int
-    host: str
-    processor: str
-    torch: str
-    transformers: str
-
-    @classmethod
-    def now(cls, workspace: Workspace) -> Setting:
-        """That of a profile on this machine."""
-        profile, version = workspace.profile, importlib.metadata.version
-        machine = (platform.node(), processor(), version("torch"), version("transformers"))
-        return cls(family_digest(workspace), profile.dtype, profile.device, profile.threads, *machine)
-
-    def file(self, workspace: Workspace) -> Path:
-        """Where its costs are kept; a state folder may travel, and a profile change back and forth."""
-        digest = hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()
-        return workspace.state / "costs" / f"{workspace.name}-{digest[:16]}.json"
-
-
-@dataclass(frozen=True)
 class RunningCosts:
     """What models take to run, by the layers that a token passes, as tables show it."""
 
@@ -96,23 +69,8 @@ class RunningCosts:
 class Kept:
     """What a file of costs holds."""
 
-    setting: Setting
-    machine: str = ""
-    """What computed, in the words of its maker."""
-    costs: tuple[RunningCost, ...] = ()
-
-    @property
-    def by_depth(self) -> dict[int, RunningCost]:
-        """The costs by the layers that a token passes."""
-        return {one.layers: one for one in self.costs}
-
-    def told(self) -> RunningCosts:
-        """For tables, with a word on how they were measured."""
-        if not self.costs:
-            return RunningCosts()
-        one = self.setting
-        how = f"{self.machine}, {one.device}, {one.dtype}, {one.threads} CPU threads"
-        return RunningCosts(self.by_depth, f"what models take to run was measured on this machine: {how}")
+    note: str
+    costs: tuple[RunningCost, ...]
 
 
 def running_costs(workspace: Workspace, front: Front, progress: Progress | None = None) -> RunningCosts:
@@ -121,21 +79,38 @@ def running_costs(workspace: Workspace, front: Front, progress: Progress | None 
     Where they can't be measured, such as without the models, the note says why: a front is shown all the same. Nothing
     is fetched for it.
     """
-    kept = read(workspace)
+    kept = known_costs(workspace)
     try:
-        if missing := depths(front) - kept.by_depth.keys():
+        if missing := depths(front) - kept.of.keys():
             kept = measure(workspace, front, missing, kept, progress or Progress())
             with suppress(OSError):  # what can't be kept is measured again
-                write_text(kept.setting.file(workspace), json.dumps(asdict(kept), indent=1) + "\n")
+                content = asdict(Kept(kept.note, tuple(kept.of.values())))
+                write_text(file_of(workspace), json.dumps(content, indent=1) + "\n")
     except (BadInput, Failed, OSError, RuntimeError, MemoryError) as error:
         reason = one_line(error, 300).replace(f"{workspace.root}/", "")
-        return RunningCosts(kept.by_depth, f"what members take to run is not known: {reason}")
-    return kept.told()
+        return RunningCosts(kept.of, f"what members take to run is not known: {reason}")
+    return kept
 
 
 def known_costs(workspace: Workspace) -> RunningCosts:
-    """The costs that were measured on this machine before; nothing is measured."""
-    return read(workspace).told()
+    """The costs that were measured on this machine before; none where there is no such file, or one that is damaged."""
+    file = file_of(workspace)
+    try:
+        kept = validate(Kept, read_object(file.parent, file.name), str(file))
+    except BadInput:
+        return RunningCosts()
+    return RunningCosts({one.layers: one for one in kept.costs}, kept.note)
+
+
+def file_of(workspace: Workspace) -> Path:
+    """Where a profile's costs are kept, named by all that they depend on beside the depth: the models, how they are
+    run, and this machine. A state folder may travel, and a profile change back and forth.
+    """
+    profile, version = workspace.profile, importlib.metadata.version
+    machine = [platform.node(), processor(), version("torch"), version("transformers")]
+    setting = [family_digest(workspace), profile.dtype, profile.device, profile.threads, *machine]
+    digest = hashlib.sha256(json.dumps(setting).encode()).hexdigest()
+    return workspace.state / "costs" / f"{workspace.name}-{digest[:16]}.json"
 
 
 def depths(front: Front) -> set[int]:
@@ -144,26 +119,17 @@ def depths(front: Front) -> set[int]:
     return found | ({front.layers} if front.references and "layers" in front.objectives else set())
 
 
-def read(workspace: Workspace) -> Kept:
-    """What is kept for a profile on this machine; nothing where there is no such file, or one that is damaged."""
-    setting = Setting.now(workspace)
-    file = setting.file(workspace)
-    try:
-        kept = validate(Kept, read_object(file.parent, file.name), str(file))
-    except BadInput:
-        return Kept(setting)
-    return kept if kept.setting == setting else Kept(setting)
-
-
-def measure(workspace: Workspace, front: Front, missing: Collection[int], kept: Kept, progress: Progress) -> Kept:
-    """What is kept, with the costs of further depths, each of the first member that has it.
+def measure(
+    workspace: Workspace, front: Front, missing: Collection[int], kept: RunningCosts, progress: Progress
+) -> RunningCosts:
+    """What is known, with the costs of further depths, each of the first member that has it.
 
     Raises:
         BadInput: the models or the device aren't here, or the front is of others.
     """
     import torch
 
-    threads = torch.get_num_threads()
+    threads, profile = torch.get_num_threads(), workspace.profile
     with progress.bar("measuring what members take to run", len(missing), "depths") as bar:
         pool = base_pool(workspace)
         if front.layers > pool.layers:
@@ -171,14 +137,15 @@ def measure(workspace: Workspace, front: Front, missing: Collection[int], kept: 
         paths = {one.candidate.depth: [layer for _, layer in one.path] for one in reversed(front.members)}
         chosen = [paths.get(depth, range(front.layers)) for depth in sorted(missing)]
         candidates = [Candidate("base", tuple(("base", layer) for layer in path)) for path in chosen]
-        torch.set_num_threads(workspace.profile.threads)
+        torch.set_num_threads(profile.threads)
         try:
             found = measured(pool, candidates, bar.advance)
         finally:
             torch.set_num_threads(threads)
-    cuda = pool.device.type == "cuda"
-    machine = torch.cuda.get_device_name(pool.device) if cuda else kept.setting.processor
-    return Kept(kept.setting, machine, (*kept.costs, *found))
+    machine = torch.cuda.get_device_name(pool.device) if pool.device.type == "cuda" else processor()
+    how = f"{machine}, {profile.device}, {profile.dtype}, {profile.threads} CPU threads"
+    costs = {**kept.of, **{one.layers: one for one in found}}
+    return RunningCosts(costs, f"what models take to run was measured on this machine: {how}")
 
 
 def base_pool(workspace: Workspace) -> Pool:

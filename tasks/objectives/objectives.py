@@ -73,14 +73,13 @@ class Composed:
 class Objectives:
     """The task objectives of a profile on one split."""
 
-    def __init__(self, workspace: Workspace, split: str, tokenizer_folder: Path, *, stop: int | None = None) -> None:
+    def __init__(self, workspace: Workspace, split: str, tokenizer_folder: Path) -> None:
         """Build and tokenise every request.
 
         Args:
             workspace: project and profile.
             split: ``search``, ``selection`` or ``test``.
             tokenizer_folder: folder whose tokenizer the models share; opened where an objective is a text.
-            stop: take no more items of an objective than this.
 
         Raises:
             BadInput: a task is unknown, has too few items, or its metric is missing or can't be computed.
@@ -88,7 +87,6 @@ class Objectives:
         check_names(workspace)
         self.workspace = workspace
         self.split = split
-        self.stop = stop
         self._folder = tokenizer_folder
         self.composed = {one.name: self._composed(one) for one in workspace.profile.objectives}
         self.names = tuple(self.composed)
@@ -165,9 +163,9 @@ class Objectives:
 
     def _composed(self, objective: Objective) -> Composed:
         if objective.images is not None:
-            count = count_of(objective, self.split, self.stop)
+            count = count_of(objective, self.split)
             return Composed((image_objective(self.workspace, objective, self.split, count),), (0,) * count)
-        wanted, order = wanted_of(self.workspace, objective, self.split, self.stop)
+        wanted, order = wanted_of(self.workspace, objective, self.split)
         parts = []
         for task, one in wanted:
             metric = partial(metric_of, scored=task)
@@ -188,26 +186,26 @@ class Objectives:
         return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def count_of(objective: Objective, split: str, stop: int | None = None) -> int:
-    """Items of an objective in a split, ``stop`` at most."""
+def count_of(objective: Objective, split: str) -> int:
+    """Items of an objective in a split."""
     asked: int = getattr(objective.items, split)
-    return asked if stop is None else min(asked, stop)
+    return asked
 
 
 def wanted_of(
-    workspace: Workspace, objective: Objective, split: str, stop: int | None = None
+    workspace: Workspace, objective: Objective, split: str
 ) -> tuple[list[tuple[ObjectiveTask, Wanted]], tuple[int, ...]]:
     """What is wanted of each lm-eval task of an objective, and which of them each of its items comes from.
 
     Raises:
         BadInput: a task is unknown, or there are fewer items than tasks.
     """
-    label, count = task_label(workspace, objective.name), count_of(objective, split, stop)
+    label, count = task_label(workspace, objective.name), count_of(objective, split)
     files = [(task, file) for task in objective.parts for file in find(workspace, task.task, label)]
     sizes = Counter(id(task) for task, _ in files)  # the tasks of a group share its weight
     order = tuple(islice(interleaved([task.weight / sizes[id(task)] for task, _ in files]), count))
     counts = Counter(order)
-    if stop is None and len(counts) < len(files):
+    if len(counts) < len(files):
         raise BadInput(f"{label}: items.{split}: {count}, shared by {len(files)} tasks; ask for more")
     places = [f"{label}: {file.name}" if len(files) > 1 else label for _, file in files]
     wanted = [

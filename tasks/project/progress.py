@@ -1,48 +1,21 @@
-"""Progress of a stage, as events in a file and, where somebody looks on, as bars.
+"""Progress of a stage, as events in a file, and told to whoever looks on.
 
 A stage knows nothing of who watches. It appends one JSON object a line to ``HM3_STATE/progress/PROFILE/STAGE.jsonl``;
-the flow tails that file. On a terminal the same events draw rich's bars at once.
+the flow tails that file. On a terminal the same events become bars (``flows/screen/watch.py``).
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as RichProgress
-from rich.text import Text
-
 MIN_SECONDS = 0.2
 """Shortest time between two events of one bar."""
-
-
-class Amount(ProgressColumn):
-    """How much is done of how much, and in what unit; bytes as people read them."""
-
-    counted, measured = MofNCompleteColumn(), DownloadColumn(binary_units=True)
-
-    def render(self, task: Task) -> Text:
-        """See ``ProgressColumn``."""
-        if task.fields["unit"] == "bytes":
-            return self.measured.render(task)
-        return Text.assemble(self.counted.render(task), f" {task.fields['unit']}")
 
 
 @dataclass
@@ -55,7 +28,6 @@ class Bar:
     unit: str
     completed: float = 0
     note: str = ""
-    task: TaskID | None = None
     last: float = 0
 
     def advance(self, amount: float = 1, note: str | None = None) -> None:
@@ -70,27 +42,17 @@ class Progress:
     """Where a stage reports to. ``Progress()`` reports to nobody."""
 
     path: Path | None = None
-    console: Console | None = None
+    tell: Callable[[dict[str, Any]], None] | None = None
+    """Gets each event."""
     _file: IO[str] | None = field(default=None, repr=False)
-    _rich: RichProgress | None = field(default=None, repr=False)
 
     def __enter__(self) -> Progress:
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("w", encoding="utf-8", buffering=1)
-        if self.console is not None and self.console.is_terminal:
-            about, note = (
-                TextColumn("{task.description}", markup=False),
-                TextColumn("{task.fields[note]}", "dim", markup=False),
-            )
-            columns = about, BarColumn(bar_width=24), Amount(), TimeElapsedColumn(), TimeRemainingColumn(), note
-            self._rich = RichProgress(*columns, console=self.console)
-            self._rich.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._rich is not None:
-            self._rich.stop()
         if self._file is not None:
             self._file.close()
 
@@ -98,8 +60,6 @@ class Progress:
     def bar(self, description: str, total: float | None = None, unit: str = "") -> Iterator[Bar]:
         """A bar for the time of the block."""
         bar = Bar(self, description, total, unit)
-        if self._rich is not None:
-            bar.task = self._rich.add_task(description, total=total, unit=unit, note="")
         self.show(bar, force=True)
         yield bar
         self.show(bar, force=True)
@@ -107,14 +67,10 @@ class Progress:
     def message(self, text: str) -> None:
         """A line that stays."""
         self._write({"event": "message", "text": text})
-        if self.console is not None:
-            self.console.print(text, markup=False)
 
     def show(self, bar: Bar, force: bool = False) -> None:
         """Write the bar's state, at most every ``MIN_SECONDS``."""
         now = time.monotonic()
-        if bar.task is not None and self._rich is not None:
-            self._rich.update(bar.task, completed=bar.completed, total=bar.total, note=bar.note)
         if not force and now - bar.last < MIN_SECONDS and bar.completed != bar.total:
             return
         bar.last = now
@@ -124,3 +80,5 @@ class Progress:
     def _write(self, event: dict[str, Any]) -> None:
         if self._file is not None:
             self._file.write(json.dumps(event) + "\n")
+        if self.tell is not None:
+            self.tell(event)

@@ -9,7 +9,6 @@ import re
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 from models.errors import BadInput, Failed
 from tasks.storage.s3 import connect, listing, parse_place, speaking
@@ -26,16 +25,15 @@ _log = logging.getLogger(__name__)
 class RemoteSegments:
     """A folder of immutable files in a bucket."""
 
-    def __init__(self, url: str, client: Any = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, url: str, clock: Callable[[], float] = time.monotonic) -> None:
         """Nothing is asked yet.
 
         Args:
             url: ``s3://bucket/prefix``.
-            client: of S3, by default one of AWS's environment.
             clock: seconds.
         """
         self.place = parse_place(url)
-        self._client = client or connect()
+        self._client = connect()
         self._clock = clock
         self._there: set[str] = set()
         self._waiting: dict[str, Path] = {}

@@ -1,8 +1,8 @@
 """Folders in an S3 bucket: there as a whole or not at all, and checked byte by byte.
 
-The files of a folder go up first, each with its SHA-256, and ``manifest.json``, which names them all, goes last. A
-folder without one does not count: so one whose upload was cut off is never taken for a whole one, and the next upload
-goes on from what is there.
+The files of a folder go up first, each with its SHA-256, by which the server refuses what arrives damaged, and
+``manifest.json``, which names them all, goes last. A folder without one does not count: so one whose upload was cut off
+is never taken for a whole one, and the next upload goes on from what is there.
 """
 
 from __future__ import annotations
@@ -25,10 +25,13 @@ from models.files import is_plain, parse_object, validate
 from models.sources.checkpoint import require_new
 from tasks.project.progress import Progress
 from tasks.schema.strict import Strict
-from tasks.storage.digest import PART_BYTES, READ_BYTES, Digest
 from tasks.storage.s3 import Place, connect, is_remote, listing, parse_place, probe, speaking
 
 MANIFEST = "manifest.json"
+NOTE = "sha256"
+"""Name of an object's metadata."""
+PART_BYTES = 32 * 2**20
+"""Files of this size and more go up in parts of it: below 10,000 parts up to 312 GiB."""
 TRANSFER = TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=4)
 
 
@@ -102,7 +105,7 @@ def upload(folder: Path, place: Place, progress: Progress, client: Any = None) -
 
     Raises:
         BadInput: a whole folder or foreign files are there, or the bucket can't be written to.
-        Failed: the server fails, or a file there is not as it is here.
+        Failed: the server fails.
     """
     client = client or connect()
     paths = {one.relative_to(folder).as_posix(): one for one in sorted(folder.rglob("*")) if one.is_file()}
@@ -111,18 +114,15 @@ def upload(folder: Path, place: Place, progress: Progress, client: Any = None) -
         there = listing(client, place)
         require_free(place, there, set(paths))
         with progress.bar("checksums", size, "bytes") as bar:
-            digests = {name: Digest.of(path, bar.advance) for name, path in paths.items()}
+            entries = {name: entry_of(path, bar.advance) for name, path in paths.items()}
         with progress.bar(f"uploading to {place}", size, "bytes") as bar:
             for name, path in paths.items():
-                key = place.key(name)
-                if there.get(name) == digests[name].size and is_same(client, place.bucket, key, digests[name]):
-                    bar.advance(digests[name].size)
+                key, entry = place.key(name), entries[name]
+                if there.get(name) == entry.bytes and noted(client, place.bucket, key) == entry.sha256:
+                    bar.advance(entry.bytes)
                     continue
-                checked = {"ChecksumAlgorithm": "SHA256"}
+                checked = {"ChecksumAlgorithm": "SHA256", "Metadata": {NOTE: entry.sha256}}
                 client.upload_file(str(path), place.bucket, key, checked, one_at_a_time(bar.advance), TRANSFER)
-                if not is_same(client, place.bucket, key, digests[name]):
-                    raise Failed(f"{place}/{name}: arrived damaged, so the folder is not finished; try again")
-        entries = {name: Entry(bytes=one.size, sha256=one.whole.hex()) for name, one in digests.items()}
         content = Manifest(files=entries).model_dump_json(indent=1).encode()
         kinds = {"ChecksumAlgorithm": "SHA256", "ContentType": "application/json"}
         client.put_object(Bucket=place.bucket, Key=place.key(MANIFEST), Body=content, **kinds)
@@ -153,7 +153,7 @@ def download(place: Place, folder: Path, progress: Progress, client: Any = None)
                         if error.response["Error"]["Code"] not in ("404", "NoSuchKey"):
                             raise
                         raise Failed(f"{place}/{name}: in {MANIFEST}, but not there; export the folder again") from None
-                    if Digest.of(path).whole.hex() != entry.sha256:
+                    if entry_of(path).sha256 != entry.sha256:
                         raise Failed(f"{place}/{name}: not what {MANIFEST} says (sha256); export the folder again")
         partial.rename(folder)
     finally:
@@ -189,17 +189,18 @@ def require_free(place: Place, there: Mapping[str, int], ours: set[str] | None =
         raise BadInput(f"{place}: holds {foreign[0]}, which is no part of this; give another prefix, or delete it")
 
 
-def is_same(client: Any, bucket: str, key: str, digest: Digest) -> bool:
-    """Whether an object is the file. A server that keeps no checksums has to hand out all of it."""
-    head = client.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
-    if head["ContentLength"] != digest.size:
-        return False
-    if head.get("ChecksumSHA256") in digest.as_s3_says:
-        return True
-    read = hashlib.sha256()
-    for block in client.get_object(Bucket=bucket, Key=key)["Body"].iter_chunks(READ_BYTES):
-        read.update(block)
-    return read.digest() == digest.whole
+def entry_of(path: Path, on_bytes: Callable[[int], None] = lambda _: None) -> Entry:
+    """What a manifest says of a file; ``on_bytes`` is told its size when it is read."""
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+        on_bytes(file.tell())
+        return Entry(bytes=file.tell(), sha256=found)
+
+
+def noted(client: Any, bucket: str, key: str) -> str | None:
+    """The sha256 with which an object was sent."""
+    found: str | None = client.head_object(Bucket=bucket, Key=key)["Metadata"].get(NOTE)
+    return found
 
 
 def one_at_a_time(step: Callable[[int], None]) -> Callable[[int], None]:

@@ -68,7 +68,7 @@ def test_nothing_is_left_to_do_for_the_profile_that_was_run(finished):
 @pytest.mark.slow  # test_pipeline.py runs one, and test_commands.py its commands
 def test_an_experiment_is_run_shown_and_compared(project):
     said = dvc(project, "exp", "run", "-S", "search.budget=1500", "--name", "less", "search@tiny", "pareto@tiny")
-    assert [stage for stage in STAGES if f"Running stage '{stage}@tiny'" in said] == ["search", "pareto"]
+    assert [stage for stage in STAGES if f"Running stage '{stage}@tiny'" in said] == ["train", "search", "pareto"]
     parameters = json.loads(dvc(project, "params", "diff", "--json"))
     assert parameters["params.yaml"]["search.budget"] == {"old": 1800, "new": 1500, "diff": -300}
     metrics = json.loads(dvc(project, "metrics", "diff", "--json"))["runs/tiny/metrics.json"]

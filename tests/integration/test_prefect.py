@@ -23,7 +23,7 @@ from playwright.sync_api import sync_playwright
 
 from flows.processes.children import command_line
 from flows.servers.gate import OPEN
-from flows.servers.local import password
+from flows.servers.local import client_of, password
 from flows.servers.register import AUTOMATION
 from flows.servers.up import in_use, read_record
 from tasks.project.processes import is_alive
@@ -64,9 +64,16 @@ def project(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(project):
-    up = hm3(project, "up", "--gpu", "--json", timeout=300, cold=True)  # so that what is under them is
+    up = hm3(project, "up", "--json", timeout=300, cold=True)  # so that what is under them is
     assert up.returncode == 0, up.stderr
-    return Server(json.loads(up.stdout), password(project / ".hm3"))
+    server = Server(json.loads(up.stdout), password(project / ".hm3"))
+    job = ROOT / "infra" / "kubernetes" / "hm3-gpu.json"
+    pool = ["work-pool", "create", "hm3-gpu", "--type", "kubernetes", "--base-job-template", str(job)]
+    env = {**os.environ, **client_of(project / ".hm3", server.addresses["prefect"])}
+    subprocess.run([sys.executable, "-m", "prefect", "--no-prompt", *pool], env=env, check=True)
+    again = hm3(project, "up", timeout=200)
+    assert again.returncode == 0, again.stderr
+    return server
 
 
 def forms(server, name):
@@ -444,7 +451,7 @@ def test_a_search_for_one_preference_says_what_it_misses(server):
     form = {"prefer": "math=2, code=2", "require": ["math>=0.1"], "max_layers": 4, "search": 5}
     run = server.trigger("hm3-search/hm3-search", **form)
     assert server.wait(run) == "Failed"
-    server.line(run, "archive.parquet: no archive of this version; run stage `search` again")
+    server.line(run, "archive.parquet: at: no such column; run stage `search` again")
 
 
 def test_up_again_leaves_everything_as_it_is_and_later_commands_use_the_servers(server, project):
@@ -456,7 +463,7 @@ def test_up_again_leaves_everything_as_it_is_and_later_commands_use_the_servers(
         return [sorted(one["id"] for one in kind) for kind in (automations, pools, limits, deployments)]
 
     before, ids = read_record(project / ".hm3"), there()
-    again = hm3(project, "up", "--gpu", "--json", timeout=200)
+    again = hm3(project, "up", "--json", timeout=200)
     assert json.loads(again.stdout) == server.addresses
     assert read_record(project / ".hm3") == before
     assert there() == ids

@@ -37,7 +37,7 @@ def test_each_expert_foresees_answers_of_its_own_task_best(monkeypatch, tmp_path
     pool = Pool(sources["base"].config, max_bytes=2**30)
     for name, source in sources.items():
         pool.add(name, source)
-    objectives = Objectives(workspace, "test", sources["base"].tokenizer, stop=4)
+    objectives = Objectives(workspace, "test", sources["base"].tokenizer)
     candidates = {name: Candidate.identity(name, pool.layers) for name in sources}
     scored = objectives.item_scores(pool, list(candidates.values()), 0, 4)
     means = {

@@ -18,7 +18,6 @@ from models.front import (
     greedy,
     hypervolume,
     nondominated,
-    own_preference,
     serve,
     utility,
 )
@@ -146,16 +145,6 @@ def test_utility_under_many_preferences_is_that_under_each(costs):
 def test_the_choice_for_a_positive_preference_is_nondominated(costs):
     for preference in np.random.default_rng(0).dirichlet(np.ones(costs.shape[1]), size=5):
         assert choose(costs, preference) in nondominated(costs)
-
-
-@given(COSTS)
-def test_only_what_is_better_everywhere_beats_a_candidate_at_its_own_preference(costs):
-    costs = np.maximum(costs, 0.05)
-    for i, preference in enumerate(own_preference(costs)):
-        u = utility(costs, preference, rho=0)
-        for j in range(len(costs)):
-            if u[j] > u[i] + 1e-12:
-                assert (costs[j] < costs[i]).all()
 
 
 def test_each_member_is_said_to_serve_what_it_is_best_at():

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from models.baselines.deletion import greedy_deletion
-from models.baselines.paths import nsga2_paths
-from models.baselines.recipes import layered_recipes, nsga2_recipes
 from models.merge.space import RecipeSpace
 from models.search.environment import PathRules
 from models.search.trial import Trial
+from tasks.bench.baselines.deletion import greedy_deletion
+from tasks.bench.baselines.paths import nsga2_paths
+from tasks.bench.baselines.recipes import layered_recipes, nsga2_recipes
 from tasks.bench.markdown import Sheet, notes, render
 from tasks.bench.searches.arms import Arm, Rows
 from tasks.bench.searches.rows import Files, heading, latest, profiles

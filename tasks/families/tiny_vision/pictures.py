@@ -9,14 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
+from importlib.resources import files
 from pathlib import Path
 from string import ascii_uppercase
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-
-from models.errors import BadInput
 
 SIZE = 16
 """Pixels of a side."""
@@ -94,17 +92,11 @@ def _drawn(character: str, font: ImageFont.FreeTypeFont, shift: int) -> np.ndarr
 
 
 def photos() -> Pictures:
-    """Pieces of eight photographs that don't overlap.
-
-    Raises:
-        BadInput: scikit-image isn't installed.
-    """
-    spec = find_spec("skimage")
-    if spec is None or spec.origin is None:
-        raise BadInput("tiny-vision: its photographs come with scikit-image; run: pip install scikit-image")
+    """Pieces of eight photographs that don't overlap."""
+    folder = Path(str(files("skimage"))) / "data"
     images, labels, groups = [], [], []
     for label, name in enumerate(PHOTOS):
-        grey = _photo(Path(spec.origin).parent / "data" / name)
+        grey = _photo(folder / name)
         for row in range(len(grey) // SIZE):
             for column in range(len(grey[0]) // SIZE):
                 images.append(grey[row * SIZE : (row + 1) * SIZE, column * SIZE : (column + 1) * SIZE])

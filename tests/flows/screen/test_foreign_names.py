@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from flows.cli import app, main
 from flows.screen.artifacts import code, escaped
 from flows.screen.watch import Screen, Terminal
+from flows.screen.watch import shown as bars_on
 from models.merge.card import model_card
 from models.merge.recipe import Recipe
 from models.sources.vocabulary import Vocabulary
@@ -24,7 +25,6 @@ from tasks.doctor.diagnosis import Check
 from tasks.front.composition import Composition
 from tasks.front.front import Front
 from tasks.front.table import markdown
-from tasks.project.progress import Progress
 from tasks.project.workspace import open_workspace
 from tasks.registry.gates import Check as Gate
 from tasks.registry.gates import gate_markdown, gate_table
@@ -131,7 +131,7 @@ def test_lines_bars_and_tables_of_a_terminal_show_names_as_they_are(name):
             )
 
     def progress(console):
-        with Progress(None, console) as bars, bars.bar(name, 2, name) as bar:
+        with bars_on(console) as bars, bars.bar(name, 2, name) as bar:
             bar.advance(1, name)
             bars.message(name)
 

@@ -2,11 +2,13 @@
 
 import io
 import json
+from functools import partial
 
 import pytest
 from rich.console import Console
 
-from flows.screen.watch import Relay, Screen, Tail, duration, measure, percent
+from flows.screen.watch import Screen, Tail, duration, measure, percent, shown
+from tasks.project.progress import Progress
 
 
 def bar(completed, total=10, note="", description="scoring"):
@@ -56,9 +58,21 @@ def test_messages_stay_and_go_to_the_log_too(screen):
 
 
 def test_work_in_this_process_reports_to_the_screen(screen):
-    with Relay(screen, "publish").bar("registering", 2, "members") as one:
+    with Progress(tell=partial(screen.event, "publish")).bar("registering", 2, "members") as one:
         one.advance(2)
     assert lines(screen)[-1] == "  publish: registering 2/2 members"
+
+
+def test_a_command_shows_bars_on_a_terminal_and_its_messages_anywhere(tmp_path):
+    for terminal in (False, True):
+        console = Console(file=io.StringIO(), width=120, force_terminal=terminal)
+        with shown(console, tmp_path / "events.jsonl") as progress, progress.bar("sending", 3000, "bytes") as one:
+            one.advance(2000)
+            progress.message("[half] done")
+        text = console.file.getvalue()
+        assert "[half] done" in text
+        assert ("sending" in text and "2.0 kB/3.0 kB" in text) == terminal
+        assert len((tmp_path / "events.jsonl").read_text().splitlines()) >= 3
 
 
 def test_a_terminal_shows_bars_and_takes_them_away_again():

@@ -12,9 +12,9 @@ import torch
 from models.agent.hm3 import hm3
 from models.agent.online import SearchSettings
 from models.agent.phases import SampleSettings
-from models.baselines import BASELINES
 from models.front import hypervolume
 from models.search.trial import PASSES
+from tasks.bench.baselines import BASELINES
 from tests.models.agent.small import SEARCH, SMALL
 from tests.models.lab import FULL, RULES, new_trial, reached, recipe_space
 

@@ -9,8 +9,7 @@ import pytest
 from models.errors import BadInput, Failed
 from tasks.project.progress import Progress
 from tasks.storage import s3
-from tasks.storage.digest import PART_BYTES
-from tasks.storage.folders import MANIFEST, destination, download, fetched, upload
+from tasks.storage.folders import MANIFEST, PART_BYTES, destination, download, fetched, upload
 from tasks.storage.s3 import connect, parse_place, probe
 from tests.s3_server import CREDENTIALS, client_of, proxy, s3_server
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from models.baselines import BASELINES
 from models.candidate import Candidate
 from models.front import Scale
 from models.merge.space import RecipeSpace
@@ -17,6 +16,7 @@ from models.search.archive import Archive, Entry
 from models.search.environment import PathRules
 from models.search.reward import Reward
 from models.search.trial import Trial
+from tasks.bench.baselines import BASELINES
 from tasks.project.workspace import open_workspace
 from tasks.scoring.engine import Engine
 from tasks.trials.lab import EngineLab

@@ -14,11 +14,11 @@ from pymoo.core.mixed import MixedVariableDuplicateElimination, MixedVariableGA,
 from pymoo.core.population import Population
 from pymoo.operators.selection.tournament import TournamentSelection
 
-from models.baselines.evolution import Evolution
 from models.merge.recipe import Recipe
 from models.merge.space import RecipeSpace
 from models.search.environment import PathRules
 from models.search.trial import Trial
+from tasks.bench.baselines.evolution import Evolution
 
 POPULATION = 24
 OFFSPRING = 12

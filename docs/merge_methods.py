@@ -1,4 +1,4 @@
-"""The page on merge methods, written from their registration: ``python -m models.merge.reference``."""
+"""The page on merge methods, written from their registration: ``python docs/merge_methods.py``."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 from models.merge.methods import METHODS
 from models.merge.registry import Method, Parameter, SearchParameter
 
-PAGE = Path(__file__).parents[2] / "docs" / "merge-methods.md"
+PAGE = Path(__file__).with_name("merge-methods.md")
 HEAD = """# Merge methods
 
-<!-- Written by `python -m models.merge.reference` from models/merge; edit the docstrings and registrations there. -->
+<!-- Written by `python docs/merge_methods.py` from models/merge; edit the docstrings and registrations there. -->
 
 What a recipe can name as `merge_method`, and the `parameters` that it can set. Θ₀ is the base, Θ_k are the models that
 are merged (W for the matrix of a linear layer), δ_k = Θ_k − Θ₀ (Δ_k) their task vectors, w_k the weights, K the number

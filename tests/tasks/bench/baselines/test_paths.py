@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from models.baselines.paths import OFF, ON, Flips, flips
-from models.baselines.slots import Slots
 from models.search.environment import PathSpace
+from tasks.bench.baselines.paths import OFF, ON, Flips, flips
+from tasks.bench.baselines.slots import Slots
 
 pytestmark = pytest.mark.lab
 

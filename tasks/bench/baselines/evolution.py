@@ -11,9 +11,9 @@ from pymoo.core.population import Population
 from pymoo.core.problem import Problem
 from pymoo.core.termination import NoTermination
 
-from models.baselines.baseline import all_scored, excess
 from models.candidate import Candidate
 from models.search.trial import Trial
+from tasks.bench.baselines.baseline import all_scored, excess
 
 IDLE = 20
 """Generations in a row without a new candidate, after which nothing is left to try."""

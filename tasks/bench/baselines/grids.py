@@ -12,12 +12,12 @@ from itertools import chain, product, zip_longest
 
 import numpy as np
 
-from models.baselines.baseline import all_scored
 from models.front import Array, Indices
 from models.merge.recipe import Recipe
 from models.merge.space import RecipeSpace
 from models.search.environment import PathRules
 from models.search.trial import Trial
+from tasks.bench.baselines.baseline import all_scored
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from models.baselines.grids import coarse_to_fine, grids, search_grids
 from models.merge.methods import METHODS
+from tasks.bench.baselines.grids import coarse_to_fine, grids, search_grids
 from tests.models.lab import RULES, new_trial, recipe_space
 
 pytestmark = pytest.mark.lab

@@ -5,11 +5,11 @@ import itertools
 import numpy as np
 import pytest
 
-from models.baselines.deletion import delete_by_influence
 from models.candidate import Candidate
 from models.front import RHO
 from models.search.deletion import delete_greedily, task_costs, without
 from models.search.environment import PathSpace
+from tasks.bench.baselines.deletion import delete_by_influence
 from tests.models.lab import FULL, new_trial, recipe_space
 
 pytestmark = pytest.mark.lab

@@ -5,11 +5,11 @@ HM3's own search is in ``models/agent``; comparisons run in ``tasks/bench/search
 
 from __future__ import annotations
 
-from models.baselines.baseline import Baseline, Run
-from models.baselines.deletion import block_influence, greedy_deletion
-from models.baselines.grids import search_grids
-from models.baselines.paths import de_paths, ea_paths, nsga2_paths, random_paths
-from models.baselines.recipes import layered_recipes, nsga2_recipes
+from tasks.bench.baselines.baseline import Baseline, Run
+from tasks.bench.baselines.deletion import block_influence, greedy_deletion
+from tasks.bench.baselines.grids import search_grids
+from tasks.bench.baselines.paths import de_paths, ea_paths, nsga2_paths, random_paths
+from tasks.bench.baselines.recipes import layered_recipes, nsga2_recipes
 
 __all__ = ["BASELINES", "Baseline", "Run"]
 

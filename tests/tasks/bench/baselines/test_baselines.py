@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from models.baselines import BASELINES
 from models.front import hypervolume
+from tasks.bench.baselines import BASELINES
 from tests.models.lab import RULES, new_trial, recipe_space
 
 pytestmark = pytest.mark.lab

@@ -1,7 +1,7 @@
 """Search among inference paths: at random, by CMA-ES, by NSGA-II and by differential evolution.
 
 All have HM3's pool, the experts and three anchors, and find the anchors first: parameter space, then data flow, as
-Akiba et al. 2024 do. A path is an array of switches (``models/baselines/slots.py``). Their scaling of layer inputs has
+Akiba et al. 2024 do. A path is an array of switches (``slots.py``). Their scaling of layer inputs has
 no counterpart, since a candidate holds no scales.
 """
 
@@ -21,16 +21,16 @@ from pymoo.core.termination import NoTermination
 from pymoo.operators.crossover.pntx import TwoPointCrossover
 from scipy.stats import norm
 
-from models.baselines.baseline import all_scored, directions, plain, utilities, whole
-from models.baselines.evolution import IDLE, Evolution
-from models.baselines.recipes import OFFSPRING, POPULATION, started
-from models.baselines.slots import Slots, Switches
 from models.front import Array
 from models.merge.space import RecipeSpace
 from models.preferences import preferences
 from models.search.anchors import choose_anchors
 from models.search.environment import PathRules, PathSpace
 from models.search.trial import Trial
+from tasks.bench.baselines.baseline import all_scored, directions, plain, utilities, whole
+from tasks.bench.baselines.evolution import IDLE, Evolution
+from tasks.bench.baselines.recipes import OFFSPRING, POPULATION, started
+from tasks.bench.baselines.slots import Slots, Switches
 
 FIRST = 0.35
 """Share of the budget that NSGA-II over recipes has, to find anchors."""

@@ -9,9 +9,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from models.baselines.baseline import all_scored, directions, plain
-from models.baselines.evolution import IDLE
-from models.baselines.recipes import started
 from models.candidate import Candidate
 from models.front import Array, scalarise
 from models.merge.space import RecipeSpace
@@ -20,6 +17,9 @@ from models.search.anchors import choose_anchors
 from models.search.deletion import Known, delete_greedily, task_costs, without, worth
 from models.search.environment import PathRules
 from models.search.trial import Trial
+from tasks.bench.baselines.baseline import all_scored, directions, plain
+from tasks.bench.baselines.evolution import IDLE
+from tasks.bench.baselines.recipes import started
 
 FIRST_GREEDY, FIRST_INFLUENCE = 0.35, 0.5
 """Share of the budget that NSGA-II over recipes has first. A greedy path costs several times as much as one by block

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.baselines.slots import Slots
 from models.candidate import Candidate
 from models.search.environment import PathRules, PathSpace
+from tasks.bench.baselines.slots import Slots
 
 pytestmark = pytest.mark.lab
 
