@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from models.files import reading
 from models.paths.pool import Pool
 from models.paths.prefix import CPU_TOKENS, GPU_TOKENS, Answer, Pair, Requests
 from models.paths.slopes import Choice, Lesson
@@ -125,7 +126,8 @@ class Lessons:
         models that write better are not those that find the references likelier.
         """
         chat = self.objectives.workspace.profile.chat_template
-        found = references(part, self.objectives.tokenizer(), chat)
+        with reading(f"{part.built.label}: task {part.built.name}", "mend the rows that it reads", "has no answers"):
+            found = references(part, self.objectives.tokenizer(), chat)
         taken = [pair for pair in found if pair is not None]
         if 2 * len(taken) <= part.count:
             return [None] * part.count

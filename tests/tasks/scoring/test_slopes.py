@@ -209,3 +209,11 @@ def test_the_worth_of_likelihood_is_the_line_nearest_to_the_sources():
     assert line(x, y) == pytest.approx(np.polyfit(x, y, 1)[::-1])
     assert line([2.0, 2.0], [0.1, 0.5]) == (pytest.approx(0.3), 0.0)
     assert line([], []) == (0.0, 0.0)
+
+
+def test_another_item_stands_in_for_one_without_a_reference(project):
+    target = "{{'' if id == 'item-3' else answer.strip()}}"
+    teaching = Teaching(project(**WRITTEN | {"doc_to_target": target}))
+    assert EngineLab(teaching.engine).answered == (COUNTS["search"], COUNTS["search"])
+    one, other, first = (teaching.slopes(WEIGHTS, [some, []])[0] for some in ([3], [0], [1]))
+    assert one.soft == other.soft != first.soft
