@@ -262,7 +262,8 @@ def data(workspace: Workspace, found: Found, progress: Progress) -> Iterator[Che
         if getattr(workspace.profile.paths, "repair", False) and workspace.profile.layers is not None:
             folder = found.sources["base"].tokenizer
             yield attempt("calibration", lambda: counted(workspace, calibration_of(workspace, folder)))
-        yield attempt("actor", lambda: str(Lessons(splits["search"])))
+        twice = "; each layer is computed a second time" if workspace.profile.checkpointing else ""
+        yield attempt("actor", lambda: f"{Lessons(splits['search'])}{twice}")
         for name in splits["search"].names:
             for text in described(name, splits):
                 yield Check("objective", "good", text)

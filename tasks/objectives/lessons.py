@@ -2,18 +2,21 @@
 
 What an answer is worth is asked of the task's own metric, item by item, with answers that are made up: how its value
 changes with a log-likelihood, and with whether greedy decoding gives the answer. Whatever a metric is called, its slope
-is known then. Where answers are written freely, the right one stands for them (``right_answers``).
+is known then. Where answers are written freely, the likelihood of a reference that the metric takes stands for them
+(``references``); what that is worth is seen from models that were scored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import cycle
 from typing import Any
 
 import torch
 
+from models.files import reading
 from models.paths.pool import Pool
 from models.paths.prefix import CPU_TOKENS, GPU_TOKENS, Answer, Pair, Requests
 from models.paths.slopes import Choice, Lesson
@@ -22,6 +25,7 @@ from tasks.objectives.images.objective import ImageObjective
 from tasks.objectives.kinds import is_generated
 from tasks.objectives.objectives import Composed, Objectives
 from tasks.objectives.parts import Failure, TaskPart
+from tasks.objectives.references import references
 from tasks.objectives.right_answers import CHOICES, choice_of
 
 PROBES = (-1.0, -2.0, -3.0)
@@ -32,6 +36,10 @@ LIKELY, UNLIKELY = -1e-3, -1e3
 
 BY_LENGTH = "acc_norm"
 """lm-eval's metric that divides log-likelihoods by the length of the choices."""
+
+Worth = Callable[[str, int, Sequence[Pair]], tuple[float, float]]
+"""Of an objective's part, by name and number: what its items are worth on average by the mean log-likelihood of a token
+of these references, as offset and slope."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +56,10 @@ class Item:
 class Lessons:
     """The items of each objective of a split, as lessons."""
 
-    def __init__(self, objectives: Objectives) -> None:
-        """Nothing is looked at yet."""
+    def __init__(self, objectives: Objectives, worth: Worth = lambda *_: (0.0, 1.0)) -> None:
+        """Nothing is looked at yet; where no model is scored yet, references are worth something."""
         self.objectives = objectives
+        self.worth = worth
         self._items = cache(self._found)
 
     def has_answers(self, objective: str) -> bool:
@@ -61,9 +70,11 @@ class Lessons:
     def __str__(self) -> str:
         """Which objectives teach something."""
         silent = [name for name in self.objectives.names if not self.has_answers(name)]
-        if not silent:
-            return "learns from every objective"
-        return f"learns nothing from {', '.join(silent)}, which has no right answers of a known worth"
+        written = [name for name in self.objectives.names if name not in silent and self._is_written(name)]
+        said = "learns from every objective"
+        if silent:
+            said = f"learns nothing from {', '.join(silent)}, which has no right answers of a known worth"
+        return f"{said}; from {', '.join(written)}, how likely reference answers are" if written else said
 
     def lesson(self, pool: Pool, objective: str, items: Sequence[int]) -> Lesson:
         """Some items of an objective that has answers."""
@@ -94,15 +105,37 @@ class Lessons:
 
     def _found(self, objective: str) -> list[Item | None]:
         composed: Composed = self.objectives.composed[objective]
-        parts = [self._of_part(part) for part in composed.parts]
+        parts = [self._of_part(objective, number, part) for number, part in enumerate(composed.parts)]
         return composed.merged(parts)
 
-    def _of_part(self, part: TaskPart) -> list[Item | None]:
+    def _is_written(self, objective: str) -> bool:
+        parts = self.objectives.composed[objective].parts
+        return any(isinstance(part, TaskPart) and is_generated(part.built) for part in parts)
+
+    def _of_part(self, objective: str, number: int, part: TaskPart) -> list[Item | None]:
         if is_generated(part.built):
-            return [None] * part.count
+            return self._of_written(objective, number, part)
         if part.built.task.OUTPUT_TYPE == CHOICES:
             return [_of_choices(part, number) for number in range(part.count)]
         return [_of_likelihood(part, number) for number in range(part.count)]
+
+    def _of_written(self, objective: str, number: int, part: TaskPart) -> list[Item | None]:
+        """Items by their references; where the metric takes none, another of the task in an item's place.
+
+        So tasks keep their shares of an objective. There are none where it takes only half of them, or where the
+        models that write better are not those that find the references likelier.
+        """
+        chat = self.objectives.workspace.profile.chat_template
+        with reading(f"{part.built.label}: task {part.built.name}", "mend the rows that it reads", "has no answers"):
+            found = references(part, self.objectives.tokenizer(), chat)
+        taken = [pair for pair in found if pair is not None]
+        if 2 * len(taken) <= part.count:
+            return [None] * part.count
+        offset, slope = self.worth(objective, number, taken)
+        if not slope > 0:
+            return [None] * part.count
+        others = cycle(taken)
+        return [Item((pair,), offset, slope / len(pair[1])) for pair in (one or next(others) for one in found)]
 
 
 def _of_likelihood(part: TaskPart, number: int) -> Item | None:

@@ -45,9 +45,14 @@ def _right(task: Any, requests: Sequence[Any], chat: bool) -> Any | None:
         return None if index is None else requests[index]
     if task.OUTPUT_TYPE != OUTPUT:
         return first if first.arguments[-1] else None
-    answer, prompt = _reference(task, first.doc), first.arguments[0]
+    return written(task, first, chat)
+
+
+def written(task: Any, asked: Any, chat: bool) -> Any | None:
+    """The log-likelihood request of the text that should be written where it is asked for; none without a text."""
+    answer, prompt = _reference(task, asked.doc), asked.arguments[0]
     delimiter = "" if chat or prompt[-1:].isspace() else task.config.target_delimiter
-    return _forced(first, prompt, f"{delimiter}{answer}") if answer else None
+    return forced(asked, prompt, f"{delimiter}{answer}") if answer else None
 
 
 def choice_of(task: Any, doc: Any) -> int | None:
@@ -70,7 +75,8 @@ def _reference(task: Any, doc: Any) -> str:
     return str(gold)
 
 
-def _forced(instance: Any, prompt: str, answer: str) -> Any:
+def forced(instance: Any, prompt: str, answer: str) -> Any:
+    """The log-likelihood request of an answer in place of another request for the same item."""
     from lm_eval.api.instance import Instance
 
     return Instance("loglikelihood", instance.doc, (prompt, answer), 0)

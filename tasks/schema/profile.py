@@ -178,6 +178,11 @@ class Profile(Strict):
     device: str = Field("cpu", description="torch device of scoring.")
     threads: Count = Field(2, description="CPU threads of torch; fixed, because sums depend on it in the last digit.")
     pool_bytes: int = Field(2**30, gt=0, description="Bytes that merged layers may hold in memory.")
+    checkpointing: bool = Field(
+        False,
+        description="Compute each layer a second time when the actor learns, instead of keeping its activations: a "
+        "third more time, a fraction of the memory.",
+    )
     run_code: bool = Field(
         False,
         description="Consent to run programs that the models write, as tasks marked `unsafe_code` need it, and "

@@ -256,6 +256,22 @@ def test_answers_that_the_models_cannot_give_are_found(root):
     assert "requested max tokens to generate (500)" in text
 
 
+def test_what_the_actor_learns_from_is_said(root):
+    assert texts(look(root), "actor") == ["learns from every objective"]
+    options = {"until": ["Q"], "do_sample": False, "max_gen_toks": 6}
+    for name, metric in (("one", "chrf"), ("two", "exact_match")):  # what a model writes ends at Q
+        changes = {"output_type": "generate_until", "generation_kwargs": options, "metric_list": [{"metric": metric}]}
+        write_task(root, name, **changes, doc_to_target="{{answer.strip()}} Q w4", target_delimiter=" ")
+    profile = yaml.safe_load((root / "profiles" / "p.yaml").read_text())
+    for objective, metric in zip(profile["objectives"], ("chrf", "exact_match"), strict=True):
+        objective["metric"] = metric
+    (root / "profiles" / "p.yaml").write_text(yaml.safe_dump(profile | {"checkpointing": True}))
+    assert texts(look(root), "actor") == [
+        "learns nothing from two, which has no right answers of a known worth; "
+        "from one, how likely reference answers are; each layer is computed a second time"
+    ]
+
+
 def agree(root, **changes):
     """Let the profile run programs that its models write."""
     profile = yaml.safe_load((root / "profiles" / "p.yaml").read_text())
