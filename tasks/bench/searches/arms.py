@@ -10,14 +10,14 @@ import numpy as np
 
 from models.agent.actor import ActorSettings
 from models.agent.hm3 import HM3Settings, hm3
-from models.agent.paper import paper
-from models.agent.paper_policy import PaperSettings
 from models.agent.phases import SampleSettings
 from models.merge.recipe import Recipe, recipe_name
 from models.merge.space import RecipeSpace
 from models.search.environment import PathRules
 from models.search.trial import Trial
 from tasks.bench.baselines import BASELINES
+from tasks.bench.baselines.paper import paper
+from tasks.bench.baselines.paper_policy import PaperSettings
 from tasks.schema.params import Params
 from tasks.trials.settings import actor_settings, dataset_settings, sample_settings, search_settings, train_settings
 

@@ -10,7 +10,7 @@ from tasks.bench.searches.arms import ARMS
 from tests.models.lab import RULES, new_trial, recipe_space
 
 ROOT = Path(__file__).parents[4]
-ITS_OWN = {"models.agent.paper", "models.agent.paper_policy", "models.agent.hm3"}
+ITS_OWN = {"tasks.bench.baselines.paper", "tasks.bench.baselines.paper_policy", "models.agent.hm3"}
 
 
 @pytest.mark.parametrize("name", ["paper", "paper-masked"])

@@ -7,8 +7,11 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from models.agent.paper import loose, merged, paper, rewards
-from models.agent.paper_policy import (
+from models.candidate import Candidate
+from models.search.environment import PathSpace
+from models.search.features import FEATURES
+from tasks.bench.baselines.paper import loose, merged, paper, rewards
+from tasks.bench.baselines.paper_policy import (
     Actor,
     Critic,
     PaperSettings,
@@ -20,9 +23,6 @@ from models.agent.paper_policy import (
     spread,
     wolpertinger,
 )
-from models.candidate import Candidate
-from models.search.environment import PathSpace
-from models.search.features import FEATURES
 from tests.models.lab import EXPERTS, RULES, new_trial, recipe_space
 
 pytestmark = pytest.mark.lab

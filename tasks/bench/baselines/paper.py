@@ -13,13 +13,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from models.agent.paper_policy import Actor, Critic, PaperSettings, ppo, roll_out
 from models.candidate import Candidate
 from models.front import Array, hypervolume
 from models.merge.recipe import Recipe
 from models.merge.space import PLACES, RecipeSpace
 from models.search.environment import PathRules, PathSpace
 from models.search.trial import Trial
+from tasks.bench.baselines.paper_policy import Actor, Critic, PaperSettings, ppo, roll_out
 
 GIVEN_UP = 3
 """Preferences in a row that find nothing new, after which nothing is left to try."""
