@@ -55,7 +55,6 @@ class ActorSettings:
     averaged: float = 0.9  # of an exponential mean of the parameters, which is what is kept
     layered: bool = True  # a coefficient for each layer, else one for each expert
     early: float = 0.3  # share of the steps after which merges are scored for the first time
-    looked: int = 8  # preferences for which they are
 
     def cost(self, counts: Sequence[int]) -> int:
         """Item evaluations of a step, over tasks of so many items."""

@@ -19,7 +19,7 @@ from models.candidate import Candidate
 from models.front import Array, hypervolume, scalarise
 from models.merge.space import RecipeSpace
 from models.preferences import over_tasks, preferences, softened
-from models.search.deletion import Known, delete_greedily, task_costs
+from models.search.deletion import delete_greedily, task_costs
 from models.search.environment import PathSpace
 from models.search.trial import Trial
 
@@ -35,8 +35,7 @@ class SearchSettings:
     rungs: tuple[int, ...] = (32, 128)  # items a task at each rung of successive halving; all items end it in any case
     keep: float = 0.25  # candidates promoted to the next rung, over those new on the rung before
     levels: tuple[str, ...] = LEVELS
-    acted: int = 16  # preferences for which the actor's merges are scored to begin with
-    orders: int = 4  # of them those for which layers are left out one by one
+    acted: int = 8  # preferences for which the actor's merges are scored in a look
     offers: int = 256  # proposals that are screened in a round
     generations: int = 2  # of offers: the later ones vary the best of the earlier ones too
     per_round: int = 4  # preferences a round; the rounds cycle through all
@@ -85,23 +84,23 @@ class Search:
             A row a round, the first before any: item evaluations spent, hypervolume of what is fully scored, the best
             utility of it in the mean over the preferences, and the surrogate's error on the round.
         """
-        self.look(self.settings.acted, self.settings.orders)
+        self.look()
         self.report({})
         while (size := self.affordable()) > 0 and self.round(size):
             pass
         return self.rows
 
-    def look(self, acted: int, orders: int) -> None:
-        """Score the actor's merges for so many preferences, cuts for the first of them, and what looks promising."""
+    def look(self) -> None:
+        """Score the actor's merges for several preferences, cuts of the best for the first, and what is promising."""
         tasks = self.trial.reward.tasks
         if len(self.preferences) > 1:
-            wanted = softened(preferences(tasks, acted, self.rng))  # equal weights first
+            wanted = softened(preferences(tasks, self.settings.acted, self.rng))  # equal weights first
         else:
             wanted = softened(over_tasks(self.preferences[0], tasks)[None])
         if self.actor is not None and "recipe" in self.settings.levels:
             self.act(self.actor, wanted)
-        if "path" in self.settings.levels and self.preferences[:, tasks:].any():
-            self.cut(wanted[:orders])
+        if "path" in self.settings.levels and self.trial.reward.wants_cuts(self.preferences):
+            self.cut(wanted[0])
         self.judge.learn(self.trial.archive, self.rng)
         self.promote(1, self.trial.archive.full, self.settings.batch)
 
@@ -114,15 +113,13 @@ class Search:
         for rung in (self.rungs[0], self.rungs[-1]):
             self.trial.spend_on(new, "actor", rung)
 
-    def cut(self, wanted: Array) -> None:
-        """Let layers go, one by one, of the best model for each of the preferences (R, K_tasks)."""
-        known: Known = {}
-        for preference in wanted:
-            whole = [self.trial.archive.entries[i].candidate for i in self.trial.complete()]
-            whole = [one for one in whole if one.is_identity(self.trial.lab.layers)]
-            start = whole[int(scalarise(task_costs(self.trial, whole), preference).argmax())]
-            shortest, legal = self.trial.reward.shortest, self.proposer.are_legal
-            delete_greedily(self.trial, start, preference, known, self.rungs[0], shortest, legal)
+    def cut(self, preference: Array) -> None:
+        """Let layers go, one by one, of the best model for a preference (K_tasks,)."""
+        whole = [self.trial.archive.entries[i].candidate for i in self.trial.complete()]
+        whole = [one for one in whole if one.is_identity(self.trial.lab.layers)]
+        start = whole[int(scalarise(task_costs(self.trial, whole), preference).argmax())]
+        shortest, legal = self.trial.reward.shortest, self.proposer.are_legal
+        delete_greedily(self.trial, start, preference, {}, self.rungs[0], shortest, legal)
 
     def affordable(self) -> int:
         """New candidates that what is left of the budget pays for, with their share of promotions; a batch at most."""

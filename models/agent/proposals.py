@@ -17,7 +17,6 @@ from models.candidate import Candidate
 from models.front import Array
 from models.merge.recipe import Recipe
 from models.merge.space import Point, RecipeSpace
-from models.search.deletion import without
 from models.search.environment import Mask, PathSpace
 from models.search.trial import Trial
 
@@ -156,7 +155,9 @@ class Proposer:
         found: list[Candidate] = []
         while here := {r: one for r, one in here.items() if one.depth > goal[r]}:
             children = [
-                (r, self.paths.candidate(without(one, step).path)) for r, one in here.items() for step in one.path
+                (r, self.paths.candidate((*one.path[:at], *one.path[at + 1 :])))
+                for r, one in here.items()
+                for at in range(one.depth)
             ]
             children = list(compress(children, self.are_legal([one for _, one in children])))
             if not children:

@@ -24,6 +24,10 @@ class BoundedReward(Reward):
     depth_at_most: int | None = None
     """Layers that a token may pass."""
 
+    def wants_cuts(self, preferences: Array) -> bool:
+        """See ``Reward``."""
+        return super().wants_cuts(preferences) or (self.depth_counts and self.depth_at_most is not None)
+
     def utility(self, costs: Array, depths: npt.ArrayLike, preferences: Array) -> Array:
         """See ``Reward``."""
         u = super().utility(costs, depths, preferences)

@@ -41,6 +41,10 @@ class Reward:
         """Layers of the shortest paths that are worth searching: nothing is gained below the ideal depth."""
         return max(1, int(self.scale.ideal[-1] * self.layers)) if self.depth_counts else self.layers
 
+    def wants_cuts(self, preferences: Array) -> bool:
+        """Whether fewer layers are worth anything under some preference (M, K)."""
+        return self.depth_counts and bool(preferences[:, -1].any())
+
     def scores(self, task_scores: npt.ArrayLike, depths: npt.ArrayLike) -> Array:
         """Scores (..., K) from task scores (..., K_tasks) and depths (...,) in layers."""
         tasks = np.asarray(task_scores, dtype=np.float64)
