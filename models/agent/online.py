@@ -35,7 +35,7 @@ class SearchSettings:
     rungs: tuple[int, ...] = (32, 128)  # items a task at each rung of successive halving; all items end it in any case
     keep: float = 0.25  # candidates promoted to the next rung, over those new on the rung before
     levels: tuple[str, ...] = LEVELS
-    acted: int = 8  # preferences for which the actor's merges are scored in a look
+    acted: int = 16  # preferences for which the actor's merges are scored; half of them early, and where depth counts
     offers: int = 256  # proposals that are screened in a round
     generations: int = 2  # of offers: the later ones vary the best of the earlier ones too
     per_round: int = 4  # preferences a round; the rounds cycle through all
@@ -84,17 +84,18 @@ class Search:
             A row a round, the first before any: item evaluations spent, hypervolume of what is fully scored, the best
             utility of it in the mean over the preferences, and the surrogate's error on the round.
         """
-        self.look()
+        acted = self.settings.acted
+        self.look(acted // 2 if self.trial.reward.wants_cuts(self.preferences) else acted)
         self.report({})
         while (size := self.affordable()) > 0 and self.round(size):
             pass
         return self.rows
 
-    def look(self) -> None:
-        """Score the actor's merges for several preferences, cuts of the best for the first, and what is promising."""
+    def look(self, acted: int) -> None:
+        """Score the actor's merges for so many preferences, cuts of the best for the first, and what is promising."""
         tasks = self.trial.reward.tasks
         if len(self.preferences) > 1:
-            wanted = softened(preferences(tasks, self.settings.acted, self.rng))  # equal weights first
+            wanted = softened(preferences(tasks, acted, self.rng))  # equal weights first
         else:
             wanted = softened(over_tasks(self.preferences[0], tasks)[None])
         if self.actor is not None and "recipe" in self.settings.levels:

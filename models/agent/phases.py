@@ -147,7 +147,7 @@ def teach(
         left = settings.steps(trial.budget, trial.left, trial.lab.answered, trial.reward.depth_counts)
         rows += train_actor(actor, trial, settings, min(leg, left), online.rng, on_step, len(rows))
         if number == 0 and leg:
-            online.look()
+            online.look(online.settings.acted // 2)
     return rows
 
 

@@ -5,7 +5,7 @@ from models.agent.hm3 import HM3Settings
 from models.agent.online import SearchSettings
 from models.agent.phases import DatasetSettings, SampleSettings, TrainSettings
 
-SEARCH = SearchSettings(batch=8, rungs=(10,), offers=48, acted=2, samples=4, directions=64)
+SEARCH = SearchSettings(batch=8, rungs=(10,), offers=48, acted=4, samples=4, directions=64)
 SMALL = HM3Settings(
     preferences=8,
     sample=SampleSettings(10),

@@ -90,9 +90,9 @@ def test_the_first_pick_is_what_adds_most_under_the_drawn_sample_whatever_is_exp
 
 
 def test_a_look_scores_the_actors_merges_then_cuts_of_the_best_for_equal_weights():
-    run = begun(200, settings=replace(SEARCH, acted=4))
+    run = begun(200)
     before = len(run.trial.archive)
-    run.look()
+    run.look(4)
     found = [one for one in run.trial.archive.entries[before:] if one.kind in ("actor", "deletion")]
     acted = [one for one in found if one.kind == "actor"]
     assert 1 < len(acted) <= 4
@@ -105,13 +105,13 @@ def test_a_look_scores_the_actors_merges_then_cuts_of_the_best_for_equal_weights
     again = len(run.trial.archive)
     run.actor = None
     run.settings = replace(SEARCH, levels=("recipe",))
-    run.look()
+    run.look(4)
     assert len(run.trial.archive) == again
 
 
 def test_where_depth_weighs_nothing_no_layer_is_left_out_to_begin_with():
     run = begun(200, wanted=np.array([[0.5, 0.25, 0.25, 0.0]]))
-    run.look()
+    run.look(4)
     kinds = [one.kind for one in run.trial.archive.entries]
     assert "deletion" not in kinds
     assert kinds.count("actor") == 1

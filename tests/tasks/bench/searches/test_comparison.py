@@ -61,12 +61,15 @@ HALVING = Arm("halving", "halves and edits", "none", halving, "ablation")
 @pytest.fixture(scope="module", autouse=True)
 def two_arms():
     """Random recipes, and one that halves and edits."""
+    order = list(ARMS)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("HM3_STATE", raising=False)
         for name in [one for one in ARMS if one != "random-recipes"]:
             patch.delitem(ARMS, name)
         patch.setitem(ARMS, "halving", HALVING)
         yield
+    for name in order:  # pages list arms in this order
+        ARMS[name] = ARMS.pop(name)
 
 
 @pytest.fixture(scope="module")
