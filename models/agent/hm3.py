@@ -86,11 +86,11 @@ def hm3(
         new = [path for path in found if path not in trial.archive]
         trial.spend_on(new, [found[path] for path in new], min(settings.dataset.items, trial.archive.full))
     judge = new_judge(trial, space)
-    online = Search(trial, judge, space, paths, wanted, settings.search, rng, on_round=on_round)
+    actor = new_actor(trial, space) if settings.actor else None
+    online = Search(trial, judge, space, paths, wanted, settings.search, rng, actor, on_round)
     if settings.actor is not None:
-        online.proposer.actor = online.actor = new_actor(trial, space)
         depth = trial.reward.depth_counts
         teach(online, settings.actor, settings.actor.steps(trial.budget, trial.left, trial.lab.answered, depth))
     train(trial, judge, settings.train, rng)
     rows = online.run()
-    return Searched(rows, judge, paths, online.actor)
+    return Searched(rows, judge, paths, actor)

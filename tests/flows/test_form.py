@@ -32,7 +32,7 @@ def test_only_what_was_given_overrides():
 
 
 def test_all_parameters_come_through():
-    params = Params(seed=5, search=SearchParams(rungs=(8, 16), stops=3))
+    params = Params(seed=5, search=SearchParams(rungs=(8, 16), preferences=9))
     arguments = filled(params)
     assert merged(Params(), arguments.pop("seed"), *arguments.values()) == params
 
@@ -47,5 +47,5 @@ def test_a_form_that_is_sent_off_untouched_leaves_what_the_profile_sets_for_itse
     own = Params(seed=7, search=SearchParams(batch=7, budget=50))
     untouched = Search(**project_params().search.model_dump())
     assert merged(own, project_params().seed, untouched) == own
-    changed = merged(own, 9, Search(**{**untouched.model_dump(), "stops": 3}))
-    assert changed == own.model_copy(update={"seed": 9, "search": own.search.model_copy(update={"stops": 3})})
+    changed = merged(own, 9, Search(**{**untouched.model_dump(), "preferences": 9}))
+    assert changed == own.model_copy(update={"seed": 9, "search": own.search.model_copy(update={"preferences": 9})})
