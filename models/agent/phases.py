@@ -28,6 +28,9 @@ from models.search.trial import Trial
 HELD_OUT = 0.1
 """Share of the candidates by which the surrogate's first fit is judged."""
 
+LOOK = 1 / 3
+"""Of what is left of a budget: the most that an early look may spend."""
+
 CHECKS = 10
 """How often they are looked at in it."""
 
@@ -147,7 +150,9 @@ def teach(
         left = settings.steps(trial.budget, trial.left, trial.lab.answered, trial.reward.depth_counts)
         rows += train_actor(actor, trial, settings, min(leg, left), online.rng, on_step, len(rows))
         if number == 0 and leg:
+            budget, trial.budget = trial.budget, trial.spent + int(LOOK * trial.left)
             online.look(online.settings.acted // 2)
+            trial.budget = budget
     return rows
 
 

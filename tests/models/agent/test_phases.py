@@ -1,6 +1,7 @@
 """The phases before the online search: recipes, anchors, the offline data set, and training on it."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -200,6 +201,11 @@ def test_teaching_trains_in_two_legs_with_a_look_between_them_and_keeps_to_what_
     assert 1 <= len(looked) <= 2
     assert trial.recipes[looked[0].candidate.host] != actor.recipe(space, np.full(3, 1 / 3))  # it was half trained then
     assert any(one.kind == "deletion" for one in trial.archive.entries)
+    poor = new_trial(20, uneven=True)
+    online = replace(online, trial=poor, judge=new_judge(poor, space), actor=new_actor(poor, space))
+    teach(online, settings, 1)
+    assert poor.left >= 0.6 * poor.budget
+    trial, settings = poor, replace(settings, share=0.9)
     trial.budget = trial.spent + 5 * settings.cost(trial.lab.answered)
     assert len(teach(online, settings, 20)) < 5
     assert trial.left >= 0
