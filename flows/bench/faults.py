@@ -47,7 +47,7 @@ PARAMS: dict[str, Any] = {
         "code_examples": 400,
         **OPEN_GATES,
     },
-    "sample": {"candidates": 8, "anchors": 2},
+    "sample": {"anchors": 2},
     "dataset": {"edits": 12, "random": 4, "items": 32},
     "train": {"steps": 20},
     "search": {"budget": 12_000, "batch": 8, "rungs": [32, 128]},

@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM
 from flows.bench.fault_kinds import KINDS
 from flows.bench.faults import FAULTS, PARAMS, attempt, prepare
 from models.agent.agent import load_agent
+from tasks.project.records import Anchors
 from tasks.project.workspace import open_workspace
 from tests import once
 from tests.flows.project import dvc, hm3
@@ -108,11 +109,12 @@ def test_the_members_do_not_dominate_each_other_and_hold_the_best_of_each_object
 def test_the_budget_is_kept_and_no_candidate_is_there_twice(undisturbed):
     archive = pd.read_parquet(undisturbed / "runs" / "tiny" / "archive.parquet")
     assert archive["candidate"].is_unique
-    trained = pd.read_parquet(undisturbed / "runs" / "tiny" / "trained.parquet")
-    spent = load_agent(undisturbed / "runs" / "tiny" / "agent").config.spent
-    budget, taught = PARAMS["search"]["budget"], spent - trained["charged"].sum()
+    run, budget = undisturbed / "runs" / "tiny", PARAMS["search"]["budget"]
+    repair, trained = Anchors.read(run).repair, pd.read_parquet(run / "trained.parquet")
+    read = repair.item_evaluations if repair else 0
+    taught = load_agent(run / "agent").config.spent - trained["charged"].sum() - read
     assert 0.15 * budget < taught < 0.3 * budget
-    assert 0.9 * budget < archive["charged"].sum() + taught <= budget
+    assert 0.9 * budget < archive["charged"].sum() + taught + read <= budget
     assert {"base", "expert", "baseline", "actor", "deletion", "edit"} <= set(archive["kind"])
 
 
