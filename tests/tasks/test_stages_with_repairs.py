@@ -25,7 +25,7 @@ from tests.small_repairs import LAYERS, make_repair_project
 from tests.small_tasks import COUNTS
 
 PARAMS = small_search.PARAMS | {"pareto": {"members": 8, "rescored": 16}}
-PARAMS |= {"search": PARAMS["search"] | {"budget": 2000}, "train": PARAMS["train"] | {"share": 0.1}}
+PARAMS |= {"search": PARAMS["search"] | {"budget": 2600}, "train": PARAMS["train"] | {"share": 0.1}}
 
 
 @pytest.fixture(scope="module")
