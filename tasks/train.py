@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from models.agent.actor import new_actor
+from models.agent.actor import new_actor, steps_of
 from models.agent.agent import Agent, AgentConfig
 from models.agent.online import Search
 from models.agent.phases import new_judge, teach, train
@@ -37,7 +37,7 @@ def run(workspace: Workspace, progress: Progress) -> None:
     rng = np.random.default_rng([seed, 8])
     wanted = preferences_for(trial.reward.scale.names, params.search.preferences, rng)
     online = Search(trial, judge, space, paths, wanted, search_settings(params.search), rng, actor)
-    steps, began = settings.steps(trial.budget, trial.left, lab.answered, trial.reward.depth_counts), trial.spent
+    steps, began = steps_of(trial, settings), trial.spent
     with progress.bar("training the actor", steps, "steps") as bar:
         rows = teach(online, settings, steps, lambda: bar.advance(1))
     spent = trial.spent - began

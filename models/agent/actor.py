@@ -67,6 +67,11 @@ class ActorSettings:
         return int(min(share * budget, MOST * left) / cost) if cost else 0
 
 
+def steps_of(trial: Trial, settings: ActorSettings) -> int:
+    """Steps that the settings' share of a trial's budget pays for now."""
+    return settings.steps(trial.budget, trial.left, trial.lab.answered, trial.reward.depth_counts)
+
+
 class Actor:
     """A(λ) over E experts, L layers and K tasks."""
 

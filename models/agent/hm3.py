@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from models.agent.actor import Actor, ActorSettings, new_actor
+from models.agent.actor import Actor, ActorSettings, new_actor, steps_of
 from models.agent.judge import Judge
 from models.agent.online import Search, SearchSettings
 from models.agent.phases import (
@@ -89,8 +89,7 @@ def hm3(
     actor = new_actor(trial, space) if settings.actor else None
     online = Search(trial, judge, space, paths, wanted, settings.search, rng, actor, on_round)
     if settings.actor is not None:
-        depth = trial.reward.depth_counts
-        teach(online, settings.actor, settings.actor.steps(trial.budget, trial.left, trial.lab.answered, depth))
+        teach(online, settings.actor, steps_of(trial, settings.actor))
     train(trial, judge, settings.train, rng)
     rows = online.run()
     return Searched(rows, judge, paths, actor)

@@ -14,7 +14,7 @@ import numpy as np
 
 from models.agent.actor import Actor
 from models.agent.judge import Judge, Targets, complete_best, greedy
-from models.agent.proposals import Proposer
+from models.agent.proposals import LEVELS, Proposer
 from models.candidate import Candidate
 from models.front import Array, hypervolume, scalarise
 from models.merge.space import RecipeSpace
@@ -22,9 +22,6 @@ from models.preferences import over_tasks, preferences, softened
 from models.search.deletion import delete_greedily, task_costs
 from models.search.environment import PathSpace
 from models.search.trial import Trial
-
-LEVELS = ("recipe", "path")
-"""What a proposal may change of a candidate."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ class Search:
         full = trial.archive.full
         self.rungs = [*(rung for rung in sorted(set(settings.rungs)) if rung < full), full]
         self.targets = Targets(trial.reward, self.preferences, settings.directions, rng)
-        self.proposer = Proposer(trial, self.judge, self.space, self.paths, settings.levels, self.actor)
+        self.proposer = Proposer(trial, self.judge, self.space, self.paths, self.actor, settings.levels)
         self.cycle = rng.permutation(len(self.preferences))
         self.number = 0
         self.rows: list[dict[str, float]] = []
@@ -106,10 +103,8 @@ class Search:
         self.promote(1, self.trial.archive.full, self.settings.batch)
 
     def act(self, actor: Actor, wanted: Array) -> None:
-        """Score the actor's merges for preferences (R, K_tasks), on the first rung and then on all items."""
-        made = dict.fromkeys(self.trial.add(actor.recipe(self.space, one)) for one in wanted)
-        for one in made:
-            self.judge.describer.add(one.host, self.trial.recipes[one.host])
+        """Score the actor's merges for preferences (R, K_tasks), first on the rung on which cuts will be seen."""
+        made = dict.fromkeys(self.proposer.add(actor.recipe(self.space, one)) for one in wanted)
         new = [one for one in made if one not in self.trial.archive]
         for rung in (self.rungs[0], self.rungs[-1]):
             self.trial.spend_on(new, "actor", rung)

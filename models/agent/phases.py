@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from models.agent.actor import ActorSettings, train_actor
+from models.agent.actor import ActorSettings, steps_of, train_actor
 from models.agent.description import Describer
 from models.agent.judge import FIRST_STEPS, Judge
 from models.agent.online import Search, SearchSettings
@@ -147,8 +147,7 @@ def teach(
     assert actor is not None  # noqa: S101 (who calls has put it there)
     first, rows = round(settings.early * steps), list[dict[str, float | str]]()
     for number, leg in enumerate((first, steps - first)):
-        left = settings.steps(trial.budget, trial.left, trial.lab.answered, trial.reward.depth_counts)
-        rows += train_actor(actor, trial, settings, min(leg, left), online.rng, on_step, len(rows))
+        rows += train_actor(actor, trial, settings, min(leg, steps_of(trial, settings)), online.rng, on_step, len(rows))
         if number == 0 and leg:
             budget, trial.budget = trial.budget, trial.spent + int(LOOK * trial.left)
             online.look(online.settings.acted // 2)

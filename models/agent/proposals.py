@@ -20,6 +20,9 @@ from models.merge.space import Point, RecipeSpace
 from models.search.environment import Mask, PathSpace
 from models.search.trial import Trial
 
+LEVELS = ("recipe", "path")
+"""What a proposal may change of a candidate."""
+
 ACTED, KEPT = 0.5, 0.25
 """Probabilities that a proposal's recipe is the actor's, where there is one, and that it stays its parent's; the others
 are children of two recipes."""
@@ -43,8 +46,8 @@ class Proposer:
         judge: Judge,
         space: RecipeSpace,
         paths: PathSpace,
-        levels: Sequence[str],
         actor: Actor | None = None,
+        levels: Sequence[str] = LEVELS,
     ) -> None:
         """Over the candidates of a trial and the paths of its pool; only the ``levels`` vary."""
         self.trial, self.judge, self.space, self.paths, self.actor = trial, judge, space, paths, actor
@@ -86,11 +89,14 @@ class Proposer:
         """Let the recipe that a chosen candidate has made up take part; the candidate with it under its own name."""
         for model in candidate.models:
             if model in self.made:
-                recipe = self.made[model]()
-                named = self.trial.add(recipe).host
-                self.judge.describer.add(named, recipe)
-                candidate = with_recipe(candidate, model, named)
+                candidate = with_recipe(candidate, model, self.add(self.made[model]()).host)
         return candidate
+
+    def add(self, recipe: Recipe) -> Candidate:
+        """Let a recipe take part, and be described; its identity path."""
+        found = self.trial.add(recipe)
+        self.judge.describer.add(found.host, recipe)
+        return found
 
     def forget(self) -> None:
         """Drop the recipes that were made up and not chosen."""

@@ -16,7 +16,7 @@ class Entry:
     """One candidate of the archive."""
 
     candidate: Candidate
-    kind: str  # base, expert, baseline, recipe, identity, edit, random, actor, cut or path
+    kind: str  # base, expert, baseline, recipe, identity, edit, random, actor, deletion or path
     round: int  # in which it was first scored; 0 before the online search
     items: int  # scored on the items [0, items) of each task
     scores: tuple[float, ...] | None  # (K_tasks,) means over those items; None if it failed

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import linregress
 
 from models.candidate import Candidate
 from models.front import Array
@@ -91,12 +92,10 @@ class Teaching:
 
 def line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
     """Offset and slope of the least squares line through points; a slope of 0 where all x are the same."""
-    if not len(x):
-        return 0.0, 0.0
-    spread = np.array(x) - np.mean(x)
-    total = float(spread @ spread)
-    slope = float(spread @ np.array(y)) / total if total else 0.0
-    return float(np.mean(y) - slope * np.mean(x)), slope
+    if len(set(x)) < 2:
+        return float(np.mean(y)) if len(y) else 0.0, 0.0
+    found = linregress(x, y)
+    return float(found.intercept), float(found.slope)
 
 
 def _read(numbers: Sequence[float], shape: tuple[int, ...]) -> Taught:

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from models.agent.online import LEVELS
 from models.agent.proposals import Proposer
 from models.errors import Failed
 from models.preferences import over_tasks
@@ -42,7 +41,7 @@ def make_for(workspace: Workspace, front: Front, wish: Wish, evaluate: bool, pro
     judge.learn(trial.archive, np.random.default_rng([workspace.params.seed, 9]), steps=0)
     tasks = over_tasks(wish.weights, len(front.tasks))
     whole = trial.add(actor.recipe(run.space, tasks))
-    proposer = Proposer(trial, judge, run.space, run.paths, LEVELS)
+    proposer = Proposer(trial, judge, run.space, run.paths)
     options = [whole]
     if wish.max_layers is not None or (trial.reward.depth_counts and wish.weights[-1] > 0):
         shortest = min(trial.reward.shortest, wish.max_layers or engine.layers)

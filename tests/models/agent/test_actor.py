@@ -14,6 +14,7 @@ from models.agent.actor import (
     new_actor,
     own_tasks,
     smooth_tchebycheff,
+    steps_of,
     train_actor,
 )
 from models.front import hypervolume
@@ -23,11 +24,6 @@ from models.preferences import preferences
 from tests.models.lab import COUNTS, EXPERTS, new_trial, recipe_space
 
 SETTINGS = ActorSettings(items=8)
-
-
-def steps_of(trial, settings):
-    """Steps that the settings' share of the budget pays for."""
-    return settings.steps(trial.budget, trial.left, trial.lab.answered, trial.reward.depth_counts)
 
 
 def trained(seed=0, settings=SETTINGS, space=None, **changes):

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from models.agent.actor import new_actor
-from models.agent.online import LEVELS
 from models.agent.phases import new_judge
-from models.agent.proposals import Proposer
+from models.agent.proposals import LEVELS, Proposer
 from models.candidate import Candidate
 from models.merge.recipe import dump_recipes, parse_recipes, recipe_name
 from models.search.environment import PathSpace
@@ -29,7 +28,7 @@ def new_proposer(depth):
     trial.spend_on([one for one in some if one not in trial.archive], "random", 10)
     judge = new_judge(trial, space)
     judge.learn(trial.archive, rng)
-    return Proposer(trial, judge, space, paths, LEVELS)
+    return Proposer(trial, judge, space, paths)
 
 
 def test_parents_are_what_is_expected_to_serve_each_preference_best(proposer):
